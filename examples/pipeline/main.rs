@@ -1,0 +1,3 @@
+//! The example program.
+
+fn main() {}

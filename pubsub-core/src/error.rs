@@ -1,0 +1,206 @@
+//! The one error of the family.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The result of everything in this family that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure it was; the part of an [`Error`] that programs decide by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller's value cannot be right: an empty id, a bad pattern, a wrong setting.
+    Invalid,
+    /// What was asked for is not there.
+    NotFound,
+    /// The backend declares that it cannot do this.
+    Unsupported,
+    /// It contradicts what is there: a group with other patterns, a run with another owner.
+    Conflict,
+    /// Another holds the lease by now, or the entry is gone.
+    LeaseLost,
+    /// No room until somebody settles, removes or frees something.
+    Full,
+    /// Larger than this backend takes; the message names the limit.
+    TooLarge,
+    /// Out of reach or overloaded; the same call may succeed later.
+    Unavailable,
+    /// The other side understood and will not do it: no permission, wrong password, read-only.
+    Refused,
+    /// What is stored cannot be read.
+    Corrupt,
+    /// Written by a newer version of this format.
+    TooNew,
+    /// It took longer than allowed.
+    TimedOut,
+    /// It was closed or has ended.
+    Closed,
+    /// A defect or an unexpected state of ours or of a driver.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Whether the same call may succeed later without anybody changing it.
+    ///
+    /// ```
+    /// use pubsub_core::ErrorKind;
+    /// assert!(ErrorKind::Unavailable.is_retryable());
+    /// assert!(!ErrorKind::Invalid.is_retryable());
+    /// ```
+    #[must_use]
+    pub const fn is_retryable(self) -> bool {
+        matches!(self, Self::Full | Self::Unavailable | Self::TimedOut)
+    }
+
+    /// The name that machines read, as in the `kind` of a JSON error.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Unsupported => "unsupported",
+            Self::Conflict => "conflict",
+            Self::LeaseLost => "lease_lost",
+            Self::Full => "full",
+            Self::TooLarge => "too_large",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+            Self::Corrupt => "corrupt",
+            Self::TooNew => "too_new",
+            Self::TimedOut => "timed_out",
+            Self::Closed => "closed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.as_str().replace('_', " "))
+    }
+}
+
+/// What failed, of which [kind](ErrorKind), with which values, and because of what.
+///
+/// `Display` says what failed and never repeats the cause; walk [`source`](StdError::source) for the rest,
+/// or print [`Error::chain`].
+///
+/// ```
+/// use pubsub_core::{Error, ErrorKind};
+/// let error = Error::new(ErrorKind::Unavailable, "append lines").with("run", "4f1c-1");
+/// assert_eq!(error.to_string(), "append lines (run=4f1c-1): unavailable");
+/// assert!(error.is_retryable());
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    context: Vec<(&'static str, String)>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of this kind; `message` says what was being done, or what is wrong and what is accepted.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
+    }
+
+    /// Short for a value that the caller has to change.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// Short for what a backend declares it cannot do.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// Adds a value that helps to find the place: never a secret.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl fmt::Display) -> Self {
+        self.0.context.push((name, value.to_string()));
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The message alone, without context, kind or cause.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// Whether the same call may succeed later: read off the kind.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.0.kind.is_retryable()
+    }
+
+    /// This error and all its causes on one line, for people and logs.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        for (index, (name, value)) in self.0.context.iter().enumerate() {
+            f.write_str(if index == 0 { " (" } else { ", " })?;
+            write!(f, "{name}={value}")?;
+        }
+        if !self.0.context.is_empty() {
+            f.write_str(")")?;
+        }
+        write!(f, ": {}", self.0.kind)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.chain())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, ErrorKind};
+
+    #[test]
+    fn the_text_never_repeats_the_cause_and_the_chain_has_it_once() {
+        let cause = std::io::Error::other("disk on fire");
+        let error = Error::new(ErrorKind::Unavailable, "append lines")
+            .with("run", "r1")
+            .with("store", "file")
+            .with_source(cause);
+        assert_eq!(error.to_string(), "append lines (run=r1, store=file): unavailable");
+        assert_eq!(error.chain(), "append lines (run=r1, store=file): unavailable: disk on fire");
+    }
+}

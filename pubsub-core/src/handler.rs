@@ -1,0 +1,182 @@
+//! What does the work: a command or Rust code.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{Cause, Event, Exit, RunKey, RunOutput};
+
+/// Does the work of one attempt.
+#[async_trait]
+pub trait Handler: Send + Sync {
+    /// Works until it is done or [`Stop`] asks it to end, and says how it ended. Output goes to
+    /// [`RunContext::output`] while it works.
+    ///
+    /// # Cancel safety
+    /// The future is dropped where a stop is not followed in time; what it holds must clean up by being dropped.
+    async fn run(&self, context: RunContext) -> Finished;
+
+    /// What is run, for the record; empty for Rust code.
+    fn command(&self) -> Vec<String>;
+}
+
+/// What a handler works with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RunContext {
+    /// The event.
+    pub event: Arc<Event>,
+    /// The run.
+    pub key: RunKey,
+    /// Where output goes.
+    pub output: RunOutput,
+    /// Says when to stop.
+    pub stop: Stop,
+}
+
+impl RunContext {
+    /// A context; workers and tests make it.
+    #[must_use]
+    pub fn new(event: Arc<Event>, key: RunKey, output: RunOutput, stop: Stop) -> Self {
+        Self { event, key, output, stop }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// How.
+    pub exit: Exit,
+    /// Values for the next stage.
+    pub values: BTreeMap<String, String>,
+}
+
+impl From<Exit> for Finished {
+    fn from(exit: Exit) -> Self {
+        Self { exit, values: BTreeMap::new() }
+    }
+}
+
+/// A handler made of an async closure: `Ok` is exit code 0, or the values for the next stage; `Err` is code 1.
+pub struct HandlerFn<F>(F);
+
+/// Makes a handler of an async closure.
+pub fn handler_fn<F, Fut>(run: F) -> HandlerFn<F>
+where
+    F: Fn(RunContext) -> Fut + Send + Sync,
+    Fut: Future<Output = Finished> + Send,
+{
+    HandlerFn(run)
+}
+
+impl<F> std::fmt::Debug for HandlerFn<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HandlerFn")
+    }
+}
+
+#[async_trait]
+impl<F, Fut> Handler for HandlerFn<F>
+where
+    F: Fn(RunContext) -> Fut + Send + Sync,
+    Fut: Future<Output = Finished> + Send,
+{
+    async fn run(&self, context: RunContext) -> Finished {
+        (self.0)(context).await
+    }
+
+    fn command(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[async_trait]
+impl<T: Handler + ?Sized> Handler for Arc<T> {
+    async fn run(&self, context: RunContext) -> Finished {
+        (**self).run(context).await
+    }
+
+    fn command(&self) -> Vec<String> {
+        (**self).command()
+    }
+}
+
+/// How far a run is to be stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StopState {
+    /// Go on.
+    #[default]
+    Run,
+    /// Stop, with a grace.
+    Stop(Cause),
+    /// Stop now.
+    Cut(Cause),
+}
+
+/// Tells a handler when to stop; the first cause stands, and a cut follows a stop.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<StopState>);
+
+/// The side that asks for the stop.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<StopState>);
+
+impl Stop {
+    /// A pair.
+    #[must_use]
+    pub fn pair() -> (Stopper, Self) {
+        let (sender, receiver) = watch::channel(StopState::Run);
+        (Stopper(sender), Self(receiver))
+    }
+
+    /// How far it is asked to stop now.
+    #[must_use]
+    pub fn state(&self) -> StopState {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is asked to stop, and says why. Never returns where nobody can ask any more.
+    pub async fn requested(&mut self) -> Cause {
+        match self.0.wait_for(|state| *state != StopState::Run).await.map(|state| *state) {
+            Ok(StopState::Stop(cause) | StopState::Cut(cause)) => cause,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Waits until it is asked to stop now.
+    pub async fn cut(&mut self) -> Cause {
+        match self.0.wait_for(|state| matches!(state, StopState::Cut(_))).await.map(|state| *state) {
+            Ok(StopState::Cut(cause)) => cause,
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+impl Stopper {
+    /// Asks to stop with a grace.
+    pub fn stop(&self, cause: Cause) {
+        self.0.send_if_modified(|state| {
+            let fresh = *state == StopState::Run;
+            if fresh {
+                *state = StopState::Stop(cause);
+            }
+            fresh
+        });
+    }
+
+    /// Asks to stop now. The cause of an earlier stop stands.
+    pub fn cut(&self, cause: Cause) {
+        self.0.send_if_modified(|state| {
+            let next = match *state {
+                StopState::Run => StopState::Cut(cause),
+                StopState::Stop(first) => StopState::Cut(first),
+                StopState::Cut(_) => return false,
+            };
+            *state = next;
+            true
+        });
+    }
+}

@@ -1,0 +1,64 @@
+//! The model, the traits and the worker of `pubsub-pipeline`, with a broker and a store in memory.
+//!
+//! A publisher sends events; a worker takes them under a lease, runs a command or Rust code, streams its output line by
+//! line into stores, and concludes at the broker; anyone asks the stores.
+
+#[cfg(not(unix))]
+compile_error!("pubsub-core runs commands in Unix process groups: Linux and macOS are supported");
+
+mod admin;
+mod capabilities;
+mod claim;
+mod cloud_event;
+mod error;
+mod event;
+mod exit;
+mod handler;
+mod ids;
+pub mod name;
+mod output;
+mod pattern;
+mod payload;
+mod publisher;
+mod reader;
+mod record;
+mod run_output;
+mod seal;
+mod search;
+mod sink;
+mod subscriber;
+mod subscription;
+mod time;
+
+pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
+pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
+pub use claim::{Claim, Holder, Mark, OpenAttempt};
+pub use cloud_event::CLOUD_EVENT_TYPE;
+pub use error::{Error, ErrorKind, Result};
+pub use event::{DEFAULT_SOURCE, Event, Headers, MAX_LINKS, Origin, Position, Role};
+pub use exit::{
+    Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
+};
+pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Stopper, handler_fn};
+pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
+pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Stream};
+pub use pattern::{MAX_PATTERN_BYTES, Pattern};
+pub use payload::Payload;
+pub use publisher::{Novelty, Published, Publisher, PublisherExt};
+pub use reader::{Hit, Lines, Output, OutputItem, OutputReader, Retention, RunQuery, Store};
+pub use record::{DEFAULT_BEAT, Judgement, MAX_NOTES, Note, RECORD_VERSION, RunKey, RunRecord, RunStatus};
+pub use run_output::RunOutput;
+pub use seal::{Counts, Digest, Seal, SealBuilder};
+pub use search::{MAX_SEARCH_BYTES, Search};
+pub use sink::{Appended, OutputSink};
+pub use subscriber::{
+    Begin, CRASH_LIMIT, Claims, Conclusion, LeaseId, Leased, Leases, Renewal, Settlement, Subscribed,
+    Subscriber, Try,
+};
+pub use subscription::{
+    DEFAULT_LEASE, Group, LEASE_LIMITS, MAX_PATTERNS, MAX_PREFETCH, StartAt, Subscription, wants,
+};
+pub use time::Timestamp;
+
+/// The traits are usable as `dyn`; this line proves it.
+const _: fn(&dyn Broker, &dyn Store, &dyn ExitClassification, &dyn Handler) = |_, _, _, _| ();

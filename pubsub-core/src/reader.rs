@@ -1,0 +1,245 @@
+//! The traits that give output back and remove it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::{
+    ActionId, EventId, Gap, Line, LineBatch, LineNumber, Outcome, Result, RunId, RunKey, RunRecord, Search,
+    Stage, Timestamp,
+};
+
+/// Gives back what sinks stored. The same question gets the same answer from every store.
+#[async_trait]
+pub trait OutputReader: Send + Sync {
+    /// The records of the runs that fit, newest first: by time begun, then run id, both falling.
+    ///
+    /// # Errors
+    /// A store that cannot be read answers an error, never an empty list.
+    async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>>;
+
+    /// Lines of one run in number order. Where lines are missing, a gap stands in their place.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound) for a run that never began here.
+    async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output>;
+
+    /// The lines that match, by time begun, run id and number. The stream ends after the last hit; an `Err` item is
+    /// the last one.
+    ///
+    /// # Errors
+    /// [`TimedOut`](crate::ErrorKind::TimedOut) where the search takes longer than its limit.
+    async fn search(&self, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>>;
+
+    /// An item whenever records or lines of the fitting runs may have changed, and one at once. Items that nobody
+    /// took are one. The stream ends only when the reader is closed; after an `Err` item more can follow.
+    ///
+    /// # Errors
+    /// Where the store cannot be watched at all.
+    async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>>;
+}
+
+/// Removes output for good.
+#[async_trait]
+pub trait Retention: Send + Sync {
+    /// Removes a run with record and lines; `false` where it was not there.
+    ///
+    /// # Errors
+    /// Where it is there and could not be removed.
+    async fn remove(&self, run: &RunId) -> Result<bool>;
+
+    /// Removes completed or lost runs that began before a time; answers how many.
+    ///
+    /// # Errors
+    /// Where one could not be removed; those before it are gone.
+    async fn expire(&self, begun_before: Timestamp) -> Result<u64>;
+}
+
+/// Sink, reader and retention in one.
+pub trait Store: crate::OutputSink + OutputReader + Retention {}
+
+impl<T: crate::OutputSink + OutputReader + Retention + ?Sized> Store for T {}
+
+/// Which runs: all conditions hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunQuery {
+    /// Of this action.
+    pub action: Option<ActionId>,
+    /// Of this stage.
+    pub stage: Option<Stage>,
+    /// At this event.
+    pub event: Option<EventId>,
+    /// This run alone.
+    pub run: Option<RunId>,
+    /// Ended with this outcome.
+    pub outcome: Option<Outcome>,
+    /// Begun at or after.
+    pub since: Option<Timestamp>,
+    /// Begun before.
+    pub until: Option<Timestamp>,
+    /// At most so many, the newest.
+    pub limit: Option<usize>,
+}
+
+impl RunQuery {
+    /// All runs.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Of one action's stage.
+    #[must_use]
+    pub fn of(action: ActionId, stage: Stage) -> Self {
+        Self { action: Some(action), stage: Some(stage), ..Self::default() }
+    }
+
+    /// One run.
+    #[must_use]
+    pub fn of_run(run: RunId) -> Self {
+        Self { run: Some(run), ..Self::default() }
+    }
+
+    /// Of this action.
+    #[must_use]
+    pub fn with_action(mut self, action: ActionId) -> Self {
+        self.action = Some(action);
+        self
+    }
+
+    /// Of this stage.
+    #[must_use]
+    pub fn with_stage(mut self, stage: Stage) -> Self {
+        self.stage = Some(stage);
+        self
+    }
+
+    /// At this event.
+    #[must_use]
+    pub fn with_event(mut self, event: EventId) -> Self {
+        self.event = Some(event);
+        self
+    }
+
+    /// Ended with this outcome.
+    #[must_use]
+    pub fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = Some(outcome);
+        self
+    }
+
+    /// Begun at or after.
+    #[must_use]
+    pub fn with_since(mut self, since: Timestamp) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// At most so many, the newest.
+    #[must_use]
+    pub fn with_limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Whether a record fits, the limit aside.
+    #[must_use]
+    pub fn matches(&self, record: &RunRecord) -> bool {
+        fn fits<T: PartialEq>(wanted: Option<&T>, value: &T) -> bool {
+            wanted.is_none_or(|wanted| wanted == value)
+        }
+        fits(self.action.as_ref(), &record.key.action_id)
+            && fits(self.stage.as_ref(), &record.key.stage)
+            && fits(self.event.as_ref(), &record.key.event_id)
+            && fits(self.run.as_ref(), &record.key.run_id)
+            && (self.outcome.is_none() || self.outcome == record.outcome)
+            && self.since.is_none_or(|since| record.started_at >= since)
+            && self.until.is_none_or(|until| record.started_at < until)
+    }
+}
+
+/// Which lines of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lines {
+    /// From this number on, all that are there now.
+    From(LineNumber),
+    /// From one number to another, both included.
+    Range(crate::LineRange),
+    /// The last so many.
+    Last(u64),
+}
+
+impl Lines {
+    /// All of them.
+    pub const ALL: Self = Self::From(LineNumber::FIRST);
+}
+
+/// An answer with lines.
+pub struct Output {
+    /// The record as it was when the lines were looked up.
+    pub record: RunRecord,
+    /// All lines up to this number are visible; 0 where none is yet.
+    pub complete_through: u64,
+    /// The lines. An `Err` item is the last one.
+    pub items: BoxStream<'static, Result<OutputItem>>,
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output")
+            .field("record", &self.record)
+            .field("complete_through", &self.complete_through)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lines, or the place where some are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutputItem {
+    /// Lines.
+    Lines(LineBatch),
+    /// No lines, and why.
+    Gap(Gap),
+}
+
+/// A line that a search found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// In which run.
+    pub run: Arc<RunKey>,
+    /// Which line.
+    pub line: Line,
+}
+
+#[async_trait]
+impl<T: OutputReader + ?Sized> OutputReader for Arc<T> {
+    async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>> {
+        (**self).runs(query).await
+    }
+
+    async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
+        (**self).lines(run, lines).await
+    }
+
+    async fn search(&self, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>> {
+        (**self).search(query, search).await
+    }
+
+    async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
+        (**self).changes(query).await
+    }
+}
+
+#[async_trait]
+impl<T: Retention + ?Sized> Retention for Arc<T> {
+    async fn remove(&self, run: &RunId) -> Result<bool> {
+        (**self).remove(run).await
+    }
+
+    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
+        (**self).expire(begun_before).await
+    }
+}

@@ -1,0 +1,86 @@
+//! The trait that takes output.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Gap, LineBatch, LineRange, Result, RunKey, RunRecord};
+
+/// Takes a run's record and output, and makes them durable.
+///
+/// For each run: [`begin`](Self::begin), any number of [`append`](Self::append)s, [`finish`](Self::finish). Every
+/// call may be repeated, also from another process after a crash: writing the same again changes nothing. A record
+/// only moves forward: one whose revision is not higher than the stored one changes nothing. What a call answered
+/// `Ok` to survives a crash of this process.
+///
+/// # Cancel safety
+/// A dropped call may have happened, in part or as a whole; repeat it.
+#[async_trait]
+pub trait OutputSink: Send + Sync {
+    /// Creates the run, or takes a later revision of its record (a sign of life, a note).
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) and the other retryable kinds where trying again may help.
+    async fn begin(&self, record: &RunRecord) -> Result<()>;
+
+    /// Appends lines, in number order, of a run that has begun. Lines that are there already count as stored.
+    ///
+    /// # Errors
+    /// An error is about all of `batches`; what befell only some lines is in the answer.
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended>;
+
+    /// Ends the run: the record has its counts, its digest and this store's holes. Once it returns, all lines are
+    /// visible to readers. Called again when the outcome became the conclusion; creates the run where this sink
+    /// never saw it begin.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin).
+    async fn finish(&self, record: &RunRecord) -> Result<()>;
+}
+
+/// What became of the lines of one [`append`](OutputSink::append): all that is not named here is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Appended {
+    /// Refused for good, with the store's reason.
+    pub refused: Vec<Gap>,
+    /// To be tried again.
+    pub again: Vec<LineRange>,
+}
+
+impl Appended {
+    /// Everything is stored.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self { refused: Vec::new(), again: Vec::new() }
+    }
+
+    /// These lines will never be taken.
+    #[must_use]
+    pub fn with_refused(mut self, gap: Gap) -> Self {
+        self.refused.push(gap);
+        self
+    }
+
+    /// These lines are to be tried again.
+    #[must_use]
+    pub fn with_again(mut self, range: LineRange) -> Self {
+        self.again.push(range);
+        self
+    }
+}
+
+#[async_trait]
+impl<T: OutputSink + ?Sized> OutputSink for Arc<T> {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        (**self).begin(record).await
+    }
+
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        (**self).append(run, batches).await
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        (**self).finish(record).await
+    }
+}
