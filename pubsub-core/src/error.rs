@@ -92,13 +92,35 @@ impl fmt::Display for ErrorKind {
 /// assert_eq!(error.to_string(), "append lines (run=4f1c-1): unavailable");
 /// assert!(error.is_retryable());
 /// ```
+#[derive(thiserror::Error)]
+#[error(transparent)]
 pub struct Error(Box<Inner>);
 
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.describe())]
 struct Inner {
     kind: ErrorKind,
     message: String,
     context: Vec<(&'static str, String)>,
     source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Inner {
+    fn describe(&self) -> String {
+        let mut text = self.message.clone();
+        for (index, (name, value)) in self.context.iter().enumerate() {
+            text.push_str(if index == 0 { " (" } else { ", " });
+            text.push_str(name);
+            text.push('=');
+            text.push_str(value);
+        }
+        if !self.context.is_empty() {
+            text.push(')');
+        }
+        text.push_str(": ");
+        text.push_str(&self.kind.to_string());
+        text
+    }
 }
 
 impl Error {
@@ -163,29 +185,9 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
-        for (index, (name, value)) in self.0.context.iter().enumerate() {
-            f.write_str(if index == 0 { " (" } else { ", " })?;
-            write!(f, "{name}={value}")?;
-        }
-        if !self.0.context.is_empty() {
-            f.write_str(")")?;
-        }
-        write!(f, ": {}", self.0.kind)
-    }
-}
-
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.chain())
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }
 
