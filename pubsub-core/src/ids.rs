@@ -241,6 +241,9 @@ impl LineNumber {
     /// 1.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
 
+    /// The largest: the open end of a range.
+    pub const MAX: Self = Self(NonZeroU64::MAX);
+
     /// `None` for 0.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {

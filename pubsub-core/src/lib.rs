@@ -15,6 +15,8 @@ mod event;
 mod exit;
 mod handler;
 mod ids;
+mod memory;
+mod missing;
 pub mod name;
 mod output;
 mod pattern;
@@ -41,6 +43,7 @@ pub use exit::{
 };
 pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Stopper, handler_fn};
 pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
+pub use memory::{MEMORY_STORE, MemoryStore};
 pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Stream};
 pub use pattern::{MAX_PATTERN_BYTES, Pattern};
 pub use payload::Payload;

@@ -124,7 +124,7 @@ impl LineRange {
     /// How many numbers it has.
     #[must_use]
     pub const fn lines(&self) -> u64 {
-        (self.last.get() + 1).saturating_sub(self.first.get())
+        self.last.get().saturating_add(1).saturating_sub(self.first.get())
     }
 
     /// Whether the number is in it.

@@ -1,0 +1,138 @@
+//! What a store does with records and with the numbers it has no lines for: the same in every store.
+
+use crate::{Gap, LineNumber, LineRange, RunRecord, RunStatus};
+
+impl RunRecord {
+    /// What a store keeps when `self` is there and `later` comes in: `None` where that changes nothing.
+    ///
+    /// The higher revision wins; an ended run never runs again; holes that are known stay known, also where the later
+    /// record comes from somebody who knows of none, such as the worker that concludes another's run.
+    #[must_use]
+    pub fn followed_by(&self, later: &Self) -> Option<Self> {
+        let reopened = self.status == RunStatus::Completed && later.status == RunStatus::Running;
+        if later.revision <= self.revision || reopened {
+            return None;
+        }
+        let mut kept = later.clone();
+        if kept.holes.is_empty() {
+            kept.holes.clone_from(&self.holes);
+        }
+        Some(kept)
+    }
+
+    /// The last number that a completed run gave, kept or not; `None` while it runs and where nothing was printed.
+    #[must_use]
+    pub fn last_number(&self) -> Option<LineNumber> {
+        if self.status == RunStatus::Running {
+            return None;
+        }
+        let dropped: u64 = self.gaps.iter().map(|gap| gap.range.lines()).sum();
+        LineNumber::new(self.counts.lines.saturating_add(dropped))
+    }
+
+    /// Says of numbers that a store has no lines for why, by the record's holes and gaps: one gap for each reason, in
+    /// number order, covering all of `range`.
+    #[must_use]
+    pub fn missing(&self, range: LineRange) -> Vec<Gap> {
+        let mut known: Vec<&Gap> = self.gaps.iter().chain(&self.holes).collect();
+        known.sort_by_key(|gap| gap.range.first);
+        let unknown = |first, last| Gap {
+            range: LineRange::new(first, last),
+            bytes: None,
+            reason: match self.status {
+                RunStatus::Running => "not stored yet".to_owned(),
+                RunStatus::Completed => "not stored here".to_owned(),
+            },
+        };
+        let mut gaps = Vec::new();
+        let mut next = range.first;
+        for gap in known {
+            let (first, last) = (gap.range.first.max(next), gap.range.last.min(range.last));
+            if first > last {
+                continue;
+            }
+            if let Some(before) = LineNumber::new(first.before()).filter(|before| *before >= next) {
+                gaps.push(unknown(next, before));
+            }
+            let part = LineRange::new(first, last);
+            // How many bytes a part of it had is not known.
+            gaps.push(Gap { bytes: gap.bytes.filter(|_| part == gap.range), range: part, ..gap.clone() });
+            next = last.plus(1);
+        }
+        if next <= range.last {
+            gaps.push(unknown(next, range.last));
+        }
+        gaps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{ActionId, EventId, Gap, LineNumber, LineRange, RunKey, RunRecord, RunStatus, Stage};
+
+    fn range(first: u64, last: u64) -> LineRange {
+        LineRange::new(LineNumber::new(first).unwrap(), LineNumber::new(last).unwrap())
+    }
+
+    fn gap(first: u64, last: u64, reason: &str) -> Gap {
+        Gap { range: range(first, last), bytes: Some(9), reason: reason.to_owned() }
+    }
+
+    fn record() -> RunRecord {
+        let key =
+            RunKey::new(ActionId::new("a").unwrap(), Stage::new("s").unwrap(), EventId::new("e").unwrap(), 1);
+        RunRecord::begun(key, "w")
+    }
+
+    #[test]
+    fn missing_numbers_are_told_apart_by_their_reasons() {
+        let mut record = record();
+        record.status = RunStatus::Completed;
+        record.holes = vec![gap(10, 19, "refused")];
+        record.gaps = vec![gap(5, 7, "capped")];
+        let told = |first, last| {
+            let gaps = record.missing(range(first, last));
+            gaps.into_iter()
+                .map(|g| (g.range.first.get(), g.range.last.get(), g.reason, g.bytes))
+                .collect::<Vec<_>>()
+        };
+        let unknown = "not stored here";
+        assert_eq!(told(1, 4), [(1, 4, unknown.into(), None)]);
+        assert_eq!(
+            told(4, 12),
+            [
+                (4, 4, unknown.into(), None),
+                (5, 7, "capped".into(), Some(9)),
+                (8, 9, unknown.into(), None),
+                (10, 12, "refused".into(), None),
+            ]
+        );
+        assert_eq!(told(20, 20), [(20, 20, unknown.into(), None)]);
+    }
+
+    #[test]
+    fn the_last_number_counts_what_was_dropped_everywhere() {
+        let mut record = record();
+        record.counts.lines = 4;
+        record.gaps = vec![gap(3, 12, "capped")];
+        assert_eq!(record.last_number(), None, "it still runs");
+        record.status = RunStatus::Completed;
+        assert_eq!(record.last_number(), LineNumber::new(14));
+    }
+
+    #[test]
+    fn a_record_only_moves_forward_and_keeps_its_holes() {
+        let mut stored = record();
+        stored.revision = 5;
+        stored.status = RunStatus::Completed;
+        stored.holes = vec![gap(3, 4, "refused")];
+        let mut later = stored.clone();
+        assert_eq!(stored.followed_by(&later), None, "the same revision");
+        later.revision = 6;
+        later.is_final = true;
+        later.holes.clear();
+        assert_eq!(stored.followed_by(&later).unwrap().holes, stored.holes);
+        later.status = RunStatus::Running;
+        assert_eq!(stored.followed_by(&later), None, "an ended run never runs again");
+    }
+}
