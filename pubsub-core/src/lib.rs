@@ -10,6 +10,8 @@ mod admin;
 mod capabilities;
 mod claim;
 mod cloud_event;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod event;
 mod exit;

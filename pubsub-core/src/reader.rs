@@ -137,6 +137,13 @@ impl RunQuery {
         self
     }
 
+    /// Begun before.
+    #[must_use]
+    pub fn with_until(mut self, until: Timestamp) -> Self {
+        self.until = Some(until);
+        self
+    }
+
     /// At most so many, the newest.
     #[must_use]
     pub fn with_limit(mut self, limit: usize) -> Self {

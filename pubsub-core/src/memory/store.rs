@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::{
     Appended, Durability, Error, ErrorKind, Hit, Judgement, LineBatch, LineNumber, LineRange, Lines, Output,
-    OutputItem, OutputReader, OutputSink, Result, Retention, RunId, RunKey, RunQuery, RunRecord, RunStatus,
-    Search, StoreCapabilities, Support, Timestamp,
+    OutputItem, OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery,
+    RunRecord, RunStatus, Search, StoreCapabilities, Support, Timestamp,
 };
 
 /// What [`MemoryStore`] can do.
@@ -77,12 +77,15 @@ impl MemoryStore {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, record: &RunRecord) {
+    fn put(&self, record: &RunRecord) -> Result<()> {
+        if record.version > RECORD_VERSION {
+            return Err(Error::new(ErrorKind::TooNew, "store a record").with("version", record.version));
+        }
         let mut runs = self.lock();
         match runs.get_mut(&record.key.run_id) {
             Some(run) => match run.record.followed_by(record) {
                 Some(later) => run.record = later,
-                None => return,
+                None => return Ok(()),
             },
             None => {
                 let run = Run { record: record.clone(), batches: BTreeMap::new() };
@@ -91,6 +94,7 @@ impl MemoryStore {
         }
         drop(runs);
         self.changed.send_replace(());
+        Ok(())
     }
 
     /// The runs that fit, newest first.
@@ -120,8 +124,7 @@ fn not_found(doing: &str, run: &RunId) -> Error {
 #[async_trait]
 impl OutputSink for MemoryStore {
     async fn begin(&self, record: &RunRecord) -> Result<()> {
-        self.put(record);
-        Ok(())
+        self.put(record)
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
@@ -134,8 +137,7 @@ impl OutputSink for MemoryStore {
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {
-        self.put(record);
-        Ok(())
+        self.put(record)
     }
 }
 
