@@ -12,9 +12,12 @@ mod claim;
 mod cloud_event;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod copy;
+mod current;
 mod error;
 mod event;
 mod exit;
+mod follow;
 mod handler;
 mod ids;
 mod memory;
@@ -33,16 +36,20 @@ mod sink;
 mod subscriber;
 mod subscription;
 mod time;
+mod verify;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use claim::{Claim, Holder, Mark, OpenAttempt};
 pub use cloud_event::CLOUD_EVENT_TYPE;
+pub use copy::{CopyReport, copy};
+pub use current::current_run;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{DEFAULT_SOURCE, Event, Headers, MAX_LINKS, Origin, Position, Role};
 pub use exit::{
     Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
 };
+pub use follow::{Follow, FollowFrom, Followed, Target, follow};
 pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Stopper, handler_fn};
 pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
 pub use memory::{MEMORY_STORE, MemoryStore};
@@ -64,6 +71,7 @@ pub use subscription::{
     DEFAULT_LEASE, Group, LEASE_LIMITS, MAX_PATTERNS, MAX_PREFETCH, StartAt, Subscription, wants,
 };
 pub use time::Timestamp;
+pub use verify::{Difference, Verification, verify, verify_against};
 
 /// The traits are usable as `dyn`; this line proves it.
 const _: fn(&dyn Broker, &dyn Store, &dyn ExitClassification, &dyn Handler) = |_, _, _, _| ();

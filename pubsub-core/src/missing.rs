@@ -47,22 +47,24 @@ impl RunRecord {
         let mut gaps = Vec::new();
         let mut next = range.first;
         for gap in known {
-            let (first, last) = (gap.range.first.max(next), gap.range.last.min(range.last));
-            if first > last {
-                continue;
-            }
-            if let Some(before) = LineNumber::new(first.before()).filter(|before| *before >= next) {
+            let Some(part) = gap.slice(LineRange::new(next, range.last)) else { continue };
+            if let Some(before) = LineNumber::new(part.range.first.before()).filter(|before| *before >= next)
+            {
                 gaps.push(unknown(next, before));
             }
-            let part = LineRange::new(first, last);
-            // How many bytes a part of it had is not known.
-            gaps.push(Gap { bytes: gap.bytes.filter(|_| part == gap.range), range: part, ..gap.clone() });
-            next = last.plus(1);
+            next = part.range.last.plus(1);
+            gaps.push(part);
         }
         if next <= range.last {
             gaps.push(unknown(next, range.last));
         }
         gaps
+    }
+
+    /// Whether all of these numbers are of one gap: lines that no store has and that the seal does not count.
+    #[must_use]
+    pub fn is_dropped_everywhere(&self, range: LineRange) -> bool {
+        self.gaps.iter().any(|gap| gap.range.contains(range.first) && gap.range.contains(range.last))
     }
 }
 

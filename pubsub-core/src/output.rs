@@ -147,6 +147,16 @@ pub struct Gap {
     pub reason: String,
 }
 
+impl Gap {
+    /// What of it is in `range`, `None` where nothing is. How many bytes a part of it had is not known.
+    #[must_use]
+    pub fn slice(&self, range: LineRange) -> Option<Self> {
+        let part = LineRange::new(self.range.first.max(range.first), self.range.last.min(range.last));
+        let bytes = self.bytes.filter(|_| part == self.range);
+        (part.first <= part.last).then(|| Self { range: part, bytes, reason: self.reason.clone() })
+    }
+}
+
 /// Lines that one read of one stream completed: one time, one stream, consecutive numbers, one shared buffer.
 ///
 /// Cloning copies nothing. Every line but the last ends in a line feed; the last one may be a part or the end of

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::{
-    ActionId, EventId, Gap, Line, LineBatch, LineNumber, Outcome, Result, RunId, RunKey, RunRecord, Search,
-    Stage, Timestamp,
+    ActionId, EventId, Gap, Line, LineBatch, LineNumber, LineRange, Outcome, Result, RunId, RunKey,
+    RunRecord, Search, Stage, Timestamp,
 };
 
 /// Gives back what sinks stored. The same question gets the same answer from every store.
@@ -174,7 +174,7 @@ pub enum Lines {
     /// From this number on, all that are there now.
     From(LineNumber),
     /// From one number to another, both included.
-    Range(crate::LineRange),
+    Range(LineRange),
     /// The last so many.
     Last(u64),
 }
@@ -210,6 +210,26 @@ pub enum OutputItem {
     Lines(LineBatch),
     /// No lines, and why.
     Gap(Gap),
+}
+
+impl OutputItem {
+    /// Its numbers.
+    #[must_use]
+    pub fn range(&self) -> LineRange {
+        match self {
+            Self::Lines(batch) => batch.range(),
+            Self::Gap(gap) => gap.range,
+        }
+    }
+
+    /// What of it is in `range`; `None` where nothing is.
+    #[must_use]
+    pub fn slice(&self, range: LineRange) -> Option<Self> {
+        match self {
+            Self::Lines(batch) => batch.slice(range).map(Self::Lines),
+            Self::Gap(gap) => gap.slice(range).map(Self::Gap),
+        }
+    }
 }
 
 /// A line that a search found.

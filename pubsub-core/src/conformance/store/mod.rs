@@ -32,6 +32,7 @@ use crate::Store;
 
 pub mod appending;
 pub mod changes;
+pub mod following;
 pub mod listing;
 pub mod names;
 pub mod reading;
@@ -125,6 +126,11 @@ macro_rules! store_rules {
             changes::an_item_comes_after_each_kind_of_write,
             changes::an_item_comes_after_a_write_through_another_handle,
             changes::items_that_nobody_took_are_one,
+            following::followers_that_join_at_any_point_get_each_line_once,
+            following::a_follower_goes_on_where_another_stopped,
+            following::a_follower_that_comes_first_waits_for_the_run,
+            following::a_follower_that_comes_last_gets_the_whole_run,
+            following::a_follower_is_told_of_what_is_missing,
             retention::a_removed_run_is_gone,
             retention::removing_what_is_not_there_changes_nothing,
             retention::only_old_runs_that_have_ended_expire,

@@ -1,0 +1,256 @@
+//! Moving a run from one store to another.
+
+use futures::stream::StreamExt as _;
+
+use crate::{
+    Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, Output, OutputItem, OutputReader,
+    OutputSink, Result, RunId, RunRecord, RunStatus,
+};
+
+/// How many bytes of lines are appended at once.
+const APPEND_BYTES: usize = 256 * 1024;
+
+/// What a [`copy`] moved.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CopyReport {
+    /// The record as the sink got it, with the holes of the copy.
+    pub record: RunRecord,
+    /// Lines that the sink has taken.
+    pub lines: u64,
+    /// Their bytes, ends included.
+    pub bytes: u64,
+    /// Lines that the sink refused for good; they are among the holes.
+    pub refused: Vec<Gap>,
+}
+
+/// Copies a run with its record and its lines into another store: backfill, archive, migration, a second try after a
+/// sink refused lines.
+///
+/// Lines that the reader lacks, or the sink refuses, become holes of the copy. Of a run that has not ended, the lines
+/// up to which it is complete are copied and nothing is sealed: copy it again later. Repeating a copy changes nothing.
+///
+/// Bounded memory: up to 256 KiB of lines and one batch. A sink that answers lines to be tried again is best given
+/// in a wrapper that does so.
+///
+/// # Errors
+/// Where the run is not there, cannot be read, or the sink fails; [`Unavailable`](ErrorKind::Unavailable) where the
+/// sink asks for lines again.
+///
+/// # Cancel safety
+/// A dropped copy may have moved part of the run; repeat it.
+pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Result<CopyReport> {
+    let Output { record, complete_through, mut items } = from.lines(run, Lines::ALL).await?;
+    let running = record.status == RunStatus::Running;
+    let through = if running { complete_through } else { u64::MAX };
+    let wanted = LineNumber::new(through).map(|through| LineRange::new(LineNumber::FIRST, through));
+    to.begin(&as_begun(&record)).await?;
+    let mut copying = Copying::new(to, record);
+    while let Some(item) = items.next().await {
+        let item = item?;
+        let Some(item) = wanted.and_then(|wanted| item.slice(wanted)) else { break };
+        copying.take(item).await?;
+    }
+    copying.flush().await?;
+    let report = copying.report();
+    if !running {
+        to.finish(&report.record).await?;
+    }
+    Ok(report)
+}
+
+/// The record as it was before the end: what its end adds must be news to the sink.
+fn as_begun(record: &RunRecord) -> RunRecord {
+    if record.status == RunStatus::Running {
+        return RunRecord { holes: Vec::new(), ..record.clone() };
+    }
+    let mut begun = RunRecord::begun(record.key.clone(), record.owner.clone());
+    begun.revision = record.revision.saturating_sub(1);
+    begun.started_at = record.started_at;
+    begun.beat_at = record.beat_at;
+    begun.beat_every_ms = record.beat_every_ms;
+    begun.command.clone_from(&record.command);
+    begun.metadata.clone_from(&record.metadata);
+    begun
+}
+
+struct Copying<'a> {
+    to: &'a dyn OutputSink,
+    record: RunRecord,
+    waiting: Vec<LineBatch>,
+    waiting_bytes: usize,
+    holes: Vec<Gap>,
+    refused: Vec<Gap>,
+    lines: u64,
+    bytes: u64,
+}
+
+impl<'a> Copying<'a> {
+    fn new(to: &'a dyn OutputSink, record: RunRecord) -> Self {
+        let (waiting, holes, refused) = (Vec::new(), Vec::new(), Vec::new());
+        Self { to, record, waiting, waiting_bytes: 0, holes, refused, lines: 0, bytes: 0 }
+    }
+
+    async fn take(&mut self, item: OutputItem) -> Result<()> {
+        match item {
+            OutputItem::Lines(batch) => {
+                self.waiting_bytes += batch.bytes().len();
+                self.waiting.push(batch);
+                if self.waiting_bytes >= APPEND_BYTES {
+                    self.flush().await?;
+                }
+            }
+            OutputItem::Gap(gap) if self.record.is_dropped_everywhere(gap.range) => {}
+            OutputItem::Gap(gap) => add(&mut self.holes, gap),
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let answer = self.to.append(&self.record.key, &self.waiting).await?;
+        if let Some(range) = answer.again.first() {
+            return Err(Error::new(ErrorKind::Unavailable, "copy: the sink wants lines again")
+                .with("run", &self.record.key.run_id)
+                .with("first", range.first));
+        }
+        for batch in self.waiting.drain(..) {
+            self.lines += batch.len() as u64;
+            self.bytes += batch.bytes().len() as u64;
+            for part in answer.refused.iter().filter_map(|gap| batch.slice(gap.range)) {
+                self.lines -= part.len() as u64;
+                self.bytes -= part.bytes().len() as u64;
+            }
+        }
+        self.waiting_bytes = 0;
+        for gap in answer.refused {
+            add(&mut self.holes, gap.clone());
+            add(&mut self.refused, gap);
+        }
+        Ok(())
+    }
+
+    fn report(self) -> CopyReport {
+        let Self { mut record, mut holes, refused, lines, bytes, .. } = self;
+        holes.sort_by_key(|gap| gap.range.first);
+        record.holes = holes;
+        CopyReport { record, lines, bytes, refused }
+    }
+}
+
+/// Adds a gap; neighbours with one reason are one, so that a long row of them stays small.
+fn add(gaps: &mut Vec<Gap>, gap: Gap) {
+    match gaps.last_mut() {
+        Some(last) if last.range.last.plus(1) == gap.range.first && last.reason == gap.reason => {
+            last.range.last = gap.range.last;
+            last.bytes = last.bytes.zip(gap.bytes).map(|(a, b)| a.saturating_add(b));
+        }
+        _ => gaps.push(gap),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::copy;
+    use crate::conformance::store::{SampleRun, at, lines, read, shape};
+    use crate::{
+        Appended, ErrorKind, Gap, LineBatch, LineRange, Lines, MemoryStore, OutputReader, OutputSink, Result,
+        RunKey, RunRecord, RunStatus, verify, verify_against,
+    };
+
+    fn gap(first: u64, last: u64, reason: &str) -> Gap {
+        Gap { range: LineRange::new(at(first), at(last)), bytes: None, reason: reason.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_what_it_was_copied_from_and_copying_again_changes_nothing() {
+        let (from, to) = (MemoryStore::new(), MemoryStore::new());
+        let long = "x".repeat(40_000);
+        let batches: Vec<LineBatch> = (1..=40).map(|n| lines(n, [&long])).collect();
+        let mut run = SampleRun::written(&from, &batches).await;
+        run.record.conclude();
+        from.finish(&run.record).await.unwrap();
+        for _ in 0..2 {
+            let report = copy(&from, run.id(), &to).await.unwrap();
+            assert_eq!((report.lines, report.bytes, &report.record), (40, 40 * 40_001, &run.record));
+            assert!(verify(&to, run.id()).await.unwrap().agrees());
+            assert_eq!(verify_against(&from, &to, run.id()).await.unwrap(), None);
+            assert_eq!(to.runs(&run.query()).await.unwrap(), [run.record.clone()]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_running_run_is_copied_as_far_as_it_is_complete_and_to_its_end_later() {
+        let (from, to) = (MemoryStore::new(), MemoryStore::new());
+        let mut run = SampleRun::new();
+        run.begin(&from).await;
+        run.append(&from, &[lines(1, ["a", "b"]), lines(4, ["d"])]).await;
+        let report = copy(&from, run.id(), &to).await.unwrap();
+        assert_eq!((report.lines, report.record.status), (2, RunStatus::Running));
+        assert_eq!(shape(&read(&to, run.id(), Lines::ALL).await), "1-2");
+        from.append(run.key(), &[lines(3, ["c"])]).await.unwrap();
+        run.finish(&from).await;
+        assert_eq!(copy(&from, run.id(), &to).await.unwrap().record.status, RunStatus::Completed);
+        assert_eq!(shape(&read(&to, run.id(), Lines::ALL).await), "1-4");
+    }
+
+    /// Refuses line 3 and, where told so, wants line 5 again.
+    struct Picky(MemoryStore, Vec<LineRange>);
+
+    #[async_trait::async_trait]
+    impl OutputSink for Picky {
+        async fn begin(&self, record: &RunRecord) -> Result<()> {
+            self.0.begin(record).await
+        }
+
+        async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+            for range in [LineRange::new(at(1), at(2)), LineRange::new(at(4), at(99))] {
+                let parts: Vec<_> = batches.iter().filter_map(|batch| batch.slice(range)).collect();
+                self.0.append(run, &parts).await?;
+            }
+            let answer = Appended::all().with_refused(gap(3, 3, "too odd"));
+            Ok(self.1.iter().fold(answer, |answer, range| answer.with_again(*range)))
+        }
+
+        async fn finish(&self, record: &RunRecord) -> Result<()> {
+            self.0.finish(record).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_missing_and_what_is_refused_are_holes_of_the_copy() {
+        let (from, to) = (MemoryStore::new(), Picky(MemoryStore::new(), Vec::new()));
+        let mut run = SampleRun::new();
+        run.begin(&from).await;
+        run.append(&from, &[lines(1, ["a", "b", "c", "d"]), lines(11, ["k"])]).await;
+        run.print(&[lines(7, ["g", "h"])]);
+        run.record.holes = vec![gap(7, 8, "refused there")];
+        run.record.gaps = vec![gap(5, 6, "over the limit"), gap(9, 10, "over the limit")];
+        run.finish(&from).await;
+        let report = copy(&from, run.id(), &to).await.unwrap();
+        assert_eq!((report.lines, report.bytes), (4, 8));
+        assert_eq!(report.refused, [gap(3, 3, "too odd")]);
+        assert_eq!(report.record.holes, [gap(3, 3, "too odd"), gap(7, 8, "refused there")]);
+        assert_eq!(
+            shape(&read(&to.0, run.id(), Lines::ALL).await),
+            "1-2 gap 3-3 too odd; 4-4 gap 5-6 over the limit; gap 7-8 refused there; \
+             gap 9-10 over the limit; 11-11"
+        );
+        let verified = verify(&to.0, run.id()).await.unwrap();
+        assert_eq!(verified.problem().unwrap(), "lines 3 to 3 are missing: too odd");
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_wants_lines_again_is_told_as_such_and_nothing_is_sealed() {
+        let again = vec![LineRange::new(at(5), at(5))];
+        let (from, to) = (MemoryStore::new(), Picky(MemoryStore::new(), again));
+        let run = SampleRun::written(&from, &[lines(1, ["a", "b", "c", "d", "e"])]).await;
+        let error = copy(&from, run.id(), &to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(to.0.runs(&run.query()).await.unwrap()[0].status, RunStatus::Running);
+        let nothing = copy(&from, SampleRun::new().id(), &to).await.unwrap_err();
+        assert_eq!(nothing.kind(), ErrorKind::NotFound);
+    }
+}
