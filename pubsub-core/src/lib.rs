@@ -37,6 +37,7 @@ mod subscriber;
 mod subscription;
 mod time;
 mod verify;
+mod wait;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
@@ -72,6 +73,7 @@ pub use subscription::{
 };
 pub use time::Timestamp;
 pub use verify::{Difference, Verification, verify, verify_against};
+pub use wait::{Wait, Waited, wait};
 
 /// The traits are usable as `dyn`; this line proves it.
 const _: fn(&dyn Broker, &dyn Store, &dyn ExitClassification, &dyn Handler) = |_, _, _, _| ();

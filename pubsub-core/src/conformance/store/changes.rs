@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::StoreFixture;
 use super::sample::{SampleRun, cannot_follow, lines, numbered, record_of, visible};
-use crate::{Counts, Result, Store, StoreCapabilities};
+use crate::{Counts, Lines, Result, Store, StoreCapabilities};
 
 /// Takes items until what the writer did can be seen, which an item must have told.
-async fn told(changes: &mut BoxStream<'static, Result<()>>, what: &str, seen: impl AsyncFn() -> bool) {
+async fn told<'a>(
+    changes: &mut BoxStream<'static, Result<()>>,
+    what: &str,
+    seen: impl Fn() -> BoxFuture<'a, bool>,
+) {
     let waiting = async {
         loop {
             changes.next().await.unwrap().unwrap();
@@ -44,20 +49,22 @@ async fn every_write_is_told(reader: &dyn Store, writer: &dyn Store) {
     let mut of_action =
         reader.changes(&crate::RunQuery::all().with_action(run.key().action_id.clone())).await.unwrap();
     run.begin(writer).await;
-    let begun = async || !reader.runs(&run.query()).await.unwrap().is_empty();
+    let begun = || async { !reader.runs(&run.query()).await.unwrap().is_empty() }.boxed();
     told(&mut changes, "begin", begun).await;
     for through in [1, 2] {
         run.append(writer, &[lines(through, ["x"])]).await;
-        let there =
-            async || reader.lines(run.id(), crate::Lines::Last(0)).await.unwrap().complete_through >= through;
+        let there = || {
+            async { reader.lines(run.id(), Lines::Last(0)).await.unwrap().complete_through >= through }
+                .boxed()
+        };
         told(&mut changes, "append", there).await;
     }
     run.record.beat(Counts::default());
     run.begin(writer).await;
-    let beaten = async || record_of(reader, run.id()).await == run.record;
+    let beaten = || async { record_of(reader, run.id()).await == run.record }.boxed();
     told(&mut changes, "a later record", beaten).await;
     run.finish(writer).await;
-    let ended = async || record_of(reader, run.id()).await == run.record;
+    let ended = || async { record_of(reader, run.id()).await == run.record }.boxed();
     told(&mut changes, "finish", ended).await;
     told(&mut of_action, "all of it", ended).await;
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
 
 use super::StoreFixture;
 use super::sample::{SampleRun, at, cannot_follow, numbered, shape, visible};
@@ -13,17 +14,23 @@ use crate::{
 
 const LINES: u64 = 3_000;
 
-/// Writes `LINES` lines in batches of 1 to 50, and ends the run.
-async fn write(store: Arc<dyn Store>, mut run: SampleRun) {
+/// Writes `LINES` lines in batches of 1 to 50, none before `allowed` reaches its first number, and ends the run.
+async fn write(store: Arc<dyn Store>, mut run: SampleRun, mut allowed: watch::Receiver<u64>) {
     run.begin(&*store).await;
     let mut first = 1;
     while first <= LINES {
+        allowed.wait_for(|allowed| *allowed >= first).await.unwrap();
         let last = LINES.min(first + fastrand::u64(0..50));
         run.append(&*store, &numbered(first, last)).await;
         first = last + 1;
-        tokio::task::yield_now().await;
     }
     run.finish(&*store).await;
+}
+
+/// Writes all of them as fast as the store takes them.
+async fn write_all(store: Arc<dyn Store>, run: SampleRun) {
+    let (_allow, allowed) = watch::channel(LINES);
+    write(store, run, allowed).await;
 }
 
 /// What a follower is given: up to the end, or until it has at least so many lines.
@@ -66,12 +73,15 @@ pub async fn followers_that_join_at_any_point_get_each_line_once(
     }
     let run = SampleRun::new();
     let id = run.id().clone();
-    let writer = tokio::spawn(write(fixture.store(), run));
-    visible_or_new(&handles[0], &id, 1).await;
+    // The run waits for its followers, so that they join in the middle of it, however fast the store is.
+    let (allow, allowed) = watch::channel(0);
+    let writer = tokio::spawn(write(fixture.store(), run, allowed));
     let mut followers = Vec::new();
     for n in 0..30_u64 {
         let store = Arc::clone(&handles[usize::from(n % 2 == 0)]);
-        visible_or_new(&store, &id, n * LINES / 40).await;
+        let through = n * LINES / 40;
+        allow.send_replace(through);
+        visible_or_new(&store, &id, through).await;
         let start = 1 + fastrand::u64(0..LINES);
         let from = match n % 3 {
             0 => FollowFrom::Line(LineNumber::FIRST),
@@ -81,6 +91,7 @@ pub async fn followers_that_join_at_any_point_get_each_line_once(
         let first = if let FollowFrom::Line(number) = from { Some(number.get()) } else { None };
         followers.push((first, tokio::spawn(followed(store, id.clone(), from, u64::MAX))));
     }
+    allow.send_replace(LINES);
     writer.await.unwrap();
     for (first, follower) in followers {
         let items = follower.await.unwrap();
@@ -91,7 +102,8 @@ pub async fn followers_that_join_at_any_point_get_each_line_once(
 
 /// As `visible`, also where the run is not there yet.
 async fn visible_or_new(store: &Arc<dyn Store>, run: &RunId, through: u64) {
-    super::until("the run begins", async || store.lines(run, crate::Lines::Last(0)).await.is_ok()).await;
+    let begun = || async { store.lines(run, crate::Lines::Last(0)).await.is_ok() }.boxed();
+    super::until("the run begins", begun).await;
     visible(store, run, through).await;
 }
 
@@ -103,7 +115,7 @@ pub async fn a_follower_goes_on_where_another_stopped(fixture: &dyn StoreFixture
     }
     let run = SampleRun::new();
     let id = run.id().clone();
-    let writer = tokio::spawn(write(fixture.reopen().await, run));
+    let writer = tokio::spawn(write_all(fixture.reopen().await, run));
     let mut items: Vec<OutputItem> = Vec::new();
     while items.last().is_none_or(|item| item.range().last.get() < LINES) {
         let next = items.last().map_or(LineNumber::FIRST, |item| item.range().last.plus(1));
@@ -127,7 +139,7 @@ pub async fn a_follower_that_comes_first_waits_for_the_run(
     let from = FollowFrom::Line(LineNumber::FIRST);
     let mut following = Box::pin(followed(fixture.reopen().await, run.id().clone(), from, u64::MAX));
     assert!(futures::poll!(&mut following).is_pending(), "there is nothing yet");
-    let (items, ()) = futures::join!(following, write(store, run));
+    let (items, ()) = futures::join!(following, write_all(store, run));
     is_whole(&items, 1);
 }
 
@@ -142,7 +154,7 @@ pub async fn a_follower_that_comes_last_gets_the_whole_run(
     }
     let run = SampleRun::new();
     let id = run.id().clone();
-    write(Arc::clone(&store), run).await;
+    write_all(Arc::clone(&store), run).await;
     for (from, first) in [
         (FollowFrom::Line(LineNumber::FIRST), 1),
         (FollowFrom::Line(at(LINES - 10)), LINES - 10),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 
 use crate::{
     ActionId, Appended, Error, ErrorKind, EventId, Exit, ExitClassification as _, ExitTable, Hit, Line,
@@ -222,7 +223,7 @@ pub(super) fn shape_without_reasons(items: &[OutputItem]) -> String {
 ///
 /// # Panics
 /// Where it is not within half a minute.
-pub async fn until(what: &str, asked: impl AsyncFn() -> bool) {
+pub async fn until<'a>(what: &str, asked: impl Fn() -> BoxFuture<'a, bool>) {
     let long = Duration::from_secs(30);
     let asking = async {
         while !asked().await {
@@ -235,7 +236,8 @@ pub async fn until(what: &str, asked: impl AsyncFn() -> bool) {
 /// Waits until a running run's lines up to this number can be read.
 pub(super) async fn visible(store: &Arc<dyn Store>, run: &RunId, through: u64) {
     let what = format!("line {through} becomes visible");
-    until(&what, async || store.lines(run, Lines::Last(0)).await.unwrap().complete_through >= through).await;
+    let seen = || async { store.lines(run, Lines::Last(0)).await.unwrap().complete_through >= through };
+    until(&what, || seen().boxed()).await;
 }
 
 /// All hits of a search.

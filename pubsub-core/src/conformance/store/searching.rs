@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+
 use super::StoreFixture;
 use super::sample::{SampleRun, batch, cannot_search, hits, lines, numbered, visible};
 use crate::{
@@ -182,8 +184,8 @@ pub async fn a_running_run_is_searched(fixture: &dyn StoreFixture, can: StoreCap
         visible(&store, run.id(), last).await;
         let other = fixture.reopen().await;
         let search = Search::regex(r"^line \d$").unwrap();
-        super::until("the lines are found", async || {
-            numbers(&*other, &run, &search).await == (1..=last).collect::<Vec<_>>()
+        super::until("the lines are found", || {
+            async { numbers(&*other, &run, &search).await == (1..=last).collect::<Vec<_>>() }.boxed()
         })
         .await;
     }
