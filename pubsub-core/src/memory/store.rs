@@ -63,6 +63,8 @@ struct Run {
     record: RunRecord,
     /// By first number; no two overlap.
     batches: BTreeMap<LineNumber, LineBatch>,
+    /// All numbers up to this one have a line, or never will have one.
+    through: u64,
 }
 
 impl MemoryStore {
@@ -84,11 +86,15 @@ impl MemoryStore {
         let mut runs = self.lock();
         match runs.get_mut(&record.key.run_id) {
             Some(run) => match run.record.followed_by(record) {
-                Some(later) => run.record = later,
+                Some(later) => {
+                    run.record = later;
+                    run.advance();
+                }
                 None => return Ok(()),
             },
             None => {
-                let run = Run { record: record.clone(), batches: BTreeMap::new() };
+                let mut run = Run { record: record.clone(), batches: BTreeMap::new(), through: 0 };
+                run.advance();
                 runs.insert(record.key.run_id.clone(), run);
             }
         }
@@ -97,13 +103,15 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// The runs that fit, newest first.
-    fn matching(&self, query: &RunQuery) -> Vec<Run> {
-        let mut runs: Vec<Run> =
-            self.lock().values().filter(|run| query.matches(&run.record)).cloned().collect();
-        runs.sort_by(|a, b| order(&b.record).cmp(&order(&a.record)));
-        runs.truncate(query.limit.unwrap_or(usize::MAX));
-        runs
+    /// The records that fit, newest first.
+    fn matching(&self, query: &RunQuery) -> Vec<RunRecord> {
+        let runs = self.lock();
+        let mut records: Vec<RunRecord> =
+            runs.values().map(|run| &run.record).filter(|record| query.matches(record)).cloned().collect();
+        drop(runs);
+        records.sort_by(|a, b| order(b).cmp(&order(a)));
+        records.truncate(query.limit.unwrap_or(usize::MAX));
+        records
     }
 }
 
@@ -144,7 +152,7 @@ impl OutputSink for MemoryStore {
 #[async_trait]
 impl OutputReader for MemoryStore {
     async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>> {
-        Ok(self.matching(query).into_iter().map(|run| run.record).collect())
+        Ok(self.matching(query))
     }
 
     async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
@@ -167,12 +175,17 @@ impl OutputReader for MemoryStore {
 
     async fn search(&self, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>> {
         let deadline = Instant::now() + search.time_limit();
-        let batches: Vec<(Arc<RunKey>, LineBatch)> = (self.matching(query).into_iter().rev())
-            .flat_map(|run| {
-                let key = Arc::new(run.record.key);
-                run.batches.into_values().map(move |batch| (Arc::clone(&key), batch))
-            })
-            .collect();
+        let records = self.matching(query);
+        let runs = self.lock();
+        let mut batches: Vec<(Arc<RunKey>, LineBatch)> = Vec::new();
+        for record in records.into_iter().rev() {
+            let run = runs.get(&record.key.run_id);
+            let key = Arc::new(record.key);
+            batches.extend(
+                run.into_iter().flat_map(|run| run.batches.values().map(|b| (Arc::clone(&key), b.clone()))),
+            );
+        }
+        drop(runs);
         let search = search.clone();
         // Lazy: a batch is searched when its hits are asked for.
         let hits = stream::iter(batches).flat_map(move |(run, batch)| {
@@ -241,6 +254,21 @@ impl Run {
         if let Some(part) = batch.slice(LineRange::new(next, batch.last())) {
             self.batches.insert(part.first(), part);
         }
+        self.advance();
+    }
+
+    /// Moves `through` over what has come by now.
+    fn advance(&mut self) {
+        let holes = || self.record.gaps.iter().chain(&self.record.holes).map(|gap| gap.range);
+        let mut through = self.through;
+        while let Some(next) = through.checked_add(1).and_then(LineNumber::new) {
+            let batch = self.batches.range(..=next).next_back().map(|(_, batch)| batch.range());
+            let Some(over) = batch.into_iter().chain(holes()).find(|range| range.contains(next)) else {
+                break;
+            };
+            through = over.last.get();
+        }
+        self.through = through;
     }
 
     fn overlapping(&self, range: LineRange) -> Vec<LineRange> {
@@ -257,17 +285,13 @@ impl Run {
         self.batches.last_key_value().map_or(0, |(_, batch)| batch.last().get())
     }
 
-    /// All numbers up to this one have a line, or never will have one.
     fn complete_through(&self) -> u64 {
-        if self.record.status == RunStatus::Completed {
-            return self.last_stored().max(self.record.last_number().map_or(0, LineNumber::get));
+        match self.record.status {
+            RunStatus::Running => self.through,
+            RunStatus::Completed => {
+                self.last_stored().max(self.record.last_number().map_or(0, LineNumber::get))
+            }
         }
-        let known = self.record.gaps.iter().chain(&self.record.holes).map(|gap| gap.range);
-        let mut ranges: Vec<LineRange> = self.batches.values().map(LineBatch::range).chain(known).collect();
-        ranges.sort_by_key(|range| range.first);
-        ranges.iter().fold(0, |through, range| {
-            if range.first.before() <= through { through.max(range.last.get()) } else { through }
-        })
     }
 
     /// Lines and gaps of these numbers, up to the last that is there.
@@ -308,5 +332,77 @@ impl Run {
             wanted -= lines;
         }
         self.items(LineRange::new(LineNumber::FIRST, LineNumber::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{prop_assert_eq, proptest};
+
+    use super::MemoryStore;
+    use crate::conformance::store::{SampleRun, at, read, read_lines, shape};
+    use crate::{Line, LineBatch, LineEnd, LineRange, Lines, OutputReader, OutputSink, Stream, Timestamp};
+
+    fn line(number: u64) -> Line {
+        Line {
+            number: at(number),
+            time: Timestamp::EPOCH,
+            stream: Stream::Stdout,
+            end: LineEnd::Lf,
+            bytes: format!("line {number}").into(),
+            recovered: false,
+        }
+    }
+
+    fn batch(first: u64, last: u64) -> LineBatch {
+        let text: String = (first..=last).map(|n| format!("line {n}\n")).collect();
+        LineBatch::split(at(first), Timestamp::EPOCH, Stream::Stdout, text.into(), LineEnd::None).unwrap()
+    }
+
+    proptest! {
+        /// The model is the set of numbers that were appended.
+        #[test]
+        fn appends_in_any_order_with_any_overlap_are_the_set_of_their_lines(
+            appends in proptest::collection::vec((1u64..30, 0u64..12), 1..12),
+            asked in (1u64..45, 0u64..20),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let store = MemoryStore::new();
+                let run = SampleRun::new();
+                run.begin(&store).await;
+                let mut model = std::collections::BTreeSet::new();
+                for (first, more) in appends {
+                    store.append(run.key(), &[batch(first, first + more)]).await.unwrap();
+                    model.extend(first..=first + more);
+                    let through = (1..).take_while(|n| model.contains(n)).last().unwrap_or(0);
+                    let output = store.lines(run.id(), Lines::ALL).await.unwrap();
+                    prop_assert_eq!(output.complete_through, through);
+                }
+                let items = read(&store, run.id(), Lines::ALL).await;
+                let numbers = items.iter().flat_map(|item| match item {
+                    crate::OutputItem::Lines(batch) => batch.lines().collect::<Vec<_>>(),
+                    crate::OutputItem::Gap(_) => Vec::new(),
+                });
+                prop_assert_eq!(numbers.collect::<Vec<_>>(), model.iter().copied().map(line).collect::<Vec<_>>());
+                let (first, more) = asked;
+                let range = LineRange::new(at(first), at(first + more));
+                let items = read(&store, run.id(), Lines::Range(range)).await;
+                let there = model.last().copied().unwrap_or(0).min(first + more);
+                let told: Vec<u64> =
+                    items.iter().flat_map(|item| item.range().first.get()..=item.range().last.get()).collect();
+                prop_assert_eq!(told, (first..=there).collect::<Vec<_>>());
+                Ok(())
+            })?;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clone_is_the_same_store_and_another_one_is_not() {
+        let store = MemoryStore::new();
+        let run = SampleRun::written(&store, &[batch(1, 3)]).await;
+        assert_eq!(read_lines(&store.clone(), run.id(), Lines::ALL).await.len(), 3);
+        assert!(MemoryStore::new().lines(run.id(), Lines::ALL).await.is_err());
+        assert_eq!(shape(&read(&store, run.id(), Lines::Last(1)).await), "3-3");
     }
 }

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::StoreFixture;
-use super::sample::{SampleRun, cannot_follow, lines, numbered, record_of, visible};
+use super::sample::{SampleRun, cannot_follow, cannot_remove, lines, numbered, record_of, visible};
 use crate::{Counts, Lines, Result, Store, StoreCapabilities};
 
 /// Takes items until what the writer did can be seen, which an item must have told.
@@ -87,6 +87,21 @@ pub async fn an_item_comes_after_a_write_through_another_handle(
         every_write_is_told(&*store, &*fixture.reopen().await).await;
         every_write_is_told(&*fixture.reopen().await, &*store).await;
     }
+}
+
+/// §4.7: that a run is gone is told too, so that nobody waits for its end.
+pub async fn an_item_comes_after_a_removal(fixture: &dyn StoreFixture, can: StoreCapabilities) {
+    let store = fixture.store();
+    if cannot_follow(&*store, &can).await || cannot_remove(&*store, &can).await {
+        return;
+    }
+    let run = SampleRun::new();
+    run.begin(&*store).await;
+    let mut changes = store.changes(&run.query()).await.unwrap();
+    changes.next().await.unwrap().unwrap();
+    assert!(fixture.reopen().await.remove(run.id()).await.unwrap());
+    let gone = || async { store.runs(&run.query()).await.unwrap().is_empty() }.boxed();
+    told(&mut changes, "remove", gone).await;
 }
 
 /// §4.7: items that nobody took are one: a slow follower costs nothing.

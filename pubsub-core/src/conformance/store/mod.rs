@@ -32,6 +32,7 @@ use crate::Store;
 
 pub mod appending;
 pub mod changes;
+pub mod copying;
 pub mod following;
 pub mod listing;
 pub mod names;
@@ -105,6 +106,7 @@ macro_rules! store_rules {
             reading::lines_that_nobody_keeps_are_a_gap_with_its_reason,
             reading::the_last_n_lines_reach_across_gaps,
             reading::a_running_run_says_how_far_it_is_complete,
+            reading::appended_lines_are_visible_within_the_declared_time,
             reading::the_seal_over_what_is_read_is_the_one_of_the_record,
             reading::a_seal_over_a_hole_says_so,
             reading::all_lines_are_visible_when_finish_returns,
@@ -120,17 +122,21 @@ macro_rules! store_rules {
             listing::each_filter_holds,
             listing::a_limit_keeps_the_newest,
             names::hostile_ids_are_kept_apart,
+            names::hostile_event_ids_are_kept_apart,
             names::ids_that_differ_in_case_or_at_the_very_end_are_kept_apart,
             names::removing_one_action_leaves_its_look_alikes,
             changes::an_item_comes_at_once,
             changes::an_item_comes_after_each_kind_of_write,
             changes::an_item_comes_after_a_write_through_another_handle,
             changes::items_that_nobody_took_are_one,
+            changes::an_item_comes_after_a_removal,
             following::followers_that_join_at_any_point_get_each_line_once,
             following::a_follower_goes_on_where_another_stopped,
             following::a_follower_that_comes_first_waits_for_the_run,
             following::a_follower_that_comes_last_gets_the_whole_run,
             following::a_follower_is_told_of_what_is_missing,
+            copying::a_copy_into_the_store_and_out_of_it_agrees,
+            copying::a_copy_takes_holes_along,
             retention::a_removed_run_is_gone,
             retention::removing_what_is_not_there_changes_nothing,
             retention::only_old_runs_that_have_ended_expire,

@@ -1,5 +1,7 @@
 //! §4.7: lines by number, from the end, across gaps, and how far they are complete.
 
+use std::time::Duration;
+
 use super::StoreFixture;
 use super::sample::{
     SampleRun, at, batch, cannot_search, hits, lines, numbered, read, read_lines, record_of, shape,
@@ -191,6 +193,22 @@ pub async fn a_running_run_says_how_far_it_is_complete(fixture: &dyn StoreFixtur
     run.record.beat(crate::Counts::default());
     run.begin(&*store).await;
     visible(&store, run.id(), 70).await;
+}
+
+/// §4.6: a live follower sees a line within the time that the store declares, and some for a busy machine.
+pub async fn appended_lines_are_visible_within_the_declared_time(
+    fixture: &dyn StoreFixture,
+    can: StoreCapabilities,
+) {
+    let (store, other) = (fixture.store(), fixture.reopen().await);
+    let mut run = SampleRun::new();
+    run.begin(&*store).await;
+    for number in 1..=5 {
+        run.append(&*store, &numbered(number, number)).await;
+        let limit = can.visible_within + Duration::from_secs(3);
+        let seen = tokio::time::timeout(limit, visible(&other, run.id(), number)).await;
+        assert!(seen.is_ok(), "line {number} is not visible within {limit:?}");
+    }
 }
 
 /// §4.6: counts and digest, taken anew over what the store gives back, are those of the record.
