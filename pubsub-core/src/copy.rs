@@ -33,6 +33,20 @@ pub struct CopyReport {
 /// Bounded memory: up to 256 KiB of lines and one batch. A sink that answers lines to be tried again is best given
 /// in a wrapper that does so.
 ///
+/// ```
+/// use pubsub_core::{
+///     ActionId, EventId, MemoryStore, OutputSink, RunKey, RunRecord, Stage, copy, verify_against,
+/// };
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let (from, to) = (MemoryStore::new(), MemoryStore::new());
+/// let key = RunKey::new(ActionId::new("action-123")?, Stage::new("build")?, EventId::generate(), 1);
+/// from.begin(&RunRecord::begun(key.clone(), "worker-1")).await?;
+/// copy(&from, &key.run_id, &to).await?;
+/// assert_eq!(verify_against(&from, &to, &key.run_id).await?, None);
+/// # Ok::<(), pubsub_core::Error>(())
+/// # }).unwrap();
+/// ```
+///
 /// # Errors
 /// Where the run is not there, cannot be read, or the sink fails; [`Unavailable`](ErrorKind::Unavailable) where the
 /// sink asks for lines again.

@@ -18,6 +18,16 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to wait for.
+///
+/// ```
+/// use std::time::Duration;
+/// use pubsub_core::{ActionId, Stage, Wait};
+/// let wait = Wait::new(ActionId::new("action-123")?).with_limit(Duration::from_secs(600));
+/// assert_eq!(wait.stage, None, "all that the action has to do");
+/// let build = wait.with_stage(Stage::new("build")?);
+/// assert_eq!(build.stage, Some(Stage::new("build")?));
+/// # Ok::<(), pubsub_core::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Wait {
