@@ -10,6 +10,7 @@ mod admin;
 mod capabilities;
 mod claim;
 mod cloud_event;
+mod command;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod copy;
@@ -30,6 +31,7 @@ mod publisher;
 mod reader;
 mod record;
 mod run_output;
+mod runner;
 mod seal;
 mod search;
 mod sink;
@@ -43,6 +45,9 @@ pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, 
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use claim::{Claim, Holder, Mark, OpenAttempt};
 pub use cloud_event::CLOUD_EVENT_TYPE;
+pub use command::{
+    Command, DEFAULT_GRACE, DEFAULT_SETTLE, Environment, MAX_PAYLOAD_VARIABLE_BYTES, Stdin, WITHHELD,
+};
 pub use copy::{CopyReport, copy};
 pub use current::current_run;
 pub use error::{Error, ErrorKind, Result};
