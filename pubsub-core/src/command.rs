@@ -322,3 +322,60 @@ mod seconds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Command, DEFAULT_GRACE, DEFAULT_SETTLE, Environment, Stdin};
+
+    #[test]
+    fn it_is_read_from_json_and_written_back() {
+        let command: Command = serde_json::from_str(
+            r#"{"program":"make","args":["all"],"environment":{"listed":["HOME"]},"stdin":"null","timeout":600,"grace":0.5}"#,
+        )
+        .unwrap();
+        let expected = Command::new("make")
+            .with_args(["all"])
+            .with_environment(Environment::Listed(vec!["HOME".to_owned()]))
+            .with_stdin(Stdin::Null)
+            .with_timeout(Duration::from_secs(600))
+            .with_grace(Duration::from_millis(500));
+        assert_eq!(command, expected);
+        let again: Command = serde_json::from_str(&serde_json::to_string(&command).unwrap()).unwrap();
+        assert_eq!(again, command);
+        let plain: Command = serde_json::from_str(r#"{"program":"make"}"#).unwrap();
+        assert_eq!(plain, Command::new("make"));
+        assert_eq!((plain.grace, plain.settle), (DEFAULT_GRACE, DEFAULT_SETTLE));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_are_refused() {
+        for json in [
+            r#"{}"#,
+            r#"{"program":"make","timeout":-1}"#,
+            r#"{"program":"make","timeout":1e300}"#,
+            r#"{"program":"make","shell":"x"}"#,
+        ] {
+            assert!(serde_json::from_str::<Command>(json).is_err(), "{json}");
+        }
+        for command in [
+            Command::new(""),
+            Command::new("a\0b"),
+            Command::new("a").with_args(["b\0"]),
+            Command::new("a").with_variable("", "b"),
+            Command::new("a").with_variable("b=c", "d"),
+            Command::new("a").with_variable("b", "\0"),
+        ] {
+            assert!(command.check().is_err(), "{command:?}");
+        }
+        assert!(Command::shell("true").with_variable("A", "").check().is_ok());
+    }
+
+    #[test]
+    fn debug_shows_neither_arguments_nor_values() {
+        let command = Command::shell("login secret").with_variable("TOKEN", "secret");
+        let text = format!("{command:?}");
+        assert!(text.contains("TOKEN") && !text.contains("secret"), "{text}");
+    }
+}

@@ -107,12 +107,15 @@ impl Group {
 
     /// Looks whether anything of it is left. While the leader was not waited for, it counts.
     fn look(&mut self) {
-        if self.child.id().is_some() {
+        if self.child.id().is_some() || self.is_empty() {
             return;
         }
-        // Where this process adopts orphans (the first one of a container), nobody else waits for them.
-        while let Ok(Some(_)) = waitpgid(self.id, WaitOptions::NOHANG) {}
-        if test_kill_process_group(self.id) == Err(Errno::SRCH) {
+        let any = |id| test_kill_process_group(id) != Err(Errno::SRCH);
+        if any(self.id) {
+            // Where this process adopts orphans (the first one of a container), nobody else waits for them.
+            while let Ok(Some(_)) = waitpgid(self.id, WaitOptions::NOHANG) {}
+        }
+        if !any(self.id) {
             self.guarded = None;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, PipeWriter};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -153,12 +153,8 @@ impl Guarded {
     }
 
     /// A folder that is private to this user and goes with this process.
-    pub(super) fn folder(&self) -> io::Result<&Path> {
-        // What cleans old files from the system's folder may have taken it.
-        match std::fs::DirBuilder::new().mode(0o700).create(&self.folder) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(&self.folder),
-        }
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 }
 
@@ -168,4 +164,9 @@ impl Drop for Guarded {
             guardian.free(self.index);
         }
     }
+}
+
+#[cfg(test)]
+pub(super) fn guardian_id() -> u32 {
+    lock().as_ref().expect("it runs").child.id()
 }

@@ -7,8 +7,9 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::activity::Activity;
+use super::printed::Printed;
 use super::start::Feed;
-use crate::{RunOutput, Stream};
+use crate::Stream;
 
 /// A command that prints little gets little room.
 const FIRST_READ: usize = 8 * 1024;
@@ -28,10 +29,12 @@ pub(super) enum Ended {
 }
 
 /// Reads until the end of the stream, or until [`Activity::end`]; then takes what is there.
-pub(super) async fn pump<P>(mut pipe: P, stream: Stream, output: &RunOutput, activity: &Activity) -> Ended
-where
-    P: AsyncRead + AsFd + Unpin,
-{
+pub(super) async fn pump(
+    mut pipe: impl AsyncRead + AsFd + Unpin,
+    stream: Stream,
+    output: &impl Printed,
+    activity: &Activity,
+) -> Ended {
     let mut buffer = BytesMut::new();
     let mut want = FIRST_READ;
     let mut ending = std::pin::pin!(activity.ending());
@@ -64,14 +67,14 @@ where
     ended
 }
 
-async fn hand_on(bytes: BytesMut, stream: Stream, output: &RunOutput, activity: &Activity) {
+async fn hand_on(bytes: BytesMut, stream: Stream, output: &impl Printed, activity: &Activity) {
     let _waiting = activity.hand_on();
     // An output that has ended takes nothing more; the command is still read, so that it never hangs on its pipe.
     let _ = output.write(stream, bytes.freeze()).await;
 }
 
 /// Takes what lies in the pipe now and waits for nothing: whoever still writes to it is not ours.
-async fn drain<P: AsFd>(pipe: &P, stream: Stream, output: &RunOutput, activity: &Activity) -> Ended {
+async fn drain(pipe: &impl AsFd, stream: Stream, output: &impl Printed, activity: &Activity) -> Ended {
     let mut left = rustix::io::ioctl_fionread(pipe).map_or(0, |count| usize::try_from(count).unwrap_or(0));
     loop {
         // One byte more than nothing tells an ended pipe from an empty one.

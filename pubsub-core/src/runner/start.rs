@@ -88,7 +88,7 @@ impl Start {
 
     fn try_start(mut self) -> Result<Started, Failure> {
         let guarded = Guarded::announce(&self.run)?;
-        let values = ValuesFile::create(guarded.folder()?)?;
+        let values = ValuesFile::create(guarded.folder())?;
         self.command.env("PIPELINE_OUTPUT", values.path());
         let mut rest = None;
         match self.payload {

@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::activity::Activity;
 use super::group::{Group, Killed};
+use super::printed::Printed;
 use crate::command::Command;
-use crate::{Cause, Exit, RunOutput, Stop};
+use crate::{Cause, Exit, Stop};
 
 /// What happened first.
 enum Event {
@@ -23,7 +24,7 @@ pub(super) async fn supervise(
     command: &Command,
     group: &mut Group,
     mut stop: Stop,
-    output: &RunOutput,
+    output: &impl Printed,
     activity: &Activity,
 ) -> Exit {
     let deadline = command.timeout.and_then(|limit| Instant::now().checked_add(limit));
@@ -61,7 +62,7 @@ async fn settle(
     group: &mut Group,
     stop: &mut Stop,
     deadline: Option<Instant>,
-    output: &RunOutput,
+    output: &impl Printed,
     activity: &Activity,
 ) {
     // The quiet counts from the exit.
@@ -87,7 +88,12 @@ async fn settle(
 }
 
 /// TERM to the group, one grace for all of it, KILL to what is left.
-async fn end(grace: Duration, group: &mut Group, stop: &mut Stop, output: &RunOutput) -> Option<ExitStatus> {
+async fn end(
+    grace: Duration,
+    group: &mut Group,
+    stop: &mut Stop,
+    output: &impl Printed,
+) -> Option<ExitStatus> {
     group.terminate();
     let grace = Instant::now().checked_add(grace);
     let gone = tokio::select! {
@@ -102,7 +108,7 @@ async fn end(grace: Duration, group: &mut Group, stop: &mut Stop, output: &RunOu
     group.status()
 }
 
-async fn kill(group: &mut Group, output: &RunOutput) {
+async fn kill(group: &mut Group, output: &impl Printed) {
     if group.kill().await == Killed::Hanging {
         output.note(
             "descendant_left",

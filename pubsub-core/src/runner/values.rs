@@ -1,9 +1,9 @@
 //! The file that a command writes its values for the next stage to.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -31,7 +31,15 @@ pub(super) struct Values {
 impl ValuesFile {
     /// An empty file. Blocks.
     pub(super) fn create(folder: &Path) -> io::Result<Self> {
-        tempfile::Builder::new().prefix("output-").tempfile_in(folder).map(Self)
+        let create = || tempfile::Builder::new().prefix("output-").tempfile_in(folder).map(Self);
+        create().or_else(|e| {
+            if e.kind() != io::ErrorKind::NotFound {
+                return Err(e);
+            }
+            // What cleans the system's folder of old files has taken ours.
+            DirBuilder::new().mode(0o700).create(folder)?;
+            create()
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -168,6 +176,14 @@ mod tests {
         let values = file.read().await;
         assert!(values.complaint.unwrap().contains("no file"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_was_cleaned_away_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::remove_dir(folder.path()).unwrap();
+        let file = ValuesFile::create(folder.path()).unwrap();
+        assert!(file.path().exists());
     }
 
     #[tokio::test]
