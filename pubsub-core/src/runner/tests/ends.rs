@@ -118,6 +118,13 @@ async fn late_lines_come_while_the_pipe_is_active() {
 }
 
 #[tokio::test]
+async fn the_quiet_counts_from_the_exit() {
+    let ran = Run::new().end(&sh("(sleep 0.9; echo late) & sleep 0.7; exit 0")).await;
+    assert_eq!(ran.stdout, "late\n");
+    assert!(ran.notes.is_empty(), "{:?}", ran.notes);
+}
+
+#[tokio::test]
 async fn a_slow_store_gets_the_whole_tail_after_the_exit() {
     let (ran, ()) = Run::new()
         .with(&sh("seq 1 20000"), async |output, _| {
