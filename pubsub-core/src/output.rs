@@ -226,7 +226,6 @@ impl LineBatch {
         if buffer.len() > MAX_BATCH_BYTES {
             return wrong("has at most 64 KiB and an end");
         }
-        // An unterminated line is never empty, so ends grow strictly.
         let grows = ends.first() > Some(&0) && ends.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
         if !grows || ends.last().is_none_or(|end| usize::try_from(*end) != Ok(buffer.len())) {
             return wrong("has growing ends, the last one at the end of its bytes");

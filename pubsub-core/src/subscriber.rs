@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Attempt, Event, Position, Result, RunRecord, Subscription};
 
-/// Receives events. Use it through [`Deliveries`](crate::Deliveries), which keeps the leases.
+/// Receives events. Use it through `Deliveries`, which keeps the leases.
 #[async_trait]
 pub trait Subscriber: Send + Sync {
     /// Joins the group, making it where it is new, or starts a broadcast.

@@ -1,1 +1,1 @@
-//! placeholder
+//! The embedded default of `pubsub-pipeline`: a broker and an output store in a folder.

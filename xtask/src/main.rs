@@ -1,3 +1,44 @@
-//! Tasks of the workspace.
+//! Tasks of the workspace: `cargo xtask <task>`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program of the workspace talks to its terminal"
+)]
 
-fn main() {}
+mod check;
+mod dependencies;
+mod run;
+mod style;
+mod support_table;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask <task>
+
+  test [--long]            every test; with --long also those marked `long: ...`
+  check                    format, lints, docs, each feature alone, dependency guards, style, support table
+  support-table [--check]  writes README's support table from the declared capabilities, or compares it";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test"] => run::test(run::Form::Quick),
+        ["test", "--long"] => run::test(run::Form::Long),
+        ["check"] => check::all(),
+        ["support-table"] => support_table::write(),
+        ["support-table", "--check"] => support_table::check(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

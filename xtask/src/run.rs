@@ -1,0 +1,55 @@
+//! Runs cargo, and with it the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The result of a task: why it failed.
+pub(crate) type Done = Result<(), String>;
+
+/// How much is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Quick,
+    Long,
+}
+
+/// The folder of the workspace.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Runs cargo in the workspace's folder and fails where it fails.
+pub(crate) fn cargo(words: &[&str], variables: &[(&str, &str)]) -> Done {
+    println!("$ cargo {}", words.join(" "));
+    let status = Command::new(env!("CARGO"))
+        .args(words)
+        .envs(variables.iter().copied())
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("cargo {}: {e}", words.join(" ")))?;
+    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", words.join(" "))) }
+}
+
+/// What cargo prints.
+pub(crate) fn cargo_output(words: &[&str]) -> Result<String, String> {
+    let output = Command::new(env!("CARGO"))
+        .args(words)
+        .current_dir(root())
+        .output()
+        .map_err(|e| format!("cargo {}: {e}", words.join(" ")))?;
+    if !output.status.success() {
+        return Err(format!("cargo {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr)));
+    }
+    String::from_utf8(output.stdout).map_err(|e| e.to_string())
+}
+
+/// Every test. No engine has to be started yet; tests that will need one are found by their name.
+pub(crate) fn test(form: Form) -> Done {
+    cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
+    if form == Form::Long {
+        // Doc tests that are ignored are no long forms, so only the other targets run again.
+        let words = ["test", "--locked", "--workspace", "--lib", "--bins", "--tests", "--", "--ignored"];
+        cargo(&words, &[])?;
+    }
+    Ok(())
+}

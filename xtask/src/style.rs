@@ -1,0 +1,44 @@
+//! Guards over the shape of the sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::run::{Done, root};
+
+/// Most lines of a file, its tests not counted.
+const MAX_LINES: usize = 400;
+
+const LIBRARIES: [&str; 3] = ["src", "pubsub-core/src", "pubsub-file/src"];
+
+pub(crate) fn check() -> Done {
+    let mut wrong = Vec::new();
+    for library in LIBRARIES {
+        for file in sources(&root().join(library))? {
+            let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+            let name = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let lines = code.lines().count();
+            if lines > MAX_LINES {
+                wrong.push(format!("{name}: {lines} lines without its tests, at most {MAX_LINES}"));
+            }
+            if text.contains("#[allow(") {
+                wrong.push(format!("{name}: use #[expect(..., reason = ...)] in place of #[allow]"));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    for entry in entries {
+        let path = entry.map_err(|e| e.to_string())?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
