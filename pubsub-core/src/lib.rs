@@ -8,6 +8,7 @@ compile_error!("pubsub-core runs commands in Unix process groups: Linux and macO
 
 mod admin;
 mod capabilities;
+mod capture;
 mod claim;
 mod cloud_event;
 mod command;
@@ -21,6 +22,7 @@ mod exit;
 mod follow;
 mod handler;
 mod ids;
+mod mask;
 mod memory;
 mod missing;
 pub mod name;
@@ -43,6 +45,7 @@ mod wait;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
+pub use capture::{Capture, PART_AFTER};
 pub use claim::{Claim, Holder, Mark, OpenAttempt};
 pub use cloud_event::CLOUD_EVENT_TYPE;
 pub use command::{
@@ -58,6 +61,7 @@ pub use exit::{
 pub use follow::{Follow, FollowFrom, Followed, Target, follow};
 pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Stopper, handler_fn};
 pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
+pub use mask::{MASKED, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Masker};
 pub use memory::{MEMORY_STORE, MemoryStore};
 pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Stream};
 pub use pattern::{MAX_PATTERN_BYTES, Pattern};
