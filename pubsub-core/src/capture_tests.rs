@@ -58,7 +58,8 @@ fn of(text: &[u8]) -> Vec<(Vec<u8>, LineEnd)> {
 
 #[test]
 fn the_last_line_needs_no_newline() {
-    let table: [(&[u8], &[(&[u8], LineEnd)]); 5] = [
+    type Expected<'a> = &'a [(&'a [u8], LineEnd)];
+    let table: [(&[u8], Expected<'_>); 5] = [
         (
             "one\ntwo\nfin é".as_bytes(),
             &[(b"one", LineEnd::Lf), (b"two", LineEnd::Lf), ("fin é".as_bytes(), LineEnd::None)],

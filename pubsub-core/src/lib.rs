@@ -19,6 +19,7 @@ mod current;
 mod error;
 mod event;
 mod exit;
+mod fanout;
 mod follow;
 mod handler;
 mod ids;
@@ -32,6 +33,7 @@ mod payload;
 mod publisher;
 mod reader;
 mod record;
+mod retry;
 mod run_output;
 mod runner;
 mod seal;
@@ -58,6 +60,10 @@ pub use event::{DEFAULT_SOURCE, Event, Headers, MAX_LINKS, Origin, Position, Rol
 pub use exit::{
     Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
 };
+pub use fanout::{
+    DEFAULT_QUEUE_BYTES, DEFAULT_SINK_DELAY, FanOut, FanOutRun, FinishReport, Need, SinkAccount, SinkConfig,
+    WhenFull,
+};
 pub use follow::{Follow, FollowFrom, Followed, Target, follow};
 pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Stopper, handler_fn};
 pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
@@ -69,6 +75,7 @@ pub use payload::Payload;
 pub use publisher::{Novelty, Published, Publisher, PublisherExt};
 pub use reader::{Hit, Lines, Output, OutputItem, OutputReader, Retention, RunQuery, Store};
 pub use record::{DEFAULT_BEAT, Judgement, MAX_NOTES, Note, RECORD_VERSION, RunKey, RunRecord, RunStatus};
+pub use retry::{Backoff, Retrying};
 pub use run_output::RunOutput;
 pub use seal::{Counts, Digest, Seal, SealBuilder};
 pub use search::{MAX_SEARCH_BYTES, Search};

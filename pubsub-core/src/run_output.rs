@@ -1,42 +1,160 @@
 //! Where a handler's output goes.
 
-use bytes::Bytes;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{LineNumber, Result, Stream};
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::{
+    Capture, Counts, Error, ErrorKind, FanOutRun, LineBatch, LineNumber, MAX_NOTES, Masker, Note, Result,
+    Seal, Stream, Timestamp,
+};
 
 /// The output of one run: cheap to clone, in order within each stream.
 #[derive(Clone, Debug)]
-pub struct RunOutput {}
+pub struct RunOutput(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    masker: Arc<Masker>,
+    sinks: FanOutRun,
+    /// An unfinished line began to wait.
+    waiting: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    capture: Capture,
+    /// Kept between calls, so that no write allocates it.
+    batches: Vec<LineBatch>,
+    notes: Vec<Note>,
+    closed: bool,
+}
 
 impl RunOutput {
-    /// Takes printed bytes, in whatever pieces they come; waits while a store that may hold up the work is behind.
+    /// Output that is masked, numbered, and given to the sinks of a run.
+    #[must_use]
+    pub fn new(masker: Arc<Masker>, sinks: FanOutRun) -> Self {
+        let capture = Capture::new(Arc::clone(&masker));
+        let state = State { capture, batches: Vec::new(), notes: Vec::new(), closed: false };
+        Self(Arc::new(Inner { state: Mutex::new(state), masker, sinks, waiting: Notify::new() }))
+    }
+
+    /// Takes printed bytes, in whatever pieces they come; waits while a sink that may hold up the work is behind.
     ///
     /// # Errors
-    /// [`Closed`](crate::ErrorKind::Closed) once the run has ended.
-    pub async fn write(&self, _stream: Stream, _bytes: Bytes) -> Result<()> {
+    /// [`Closed`](ErrorKind::Closed) once the run has ended.
+    ///
+    /// # Cancel safety
+    /// The bytes are taken at once; only the wait can be dropped.
+    pub async fn write(&self, stream: Stream, bytes: Bytes) -> Result<()> {
+        self.capture(|capture, out| capture.push(stream, bytes, Instant::now(), Timestamp::now(), out))?;
+        self.0.sinks.room().await;
         Ok(())
+    }
+
+    /// Prints one line, and its line feed, to standard output.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) once the run has ended.
+    pub async fn line(&self, text: impl AsRef<str>) -> Result<()> {
+        let mut bytes = text.as_ref().as_bytes().to_vec();
+        bytes.push(b'\n');
+        self.write(Stream::Stdout, bytes.into()).await
     }
 
     /// The stream has ended: an unfinished line goes out as it is.
     ///
     /// # Errors
-    /// [`Closed`](crate::ErrorKind::Closed) once the run has ended.
-    pub async fn end(&self, _stream: Stream) -> Result<()> {
+    /// [`Closed`](ErrorKind::Closed) once the run has ended.
+    pub async fn end(&self, stream: Stream) -> Result<()> {
+        self.capture(|capture, out| capture.end(stream, Timestamp::now(), out))?;
+        self.0.sinks.room().await;
         Ok(())
     }
 
     /// Says something about the run in its record, masked, after the last line so far.
-    pub fn note(&self, _kind: &str, _text: &str) {}
+    pub fn note(&self, kind: &str, text: &str) {
+        let text = self.mask(text);
+        let mut state = self.lock();
+        let after_line = state.capture.last_line();
+        if state.notes.len() <= MAX_NOTES {
+            state.notes.push(Note { time: Timestamp::now(), kind: kind.to_owned(), text, after_line });
+        }
+    }
 
     /// The text without secrets.
     #[must_use]
     pub fn mask(&self, text: &str) -> String {
-        text.to_owned()
+        self.0.masker.mask_text(text)
     }
 
     /// The last number given.
     #[must_use]
     pub fn last_line(&self) -> Option<LineNumber> {
-        None
+        self.lock().capture.last_line()
+    }
+
+    /// How much was captured so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.lock().capture.counts()
+    }
+
+    /// Sends unfinished lines out as parts when they have waited long enough. Never returns; it is polled beside the
+    /// handler.
+    pub async fn drive(&self) {
+        loop {
+            let due = self.lock().capture.due();
+            match due {
+                None => self.0.waiting.notified().await,
+                Some(due) => tokio::time::sleep_until(due).await,
+            }
+            let flush = |capture: &mut Capture, out: &mut Vec<LineBatch>| {
+                capture.flush_due(Instant::now(), Timestamp::now(), out);
+            };
+            if self.capture(flush).is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Ends the output: unfinished lines go out, and nothing more is taken. Answers the seal and the notes.
+    #[must_use]
+    pub fn close(&self) -> (Seal, Vec<Note>) {
+        // An error says that it was closed before; the seal is the same then.
+        let _ = self.capture(|capture, out| {
+            Stream::BOTH.iter().for_each(|stream| capture.end(*stream, Timestamp::now(), out));
+        });
+        let mut state = self.lock();
+        state.closed = true;
+        (state.capture.seal(), std::mem::take(&mut state.notes))
+    }
+
+    /// Captures and queues under one lock, so that every sink gets the numbers in order.
+    fn capture(&self, change: impl FnOnce(&mut Capture, &mut Vec<LineBatch>)) -> Result<()> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, "the run has ended and takes no more output"));
+        }
+        let State { capture, batches, .. } = &mut *state;
+        let waited = capture.due().is_some();
+        change(capture, batches);
+        let waits = capture.due().is_some();
+        if !batches.is_empty() {
+            self.0.sinks.append(batches);
+            batches.clear();
+        }
+        drop(state);
+        if waits && !waited {
+            self.0.waiting.notify_one();
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

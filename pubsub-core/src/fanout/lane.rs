@@ -1,0 +1,374 @@
+//! The way of one run to one sink: a bounded queue and a task that empties it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::account::SinkAccount;
+use super::gate::Gate;
+use super::{Need, SinkConfig, WhenFull};
+use crate::{Appended, Error, ErrorKind, LineBatch, LineRange, Result, RunKey, RunRecord};
+
+/// Most bytes of one append.
+const APPEND_BYTES: usize = 1 << 20;
+
+pub(super) struct Lane {
+    config: SinkConfig,
+    gate: Arc<Gate>,
+    key: RunKey,
+    state: Mutex<State>,
+    /// For the task: there is something to do.
+    work: Notify,
+    /// For everybody else: something was done. Counts nothing; who waits looks at the state again.
+    done: watch::Sender<()>,
+}
+
+struct State {
+    queue: VecDeque<LineBatch>,
+    queued_bytes: usize,
+    /// When the oldest queued batch came.
+    since: Option<Instant>,
+    /// A record to be brought to the sink as a sign of life.
+    update: Option<RunRecord>,
+    /// A record that ends the run, or makes it final.
+    finish: Option<RunRecord>,
+    /// The highest revision that the sink took as an end.
+    finished: u64,
+    begun: Begun,
+    account: SinkAccount,
+    blocking: bool,
+    closed: bool,
+}
+
+enum Begun {
+    Not,
+    Yes,
+    /// Refused for good; the message of the error.
+    Refused(ErrorKind, String),
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").field("config", &self.config).field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    pub(super) fn new(config: SinkConfig, gate: Arc<Gate>, record: RunRecord) -> Arc<Self> {
+        let account = SinkAccount { name: config.name.clone(), ..SinkAccount::default() };
+        Arc::new(Self {
+            key: record.key.clone(),
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                since: None,
+                update: Some(record),
+                finish: None,
+                finished: 0,
+                begun: Begun::Not,
+                account,
+                blocking: config.when_full == WhenFull::Block,
+                closed: false,
+            }),
+            config,
+            gate,
+            work: Notify::new(),
+            done: watch::Sender::new(()),
+        })
+    }
+
+    pub(super) const fn need(&self) -> Need {
+        self.config.need
+    }
+
+    pub(super) fn push(&self, batches: &[LineBatch]) {
+        let mut state = self.lock();
+        for batch in batches {
+            let lines = batch.len() as u64;
+            let bytes = batch.bytes().len();
+            state.account.captured += lines;
+            let full = state.queued_bytes >= self.config.queue_bytes;
+            if full && self.config.when_full == WhenFull::Drop {
+                state.account.dropped += lines;
+                state.account.hole(batch.range(), Some(bytes as u64), "dropped: the store did not keep up");
+                self.count("dropped", lines);
+            } else {
+                state.account.waiting += lines;
+                state.queued_bytes += bytes;
+                state.since.get_or_insert_with(Instant::now);
+                state.queue.push_back(batch.clone());
+            }
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn update(&self, record: &RunRecord) {
+        self.lock().update = Some(record.clone());
+        self.work.notify_one();
+    }
+
+    pub(super) fn finish(&self, record: &RunRecord) {
+        let mut state = self.lock();
+        state.update = None;
+        state.finish = Some(record.clone());
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_one();
+    }
+
+    pub(super) fn unblock(&self) {
+        self.lock().blocking = false;
+        self.done.send_replace(());
+    }
+
+    pub(super) fn account(&self) -> SinkAccount {
+        self.lock().account.clone()
+    }
+
+    pub(super) fn lacks_lines(&self) -> bool {
+        let state = self.lock();
+        state.account.dead_lettered + state.account.dropped > 0
+    }
+
+    pub(super) async fn room(&self) {
+        self.until(|state| !state.blocking || state.queued_bytes < self.config.queue_bytes).await;
+    }
+
+    pub(super) async fn drained(&self) {
+        self.until(|state| state.account.waiting == 0).await;
+    }
+
+    pub(super) async fn finished(&self, revision: u64) {
+        self.until(|state| state.finished >= revision).await;
+    }
+
+    pub(super) async fn begun(&self) -> Result<()> {
+        self.until(|state| !matches!(state.begun, Begun::Not)).await;
+        match &self.lock().begun {
+            Begun::Refused(kind, message) => {
+                Err(Error::new(*kind, message.clone()).with("sink", &self.config.name))
+            }
+            Begun::Not | Begun::Yes => Ok(()),
+        }
+    }
+
+    async fn until(&self, mut fits: impl FnMut(&State) -> bool) {
+        if fits(&self.lock()) {
+            return;
+        }
+        let mut done = self.done.subscribe();
+        while !fits(&self.lock()) {
+            // The sender lives in `self`.
+            if done.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.done.send_replace(());
+    }
+
+    fn count(&self, result: &'static str, lines: u64) {
+        metrics::counter!("pipeline_sink_lines_total", "sink" => self.config.name.clone(), "result" => result)
+            .increment(lines);
+    }
+
+    /// This sink's record: with its own holes.
+    fn own(&self, mut record: RunRecord) -> RunRecord {
+        record.holes.clone_from(&self.lock().account.holes);
+        record
+    }
+
+    fn stored(&self, lines: u64) {
+        self.count("stored", lines);
+        self.change(|state| {
+            state.account.waiting = state.account.waiting.saturating_sub(lines);
+            state.account.stored += lines;
+        });
+    }
+
+    fn refused(&self, range: LineRange, bytes: Option<u64>, reason: &str) {
+        self.count("dead_lettered", range.lines());
+        self.change(|state| {
+            state.account.waiting = state.account.waiting.saturating_sub(range.lines());
+            state.account.dead_lettered += range.lines();
+            state.account.hole(range, bytes, reason);
+        });
+    }
+}
+
+/// What the task does next.
+enum Next {
+    Wait,
+    Gather(Instant),
+    Append(Vec<LineBatch>),
+    Update(RunRecord),
+    Finish(RunRecord),
+    End,
+}
+
+/// Empties a lane until its run has ended.
+pub(super) async fn work(lane: Arc<Lane>) {
+    begin(&lane).await;
+    loop {
+        match next(&lane) {
+            Next::Wait => lane.work.notified().await,
+            Next::Gather(until) => {
+                // Woken by more lines, by the end, or by time.
+                let _ = tokio::time::timeout_at(until, lane.work.notified()).await;
+            }
+            Next::Append(batches) => append(&lane, batches).await,
+            Next::Update(record) => {
+                // A sign of life that fails is followed by the next one.
+                if let Err(error) = lane.config.sink.begin(&lane.own(record)).await {
+                    tracing::debug!(sink = lane.config.name, error = %error.chain(), "a sign of life was not taken");
+                }
+            }
+            Next::Finish(record) => finish(&lane, record).await,
+            Next::End => break,
+        }
+    }
+}
+
+async fn begin(lane: &Lane) {
+    let Some(record) = lane.lock().update.take() else { return };
+    let answer = lane.gate.call(|| lane.config.sink.begin(&record)).await;
+    lane.change(|state| {
+        state.begun = match answer {
+            Ok(()) => Begun::Yes,
+            Err(error) => {
+                tracing::warn!(sink = lane.config.name, error = %error.chain(), "a sink refused a run");
+                Begun::Refused(error.kind(), error.message().to_owned())
+            }
+        };
+    });
+}
+
+fn next(lane: &Lane) -> Next {
+    let mut state = lane.lock();
+    let gathering = state.finish.is_none() && !state.closed && state.queued_bytes < APPEND_BYTES;
+    if let Some(since) = state.since {
+        let until = since + lane.config.delay;
+        if gathering && Instant::now() < until {
+            return state.update.take().map_or(Next::Gather(until), Next::Update);
+        }
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while bytes < APPEND_BYTES
+            && let Some(batch) = state.queue.pop_front()
+        {
+            bytes += batch.bytes().len();
+            taken.push(batch);
+        }
+        state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
+        state.since = state.queue.front().map(|_| since);
+        metrics::gauge!("pipeline_sink_queued_bytes", "sink" => lane.config.name.clone())
+            .set(f64::from(u32::try_from(state.queued_bytes).unwrap_or(u32::MAX)));
+        return Next::Append(taken);
+    }
+    if let Some(record) = state.finish.take() {
+        return Next::Finish(record);
+    }
+    if let Some(record) = state.update.take() {
+        return Next::Update(record);
+    }
+    if state.closed { Next::End } else { Next::Wait }
+}
+
+/// Brings lines to the sink until each is stored or refused. Nothing passes a line that is to be tried again.
+async fn append(lane: &Lane, batches: Vec<LineBatch>) {
+    let refused = match &lane.lock().begun {
+        Begun::Refused(_, message) => Some(message.clone()),
+        Begun::Not | Begun::Yes => None,
+    };
+    if let Some(reason) = refused {
+        batches.iter().for_each(|b| lane.refused(b.range(), Some(b.bytes().len() as u64), &reason));
+        return;
+    }
+    let mut stack = vec![batches];
+    let mut tries = 0;
+    while let Some(batches) = stack.pop() {
+        match lane.gate.call(|| lane.config.sink.append(&lane.key, &batches)).await {
+            Ok(appended) => {
+                let again = settle(lane, &batches, appended);
+                if again.is_empty() {
+                    tries = 0;
+                } else {
+                    tokio::time::sleep(lane.config.backoff.delay(tries)).await;
+                    tries += 1;
+                    stack.push(again);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::TooLarge && is_divisible(&batches) => {
+                let (front, back) = halve(batches);
+                stack.push(back);
+                stack.push(front);
+            }
+            Err(error) => {
+                let reason = error.message();
+                tracing::warn!(sink = lane.config.name, error = %error.chain(), "a sink refused lines for good");
+                batches.iter().for_each(|b| lane.refused(b.range(), Some(b.bytes().len() as u64), reason));
+            }
+        }
+    }
+}
+
+/// Enters what became of lines into the account; answers those to be tried again.
+fn settle(lane: &Lane, batches: &[LineBatch], appended: Appended) -> Vec<LineBatch> {
+    let pick = |range: LineRange| batches.iter().filter_map(move |batch| batch.slice(range));
+    let total: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
+    let mut refused = 0;
+    if let Some(first) = appended.refused.first() {
+        tracing::warn!(sink = lane.config.name, reason = first.reason, "a sink refused lines for good");
+    }
+    for gap in &appended.refused {
+        for part in pick(gap.range) {
+            refused += part.len() as u64;
+            lane.refused(part.range(), Some(part.bytes().len() as u64), &gap.reason);
+        }
+    }
+    let again: Vec<LineBatch> = appended.again.iter().flat_map(|range| pick(*range)).collect();
+    let repeated: u64 = again.iter().map(|batch| batch.len() as u64).sum();
+    lane.stored(total.saturating_sub(refused + repeated));
+    again
+}
+
+fn is_divisible(batches: &[LineBatch]) -> bool {
+    batches.len() > 1 || batches.iter().any(|batch| batch.len() > 1)
+}
+
+fn halve(mut batches: Vec<LineBatch>) -> (Vec<LineBatch>, Vec<LineBatch>) {
+    if batches.len() > 1 {
+        let back = batches.split_off(batches.len() / 2);
+        return (batches, back);
+    }
+    let part = |from: u64, to: u64| {
+        let range = |b: &LineBatch| LineRange::new(b.first().plus(from), b.first().plus(to));
+        batches.iter().filter_map(|batch| batch.slice(range(batch))).collect::<Vec<_>>()
+    };
+    let half = batches.first().map_or(0, |batch| batch.len() as u64 / 2);
+    (part(0, half.saturating_sub(1)), part(half, u64::from(u32::MAX)))
+}
+
+async fn finish(lane: &Lane, record: RunRecord) {
+    let revision = record.revision;
+    let own = lane.own(record);
+    if let Err(error) = lane.gate.call(|| lane.config.sink.finish(&own)).await {
+        tracing::warn!(sink = lane.config.name, error = %error.chain(), "a sink refused the end of a run");
+    }
+    lane.change(|state| state.finished = state.finished.max(revision));
+}

@@ -1,0 +1,280 @@
+//! From one run's output to every sink: each has its own queue, and none slows another.
+
+mod account;
+mod gate;
+mod lane;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+pub use account::SinkAccount;
+use gate::Gate;
+use lane::Lane;
+
+use crate::{Backoff, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
+
+/// Most bytes that wait for a sink and a run, beside what one read brings.
+pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
+
+/// How long a sink gathers lines before it appends them, unless told otherwise.
+pub const DEFAULT_SINK_DELAY: Duration = Duration::from_millis(100);
+
+/// Whether the work is done only once this sink has everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// The delivery is acknowledged only once this sink has everything.
+    Required,
+    /// The work does not wait for it.
+    BestEffort,
+}
+
+/// What happens while a sink's queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WhenFull {
+    /// The command waits.
+    Block,
+    /// Lines are dropped for this sink, counted, and told as a hole.
+    Drop,
+}
+
+/// A sink and how it is used.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct SinkConfig {
+    /// Its name in accounts, metrics and logs.
+    pub name: String,
+    /// Where the output goes.
+    pub sink: Arc<dyn OutputSink>,
+    /// Whether the work waits for it.
+    pub need: Need,
+    /// What happens while its queue is full.
+    pub when_full: WhenFull,
+    /// Most bytes that wait for it, for each run.
+    pub queue_bytes: usize,
+    /// How long it gathers.
+    pub delay: Duration,
+    /// How it is tried again.
+    pub backoff: Backoff,
+}
+
+impl SinkConfig {
+    /// A sink that the work waits for, and that holds up the command while its queue is full.
+    pub fn required(name: impl Into<String>, sink: Arc<dyn OutputSink>) -> Self {
+        Self {
+            name: name.into(),
+            sink,
+            need: Need::Required,
+            when_full: WhenFull::Block,
+            queue_bytes: DEFAULT_QUEUE_BYTES,
+            delay: DEFAULT_SINK_DELAY,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// A sink that nothing waits for: what its queue does not hold is dropped and told.
+    pub fn best_effort(name: impl Into<String>, sink: Arc<dyn OutputSink>) -> Self {
+        Self { need: Need::BestEffort, when_full: WhenFull::Drop, ..Self::required(name, sink) }
+    }
+
+    /// With another rule for a full queue.
+    #[must_use]
+    pub const fn with_when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// With another bound on what waits, in bytes.
+    #[must_use]
+    pub const fn with_queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// With another delay for gathering.
+    #[must_use]
+    pub const fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// With another back-off.
+    #[must_use]
+    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+}
+
+impl fmt::Debug for SinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkConfig")
+            .field("name", &self.name)
+            .field("need", &self.need)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The sinks of a process, shared by all its runs.
+#[derive(Debug)]
+pub struct FanOut {
+    sinks: Vec<(SinkConfig, Arc<Gate>)>,
+    /// One task for each sink and run; they end with the run, or after it where a best-effort sink is behind.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl FanOut {
+    /// Of these sinks.
+    #[must_use]
+    pub fn new(sinks: Vec<SinkConfig>) -> Self {
+        let gated = sinks.into_iter().map(|config| {
+            let gate = Arc::new(Gate::new(config.name.clone(), config.backoff));
+            (config, gate)
+        });
+        Self { sinks: gated.collect(), tasks: Mutex::default() }
+    }
+
+    /// Begins a run in every sink. Returns once the required ones have it; while one is out of reach, it waits and tries
+    /// again. The others begin by themselves.
+    ///
+    /// # Errors
+    /// Where a required sink refuses the run for good.
+    ///
+    /// # Cancel safety
+    /// Dropped, the run may have begun in some sinks; begin it again.
+    pub async fn begin(&self, record: &RunRecord) -> Result<FanOutRun> {
+        let lanes: Vec<Arc<Lane>> = self
+            .sinks
+            .iter()
+            .map(|(config, gate)| Lane::new(config.clone(), Arc::clone(gate), record.clone()))
+            .collect();
+        let run = FanOutRun { lanes: lanes.into() };
+        {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            while tasks.try_join_next().is_some() {}
+            for lane in run.lanes.iter() {
+                tasks.spawn(lane::work(Arc::clone(lane)));
+            }
+        }
+        for lane in run.required() {
+            lane.begun().await?;
+        }
+        Ok(run)
+    }
+
+    /// Brings a later record of a run that another worker made to every sink, as when its outcome is final.
+    ///
+    /// # Errors
+    /// Where a required sink refuses it for good. While one is out of reach, it waits and tries again.
+    pub async fn finish_record(&self, record: &RunRecord) -> Result<()> {
+        for (config, gate) in &self.sinks {
+            match config.need {
+                Need::Required => gate.call(|| config.sink.finish(record)).await?,
+                Need::BestEffort => {
+                    if let Err(error) = config.sink.finish(record).await {
+                        tracing::warn!(sink = config.name, error = %error.chain(), "a record was not brought up to date");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every sink has what was given to it, at most so long; what is left then is given up.
+    ///
+    /// # Errors
+    /// [`TimedOut`](ErrorKind::TimedOut) where sinks were still behind.
+    pub async fn close(&self, limit: Duration) -> Result<()> {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let drained = tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            let behind = tasks.len();
+            tasks.shutdown().await;
+            return Err(Error::new(ErrorKind::TimedOut, "sinks were still behind").with("tasks", behind));
+        }
+        Ok(())
+    }
+}
+
+/// One run on its way to every sink. The last clone that is dropped lets the sinks drain and end.
+#[derive(Clone, Debug)]
+pub struct FanOutRun {
+    lanes: Arc<[Arc<Lane>]>,
+}
+
+/// What became of a run's output.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FinishReport {
+    /// The record as the sinks have it, holes aside.
+    pub record: RunRecord,
+    /// For each sink.
+    pub sinks: Vec<SinkAccount>,
+}
+
+impl FanOutRun {
+    /// Queues lines for every sink, in the order of the calls. Never waits: whoever prints waits in [`room`](Self::room)
+    /// before it goes on, so that a queue holds its bound and what one read brought.
+    pub fn append(&self, batches: &[LineBatch]) {
+        self.lanes.iter().for_each(|lane| lane.push(batches));
+    }
+
+    /// Waits until no queue of a sink that may hold up the command is over its bound.
+    pub async fn room(&self) {
+        for lane in self.lanes.iter() {
+            lane.room().await;
+        }
+    }
+
+    /// From now on nobody waits for room: the command is being stopped.
+    pub fn unblock(&self) {
+        self.lanes.iter().for_each(|lane| lane.unblock());
+    }
+
+    /// A later record, as a sign of life; the latest wins where a sink is slow.
+    pub fn update(&self, record: &RunRecord) {
+        self.lanes.iter().for_each(|lane| lane.update(record));
+    }
+
+    /// Ends the run: drains, says in the record whether a required sink lacks lines, and seals. Returns once the required
+    /// sinks have all of it; the others go on by themselves. May be called again with a later revision.
+    ///
+    /// # Cancel safety
+    /// Dropped, the sinks go on with what they were given; call it again.
+    pub async fn finish(&self, mut record: RunRecord) -> FinishReport {
+        for lane in self.required() {
+            lane.drained().await;
+        }
+        record.output_incomplete |= self.required().any(Lane::lacks_lines);
+        self.lanes.iter().for_each(|lane| lane.finish(&record));
+        for lane in self.required() {
+            lane.finished(record.revision).await;
+        }
+        FinishReport { record, sinks: self.accounts() }
+    }
+
+    /// What became of the lines so far, for each sink.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<SinkAccount> {
+        self.lanes.iter().map(|lane| lane.account()).collect()
+    }
+
+    fn required(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().map(AsRef::as_ref).filter(|lane| lane.need() == Need::Required)
+    }
+}
+
+impl Drop for FanOutRun {
+    fn drop(&mut self) {
+        // The tasks hold the lanes one by one, so this count is of handles alone.
+        if Arc::strong_count(&self.lanes) == 1 {
+            self.lanes.iter().for_each(|lane| lane.close());
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
