@@ -18,6 +18,7 @@ mod copy;
 mod current;
 mod error;
 mod event;
+mod execution;
 mod exit;
 mod fanout;
 mod follow;
@@ -57,6 +58,7 @@ pub use copy::{CopyReport, copy};
 pub use current::current_run;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{DEFAULT_SOURCE, Event, Headers, MAX_LINKS, Origin, Position, Role};
+pub use execution::{DEFAULT_STOP_LIMIT, Executed, Execution, Finality};
 pub use exit::{
     Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
 };

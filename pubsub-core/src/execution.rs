@@ -1,0 +1,285 @@
+//! Runs one attempt: from the record's first word to the seal in every store.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+
+use crate::{
+    Cause, DEFAULT_BEAT, Event, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, FinishReport,
+    Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord, Stop, StopState, Verdict,
+};
+
+/// How long a Rust handler that was asked to stop may go on before it is dropped; a command has its own grace first.
+pub const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a handler that is to be cut may take to clean up before it is dropped.
+const CUT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How attempts are run: the same for all runs of a worker.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Execution {
+    /// Who runs: unique among the living.
+    pub owner: String,
+    /// What is masked.
+    pub masker: Arc<Masker>,
+    /// What an exit means.
+    pub classification: Arc<dyn ExitClassification>,
+    /// How often a sign of life is given.
+    pub beat: Duration,
+    /// How long after a stop the handler is dropped.
+    pub stop_limit: Duration,
+    /// Free texts for every record.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Execution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Execution").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// An attempt that has ended; its record is in every required store.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Executed {
+    /// The record and what became of the lines in each sink.
+    pub report: FinishReport,
+    /// How it ended.
+    pub exit: Exit,
+    /// What that means.
+    pub verdict: Verdict,
+    /// Values for the next stage.
+    pub values: BTreeMap<String, String>,
+    /// The run's way to the sinks, for a last word once its outcome is final.
+    pub sinks: FanOutRun,
+}
+
+/// Whether the attempt's outcome is known to be the conclusion when it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// No other attempt will follow, whatever the outcome.
+    Final,
+    /// The broker decides about it after the seal.
+    Undecided,
+}
+
+impl Execution {
+    /// With the default rules, nothing to mask, and an owner name of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            owner: crate::EventId::generate().to_string(),
+            masker: Arc::default(),
+            classification: Arc::new(ExitTable::default()),
+            beat: DEFAULT_BEAT,
+            stop_limit: DEFAULT_STOP_LIMIT,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// With secrets to mask.
+    #[must_use]
+    pub fn with_masker(mut self, masker: Masker) -> Self {
+        self.masker = Arc::new(masker);
+        self
+    }
+
+    /// With another meaning of exits.
+    #[must_use]
+    pub fn with_classification(mut self, classification: Arc<dyn ExitClassification>) -> Self {
+        self.classification = classification;
+        self
+    }
+
+    /// With free texts for every record.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// With another interval between signs of life, at least 10 ms.
+    #[must_use]
+    pub fn with_beat(mut self, beat: Duration) -> Self {
+        self.beat = beat.max(Duration::from_millis(10));
+        self
+    }
+
+    /// Runs one attempt. Returns once every required sink has its output and its record.
+    ///
+    /// # Errors
+    /// Where a required sink refuses the run for good; then nothing was run.
+    ///
+    /// # Cancel safety
+    /// Dropped, the work is cut and the run is left without an end: readers will judge it lost.
+    pub async fn run(
+        &self,
+        fan_out: &FanOut,
+        handler: &dyn Handler,
+        event: Arc<Event>,
+        key: RunKey,
+        stop: Stop,
+        finality: Finality,
+    ) -> Result<Executed> {
+        let mut record = self.record(key.clone(), handler);
+        let sinks = fan_out.begin(&record).await?;
+        let output = RunOutput::new(Arc::clone(&self.masker), sinks.clone());
+        let context = RunContext::new(event, key, output.clone(), stop.clone());
+        let finished = {
+            let work = AssertUnwindSafe(handler.run(context)).catch_unwind();
+            tokio::select! {
+                finished = work => finished.unwrap_or_else(|_| panicked()),
+                finished = self.stopped(stop, &sinks) => finished,
+                () = self.beats(&mut record, &output, &sinks) => Exit::stopped(Cause::Shutdown).into(),
+                () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
+            }
+        };
+        let Finished { mut exit, values } = finished;
+        exit.detail = exit.detail.map(|detail| output.mask(&detail));
+        let (seal, notes) = output.close();
+        let verdict = self.classification.classify(&exit);
+        for note in notes {
+            record.note(&note.kind, note.text, note.after_line);
+        }
+        record.complete(&exit, verdict, &seal);
+        if finality == Finality::Final {
+            record.conclude();
+        }
+        let report = sinks.finish(record).await;
+        Ok(Executed { report, exit, verdict, values, sinks })
+    }
+
+    fn record(&self, key: RunKey, handler: &dyn Handler) -> RunRecord {
+        let mut record = RunRecord::begun(key, self.owner.clone());
+        record.command = handler.command().iter().map(|word| self.masker.mask_text(word)).collect();
+        record.beat_every_ms = u64::try_from(self.beat.as_millis()).unwrap_or(u64::MAX);
+        let masked = |text: &String| self.masker.mask_text(text);
+        record.metadata = self.metadata.iter().map(|(name, value)| (masked(name), masked(value))).collect();
+        record
+    }
+
+    /// Signs of life, until it is dropped.
+    async fn beats(&self, record: &mut RunRecord, output: &RunOutput, sinks: &FanOutRun) {
+        loop {
+            tokio::time::sleep(self.beat).await;
+            record.beat(output.counts());
+            sinks.update(record);
+        }
+    }
+
+    /// Returns when a handler that was asked to stop has had its time.
+    async fn stopped(&self, mut stop: Stop, sinks: &FanOutRun) -> Finished {
+        let cause = stop.requested().await;
+        // A store that is behind must not keep a stopped command from ending.
+        sinks.unblock();
+        let mut cut = stop.clone();
+        let mut limit = pin!(tokio::time::sleep(self.stop_limit));
+        if !matches!(stop.state(), StopState::Cut(_)) {
+            tokio::select! {
+                () = &mut limit => return not_ended(cause),
+                _ = cut.cut() => {}
+            }
+        }
+        tokio::time::sleep(CUT_LIMIT).await;
+        not_ended(cause)
+    }
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn not_ended(cause: Cause) -> Finished {
+    Exit::stopped(cause).with_detail("it did not end when it was asked to and was dropped").into()
+}
+
+fn panicked() -> Finished {
+    // The code with which a Rust program ends after a panic.
+    Exit::code(101).with_detail("the handler panicked").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{Execution, Finality};
+    use crate::{
+        ActionId, Cause, Event, EventType, Exit, FanOut, Finished, Handler, Lines, Masker, MemoryStore,
+        Outcome, OutputReader, RunContext, RunKey, SinkConfig, Stage, Stop, handler_fn, verify,
+    };
+
+    async fn run(
+        execution: &Execution,
+        store: &MemoryStore,
+        handler: &dyn Handler,
+        stop: Stop,
+    ) -> super::Executed {
+        let fan_out = FanOut::new(vec![SinkConfig::required("memory", Arc::new(store.clone()))]);
+        let event = Event::new(EventType::new("t").unwrap(), ActionId::new("a").unwrap());
+        let key = RunKey::new(event.action_id.clone(), Stage::new("s").unwrap(), event.id.clone(), 1);
+        execution.run(&fan_out, handler, Arc::new(event), key, stop, Finality::Final).await.unwrap()
+    }
+
+    async fn prints(context: RunContext) -> Finished {
+        context.output.line("token S3cr3t").await.unwrap();
+        context.output.note("seen", "S3cr3t");
+        Exit::code(42).with_detail("left because of S3cr3t").into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_is_sealed_final_and_without_secrets() {
+        let store = MemoryStore::new();
+        let execution = Execution::new().with_masker(Masker::new(["S3cr3t".to_owned()]));
+        let (_stopper, stop) = Stop::pair();
+        let done = run(&execution, &store, &handler_fn(prints), stop).await;
+        let record = store.lines(&done.report.record.key.run_id, Lines::ALL).await.unwrap().record;
+        assert_eq!(record, done.report.record);
+        assert_eq!(
+            (record.outcome, record.is_final, record.continues),
+            (Some(Outcome::Escaped), true, Some(true))
+        );
+        let json = String::from_utf8(record.to_json().unwrap()).unwrap();
+        assert!(!json.contains("S3cr3t") && json.contains("left because of ***"), "{json}");
+        assert!(verify(&store, &record.key.run_id).await.unwrap().agrees());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_ignores_its_stop_is_dropped_and_a_panic_is_a_failure() {
+        let store = MemoryStore::new();
+        let (stopper, stop) = Stop::pair();
+        stopper.stop(Cause::Cancelled);
+        let never = handler_fn(|_| std::future::pending::<Finished>());
+        let done = run(&Execution::new(), &store, &never, stop).await;
+        assert_eq!((done.exit.cause, done.verdict.outcome), (Cause::Cancelled, Outcome::Interrupted));
+        let panics = handler_fn(|_| async { panic!("no") });
+        let (_stopper, stop) = Stop::pair();
+        let done = run(&Execution::new(), &store, &panics, stop).await;
+        assert_eq!((done.exit.code, done.verdict.outcome), (Some(101), Outcome::Failed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_run_gives_signs_of_life() {
+        let store = MemoryStore::new();
+        let (_stopper, stop) = Stop::pair();
+        let seen = store.clone();
+        let long = handler_fn(move |context: RunContext| {
+            let store = seen.clone();
+            async move {
+                context.output.line("one").await.unwrap();
+                tokio::time::sleep(Duration::from_secs(25)).await;
+                let record = store.lines(&context.key.run_id, Lines::ALL).await.unwrap().record;
+                assert_eq!((record.revision, record.counts.lines), (3, 1));
+                Exit::code(0).into()
+            }
+        });
+        run(&Execution::new(), &store, &long, stop).await;
+    }
+}
