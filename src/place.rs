@@ -1,0 +1,175 @@
+//! Where a broker or a store is, written as a URL.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use pubsub_core::{Error, Result};
+
+/// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path` or `memory:`.
+///
+/// In the form with `//` the path may hold `%20` and the like; in the short form it is taken as it stands. Options
+/// follow after a `?`: `required=true` or `required=false` says whether a store must have everything before an event is
+/// acknowledged.
+///
+/// ```
+/// use pubsub_pipeline::{Place, Scheme};
+/// let place: Place = "file:///var/lib/my%20runs?required=true".parse()?;
+/// assert_eq!(place.scheme(), &Scheme::File("/var/lib/my runs".into()));
+/// assert_eq!(place.required(), Some(true));
+/// let error = "mysql://host".parse::<Place>().unwrap_err();
+/// assert!(error.to_string().contains("file:, memory:"), "{error}");
+/// # Ok::<(), pubsub_pipeline::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    scheme: Scheme,
+    required: Option<bool>,
+}
+
+/// What kind of place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// A folder.
+    File(PathBuf),
+    /// This process alone.
+    Memory,
+}
+
+impl Place {
+    /// A folder.
+    pub fn folder(path: impl Into<PathBuf>) -> Self {
+        Self { scheme: Scheme::File(path.into()), required: None }
+    }
+
+    /// This process alone: nothing outlives it.
+    #[must_use]
+    pub const fn memory() -> Self {
+        Self { scheme: Scheme::Memory, required: None }
+    }
+
+    /// What kind of place.
+    #[must_use]
+    pub const fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    /// Whether its URL says that it must have everything; `None` where it does not say.
+    #[must_use]
+    pub const fn required(&self) -> Option<bool> {
+        self.required
+    }
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    fn from_str(url: &str) -> Result<Self> {
+        let (scheme, rest) = url.split_once(':').ok_or_else(|| {
+            Error::invalid("a broker or a store is named by a URL, as in file:.pipeline or file:///var/lib/runs")
+                .with("url", url)
+        })?;
+        let (rest, options) = rest.split_once('?').map_or((rest, None), |(rest, options)| (rest, Some(options)));
+        let scheme = match scheme {
+            "file" => Scheme::File(path(rest, url)?),
+            "memory" if rest.is_empty() => Scheme::Memory,
+            "memory" => return Err(Error::invalid("memory: takes no path").with("url", url)),
+            _ => {
+                // The rest may hold a password: it is not repeated.
+                return Err(Error::invalid(
+                    "no broker or store is known by this scheme; there are file:, memory:",
+                )
+                .with("scheme", scheme));
+            }
+        };
+        let mut place = Self { scheme, required: None };
+        for option in options.into_iter().flat_map(|options| options.split('&')) {
+            place.required = match option {
+                "required=true" => Some(true),
+                "required=false" => Some(false),
+                _ => {
+                    return Err(Error::invalid("the options of a URL are required=true and required=false")
+                        .with("option", option));
+                }
+            };
+        }
+        Ok(place)
+    }
+}
+
+fn path(rest: &str, url: &str) -> Result<PathBuf> {
+    let wrong = |what: &str| {
+        Error::invalid(format!("{what}; a folder is file:///absolute/path or file:relative/path"))
+            .with("url", url)
+    };
+    let path = match rest.strip_prefix("//") {
+        None => rest.to_owned(),
+        Some(rest) => {
+            let rest = rest.strip_prefix("localhost").unwrap_or(rest);
+            if !rest.starts_with('/') {
+                return Err(wrong("this names a folder of another machine"));
+            }
+            decoded(rest).ok_or_else(|| wrong("a % is not followed by two hexadecimal digits of UTF-8"))?
+        }
+    };
+    if path.is_empty() {
+        return Err(wrong("the folder is missing"));
+    }
+    if path.contains('\0') {
+        return Err(wrong("no path holds a NUL"));
+    }
+    Ok(path.into())
+}
+
+/// RFC 3986, section 2.1.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Place, Scheme};
+
+    #[test]
+    fn urls_name_folders_and_memory() {
+        let table = [
+            ("file:runs", Scheme::File("runs".into())),
+            ("file:/a/b", Scheme::File("/a/b".into())),
+            ("file:my%20runs", Scheme::File("my%20runs".into())),
+            ("file:///a%20b", Scheme::File("/a b".into())),
+            ("file://localhost/a", Scheme::File("/a".into())),
+            ("memory:", Scheme::Memory),
+        ];
+        for (url, scheme) in table {
+            assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_and_a_password_is_not_repeated() {
+        let table = [
+            ("runs", "named by a URL"),
+            ("file:", "the folder is missing"),
+            ("file://server/a", "another machine"),
+            ("file:///a%2", "two hexadecimal digits"),
+            ("file:a?requird=true", "required=true and required=false"),
+            ("memory:x", "no path"),
+            ("redis://user:geheim@host", "scheme=redis"),
+        ];
+        for (url, part) in table {
+            let text = url.parse::<Place>().unwrap_err().to_string();
+            assert!(text.contains(part) && !text.contains("geheim"), "{url}: {text}");
+        }
+    }
+}
