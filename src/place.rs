@@ -66,10 +66,13 @@ impl FromStr for Place {
 
     fn from_str(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once(':').ok_or_else(|| {
-            Error::invalid("a broker or a store is named by a URL, as in file:.pipeline or file:///var/lib/runs")
-                .with("url", url)
+            Error::invalid(
+                "a broker or a store is named by a URL, as in file:.pipeline or file:///var/lib/runs",
+            )
+            .with("url", url)
         })?;
-        let (rest, options) = rest.split_once('?').map_or((rest, None), |(rest, options)| (rest, Some(options)));
+        let (rest, options) =
+            rest.split_once('?').map_or((rest, None), |(rest, options)| (rest, Some(options)));
         let scheme = match scheme {
             "file" => Scheme::File(path(rest, url)?),
             "memory" if rest.is_empty() => Scheme::Memory,

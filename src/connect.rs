@@ -1,0 +1,62 @@
+//! Connecting the broker or the store that a place names.
+
+use std::sync::Arc;
+
+use pubsub_core::{Broker, Error, MEMORY_STORE, MemoryStore, Result, Store, StoreCapabilities};
+
+use crate::place::{Place, Scheme};
+
+/// A store that a place names, and what it can do.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ConnectedStore {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What it can do.
+    pub capabilities: StoreCapabilities,
+}
+
+impl std::fmt::Debug for ConnectedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectedStore").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
+}
+
+/// Connects the store at this place.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use pubsub_pipeline::{OutputReader, RunQuery, connect_store};
+/// let connected = connect_store(&"memory:".parse()?).await?;
+/// assert!(connected.store.runs(&RunQuery::all()).await?.is_empty());
+/// # Ok::<(), pubsub_pipeline::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise as the backend
+/// says.
+pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
+    match place.scheme() {
+        Scheme::Memory => {
+            Ok(ConnectedStore { store: Arc::new(MemoryStore::new()), capabilities: MEMORY_STORE })
+        }
+        Scheme::File(_) => Err(missing("file")),
+    }
+}
+
+/// Connects the broker at this place.
+///
+/// # Errors
+/// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise as the backend
+/// says.
+pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
+    match place.scheme() {
+        Scheme::Memory => Err(missing("memory")),
+        Scheme::File(_) => Err(missing("file")),
+    }
+}
+
+fn missing(feature: &str) -> Error {
+    Error::unsupported(format!("this program was built without {feature}: build it with feature `{feature}`"))
+}
