@@ -41,6 +41,12 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
         Scheme::Memory => {
             Ok(ConnectedStore { store: Arc::new(MemoryStore::new()), capabilities: MEMORY_STORE })
         }
+        #[cfg(feature = "file")]
+        Scheme::File(folder) => {
+            let store = pubsub_file::FileStore::connect(pubsub_file::FileStoreConfig::new(folder)).await?;
+            Ok(ConnectedStore { store: Arc::new(store), capabilities: pubsub_file::FILE_STORE })
+        }
+        #[cfg(not(feature = "file"))]
         Scheme::File(_) => Err(missing("file")),
     }
 }

@@ -19,21 +19,24 @@ pub use pubsub_core::{
     ActionId, Appended, Attempt, Backoff, Begin, Broker, BrokerAdmin, BrokerCapabilities, CLOUD_EVENT_TYPE,
     CRASH_LIMIT, Capture, Cause, Claim, Claims, Command, Conclusion, CopyReport, Counts, DEFAULT_BEAT,
     DEFAULT_GRACE, DEFAULT_LEASE, DEFAULT_QUEUE_BYTES, DEFAULT_SETTLE, DEFAULT_SINK_DELAY, DEFAULT_SOURCE,
-    DeadLetter, DeadLetters, Depth, Difference, Digest, Durability, Environment, Error, ErrorKind, Escapes,
-    Event, EventId, EventType, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, FinishReport,
-    Finished, Follow, FollowFrom, Followed, Gap, Group, GroupInfo, GroupName, Handler, HandlerFn, Headers,
-    Hit, Holder, Judgement, LEASE_LIMITS, LeaseId, Leased, Leases, Line, LineBatch, LineEnd, LineNumber,
-    LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_ID_BYTES, MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES,
-    MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_PAYLOAD_VARIABLE_BYTES, MAX_PREFETCH, MAX_SEARCH_BYTES,
-    MAX_SECRET_BYTES, MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker, MemoryStore, Need, Note, Novelty,
-    OpenAttempt, Order, Origin, Outcome, Output, OutputItem, OutputReader, OutputSink, PART_AFTER, Pattern,
-    Payload, Pipeline, Position, Published, Publisher, PublisherExt, RECORD_VERSION, Renewal, Result,
-    Retention, Retryable, Retrying, Role, RunContext, RunId, RunKey, RunOutput, RunQuery, RunRecord,
-    RunStatus, Scope, Seal, SealBuilder, Search, Settlement, SinkAccount, SinkConfig, Stage, StartAt,
-    StartFailure, Stdin, Stop, StopState, Stopper, Store, StoreCapabilities, Stream, Subscribed, Subscriber,
-    Subscription, Support, Target, Timestamp, Try, Verdict, Verification, WITHHELD, Wait, Waited, WhenFull,
-    copy, current_run, follow, handler_fn, verify, verify_against, wait, wants,
+    DEFAULT_STOP_LIMIT, DeadLetter, DeadLetters, Depth, Difference, Digest, Durability, Environment, Error,
+    ErrorKind, Escapes, Event, EventId, EventType, Executed, Execution, Exit, ExitClassification, ExitTable,
+    FanOut, FanOutRun, Finality, FinishReport, Finished, Follow, FollowFrom, Followed, Gap, Group, GroupInfo,
+    GroupName, Handler, HandlerFn, Headers, Hit, Holder, Judgement, LEASE_LIMITS, LeaseId, Leased, Leases,
+    Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_ID_BYTES,
+    MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_PAYLOAD_VARIABLE_BYTES,
+    MAX_PREFETCH, MAX_SEARCH_BYTES, MAX_SECRET_BYTES, MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker,
+    MemoryStore, Need, Note, Novelty, OpenAttempt, Order, Origin, Outcome, Output, OutputItem, OutputReader,
+    OutputSink, PART_AFTER, Pattern, Payload, Pipeline, Position, Published, Publisher, PublisherExt,
+    RECORD_VERSION, Renewal, Result, Retention, Retryable, Retrying, Role, RunContext, RunId, RunKey,
+    RunOutput, RunQuery, RunRecord, RunStatus, Scope, Seal, SealBuilder, Search, Settlement, SinkAccount,
+    SinkConfig, Stage, StartAt, StartFailure, Stdin, Stop, StopState, Stopper, Store, StoreCapabilities,
+    Stream, Subscribed, Subscriber, Subscription, Support, Target, Timestamp, Try, Verdict, Verification,
+    WITHHELD, Wait, Waited, WhenFull, copy, current_run, follow, handler_fn, verify, verify_against, wait,
+    wants,
 };
+#[cfg(feature = "file")]
+pub use pubsub_file::{FILE_STORE, FileStore, FileStoreConfig};
 
 /// The README's example is a test.
 #[cfg(doctest)]

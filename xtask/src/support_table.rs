@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use pubsub_pipeline::{Durability, MEMORY_STORE, StoreCapabilities, Support};
+use pubsub_pipeline::{Durability, FILE_STORE, MEMORY_STORE, StoreCapabilities, Support};
 
 use crate::run::{Done, root};
 
 const BEGIN: &str = "<!-- support table: `cargo xtask support-table` writes it -->\n";
 const END: &str = "<!-- end of the support table -->";
 
-const STORES: [StoreCapabilities; 1] = [MEMORY_STORE];
+const STORES: [StoreCapabilities; 2] = [FILE_STORE, MEMORY_STORE];
 
 pub(crate) fn write() -> Done {
     let (path, readme, wanted) = both()?;

@@ -1,0 +1,209 @@
+//! The line index: one entry of fixed size for each batch of lines.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use pubsub_core::{LineBatch, LineEnd, LineNumber, LineRange, Stream, Timestamp};
+
+/// Bytes of one entry: first number 8, offset 8, time 8, bytes 4, lines 4, stream 1, tail 1, unused 2, CRC-32 4; all
+/// little-endian.
+pub(super) const ENTRY_BYTES: usize = 40;
+
+/// What the index says of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) first: LineNumber,
+    /// Where its bytes begin in the output.
+    pub(super) offset: u64,
+    pub(super) time: Timestamp,
+    pub(super) bytes: u32,
+    pub(super) lines: u32,
+    pub(super) stream: Stream,
+    pub(super) tail: LineEnd,
+}
+
+impl Entry {
+    pub(super) fn new(batch: &LineBatch, offset: u64) -> Self {
+        // A batch is bounded far below what 32 bits hold.
+        let short = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Self {
+            first: batch.first(),
+            offset,
+            time: batch.time(),
+            bytes: short(batch.bytes().len()),
+            lines: short(batch.len()),
+            stream: batch.stream(),
+            tail: batch.tail(),
+        }
+    }
+
+    pub(super) fn range(&self) -> LineRange {
+        LineRange::new(self.first, self.first.plus(u64::from(self.lines).saturating_sub(1)))
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.bytes))
+    }
+
+    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+        let start = into.len();
+        into.extend_from_slice(&self.first.get().to_le_bytes());
+        into.extend_from_slice(&self.offset.to_le_bytes());
+        into.extend_from_slice(&self.time.as_micros().to_le_bytes());
+        into.extend_from_slice(&self.bytes.to_le_bytes());
+        into.extend_from_slice(&self.lines.to_le_bytes());
+        let stream = match self.stream {
+            Stream::Stdout => 1,
+            Stream::Stderr => 2,
+        };
+        let tail = match self.tail {
+            LineEnd::Lf | LineEnd::CrLf => 1,
+            LineEnd::None => 3,
+            LineEnd::Part => 4,
+        };
+        into.extend_from_slice(&[stream, tail, 0, 0]);
+        let check = crc32fast::hash(into.get(start..).unwrap_or_default());
+        into.extend_from_slice(&check.to_le_bytes());
+    }
+
+    /// `None` for what was not written as a whole.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (body, check) = bytes.split_at_checked(ENTRY_BYTES - 4)?;
+        if crc32fast::hash(body).to_le_bytes() != check {
+            return None;
+        }
+        let long = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
+        let short = |at: usize| Some(u32::from_le_bytes(body.get(at..at + 4)?.try_into().ok()?));
+        Some(Self {
+            first: LineNumber::new(long(0)?)?,
+            offset: long(8)?,
+            time: Timestamp::from_micros(i64::from_le_bytes(body.get(16..24)?.try_into().ok()?)),
+            bytes: short(24)?,
+            lines: short(28).filter(|lines| *lines > 0)?,
+            stream: match body.get(32)? {
+                1 => Stream::Stdout,
+                2 => Stream::Stderr,
+                _ => return None,
+            },
+            tail: match body.get(33)? {
+                1 => LineEnd::Lf,
+                3 => LineEnd::None,
+                4 => LineEnd::Part,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// The entries of an index file that were written as a whole, as they are now.
+#[derive(Debug)]
+pub(super) struct Index {
+    file: File,
+    count: u64,
+}
+
+impl Index {
+    pub(super) fn open(file: File) -> io::Result<Self> {
+        let whole = file.metadata()?.len() / ENTRY_BYTES as u64;
+        let mut index = Self { file, count: whole };
+        // A crash leaves at most the end half written.
+        while index.count > 0 && index.entry(index.count - 1)?.is_none() {
+            index.count -= 1;
+        }
+        Ok(index)
+    }
+
+    pub(super) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The entry with this place; `None` where it is damaged.
+    pub(super) fn entry(&self, place: u64) -> io::Result<Option<Entry>> {
+        let mut bytes = [0; ENTRY_BYTES];
+        self.file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
+        Ok(Entry::decode(&bytes))
+    }
+
+    pub(super) fn last(&self) -> io::Result<Option<Entry>> {
+        self.count.checked_sub(1).map_or(Ok(None), |place| self.entry(place))
+    }
+
+    /// Up to `most` entries from a place on; damaged ones are left out and show as missing numbers.
+    pub(super) fn entries(&self, place: u64, most: u64) -> io::Result<Vec<Entry>> {
+        let count = self.count.saturating_sub(place).min(most);
+        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * ENTRY_BYTES];
+        self.file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
+        Ok(bytes.chunks_exact(ENTRY_BYTES).filter_map(Entry::decode).collect())
+    }
+
+    /// The place of the first entry that ends at or after a number.
+    pub(super) fn find(&self, number: LineNumber) -> io::Result<u64> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.entry(middle)?.is_some_and(|entry| entry.range().last < number) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The number with which the last `lines` lines begin.
+    pub(super) fn last_lines(&self, lines: u64) -> io::Result<Option<LineNumber>> {
+        const STEP: u64 = 1024;
+        let mut wanted = lines;
+        let mut end = self.count;
+        let mut first = None;
+        while wanted > 0 && end > 0 {
+            let start = end.saturating_sub(STEP);
+            for entry in self.entries(start, end - start)?.iter().rev() {
+                let here = u64::from(entry.lines).min(wanted);
+                first = Some(entry.first.plus(u64::from(entry.lines) - here));
+                wanted -= here;
+                if wanted == 0 {
+                    break;
+                }
+            }
+            end = start;
+        }
+        Ok(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENTRY_BYTES, Entry};
+    use proptest::prelude::{prop_assert_eq, proptest};
+    use pubsub_core::{LineEnd, LineNumber, Stream, Timestamp};
+
+    proptest! {
+        #[test]
+        fn an_entry_reads_back_and_a_changed_one_does_not(
+            first in 1u64.., offset in 0u64.., micros in 0i64..1 << 50, at in 0..ENTRY_BYTES, flip in 1u8..,
+        ) {
+            let entry = Entry {
+                first: LineNumber::new(first).unwrap(),
+                offset,
+                time: Timestamp::from_micros(micros),
+                bytes: 7,
+                lines: 2,
+                stream: Stream::Stderr,
+                tail: LineEnd::Part,
+            };
+            let mut bytes = Vec::new();
+            entry.encode(&mut bytes);
+            prop_assert_eq!(bytes.len(), ENTRY_BYTES);
+            prop_assert_eq!(Entry::decode(&bytes), Some(entry));
+            bytes[at] ^= flip;
+            prop_assert_eq!(Entry::decode(&bytes), None);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+            let _ = Entry::decode(&bytes);
+        }
+    }
+}

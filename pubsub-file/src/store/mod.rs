@@ -1,0 +1,309 @@
+//! The output store in a folder.
+
+mod index;
+mod layout;
+mod read;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use pubsub_core::{
+    Appended, Durability, Error, ErrorKind, Hit, Judgement, LineBatch, Lines, Output, OutputItem,
+    OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
+    StoreCapabilities, Support, Timestamp, name,
+};
+use tokio::time::Instant;
+
+use layout::{Layout, RunFolder, open_for_writing};
+use read::Reader;
+use writer::Writer;
+
+use crate::error::io_error;
+use crate::watch::FileWatch;
+
+/// What [`FileStore`] can do.
+pub const FILE_STORE: StoreCapabilities = StoreCapabilities {
+    name: "file",
+    search: Support::Yes,
+    follow: Support::Yes,
+    remove: Support::Yes,
+    ordered: Support::Yes,
+    visible_within: Duration::ZERO,
+    durability: Durability::ProcessCrash,
+};
+
+/// Most runs whose files are kept open; more are closed and opened again as they are needed.
+const MAX_OPEN_RUNS: usize = 128;
+
+/// Where a file store lies and what its writes survive.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileStoreConfig {
+    /// The folder; it is made where it is not there.
+    pub dir: PathBuf,
+    /// [`Durability::ProcessCrash`] leaves the bytes to the system when an append returns;
+    /// [`Durability::PowerLoss`] waits until they are on the disk.
+    pub durability: Durability,
+}
+
+impl FileStoreConfig {
+    /// A store in this folder that survives the crash of any process.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), durability: Durability::ProcessCrash }
+    }
+
+    /// With another durability.
+    #[must_use]
+    pub const fn with_durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+}
+
+/// An output store in a folder: plain output that `tail -f`, `grep` and `less` read, an index, and the record as JSON.
+///
+/// Several processes may use one folder at once. A clone is another handle to the same store.
+#[derive(Clone, Debug)]
+pub struct FileStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    durability: Durability,
+    writers: Mutex<HashMap<RunId, Arc<Mutex<Writer>>>>,
+    wake: std::fs::File,
+    watch: FileWatch,
+}
+
+impl FileStore {
+    /// Opens the folder.
+    ///
+    /// # Errors
+    /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote it; otherwise what the file system says.
+    pub async fn connect(config: FileStoreConfig) -> Result<Self> {
+        blocking(move || {
+            let layout = Layout::open(config.dir)?;
+            let wake =
+                open_for_writing(&layout.wake_file()).map_err(io_error("open the store's wake file"))?;
+            let watch = FileWatch::new(&layout.wake_file());
+            let writers = Mutex::default();
+            Ok(Self(Arc::new(Inner { layout, durability: config.durability, writers, wake, watch })))
+        })
+        .await
+    }
+
+    async fn put(&self, record: &RunRecord) -> Result<()> {
+        if record.version > RECORD_VERSION {
+            return Err(Error::new(ErrorKind::TooNew, "store a record").with("version", record.version));
+        }
+        let (inner, record) = (Arc::clone(&self.0), record.clone());
+        blocking(move || {
+            let folder = inner.layout.make(&record.key)?;
+            let writer = inner.writer(&record.key.run_id, folder)?;
+            let moved = lock(&writer).put(&record)?;
+            if moved {
+                inner.tell()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The records that fit, newest first, with their folders.
+    async fn matching(&self, query: &RunQuery) -> Result<Vec<(RunRecord, RunFolder)>> {
+        let (inner, query) = (Arc::clone(&self.0), query.clone());
+        blocking(move || {
+            let folders = match &query.run {
+                Some(run) => inner.layout.find(run)?.into_iter().collect(),
+                None => {
+                    let action = query.action.as_ref().map(|id| name::encode(id.as_str()));
+                    let stage = query.stage.as_ref().map(|id| name::encode(id.as_str()));
+                    inner.layout.folders(action.as_deref(), stage.as_deref())?
+                }
+            };
+            let mut found = Vec::new();
+            for folder in folders {
+                if let Some(record) = folder.record()?.filter(|record| query.matches(record)) {
+                    found.push((record, folder));
+                }
+            }
+            found.sort_by(|(a, _), (b, _)| (b.started_at, &b.key.run_id).cmp(&(a.started_at, &a.key.run_id)));
+            found.truncate(query.limit.unwrap_or(usize::MAX));
+            Ok(found)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn writer(&self, run: &RunId, folder: RunFolder) -> Result<Arc<Mutex<Writer>>> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writer) = writers.get(run).filter(|writer| lock(writer).is_current()) {
+            return Ok(Arc::clone(writer));
+        }
+        if writers.len() >= MAX_OPEN_RUNS {
+            // Those under way keep their files by their own handle.
+            writers.clear();
+        }
+        let writer = Arc::new(Mutex::new(Writer::open(folder)?));
+        writers.insert(run.clone(), Arc::clone(&writer));
+        Ok(writer)
+    }
+
+    fn forget(&self, run: &RunId) {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
+    }
+
+    /// Wakes who waits for changes, in every process.
+    fn tell(&self) -> Result<()> {
+        use std::os::unix::fs::FileExt as _;
+        self.wake.write_all_at(b"\n", 0).map_err(io_error("wake the readers of a store"))
+    }
+
+    fn found(&self, doing: &'static str, run: &RunId) -> Result<(RunFolder, RunRecord)> {
+        let missing = || Error::new(ErrorKind::NotFound, doing).with("run", run);
+        let folder = self.layout.find(run)?.ok_or_else(missing)?;
+        let record = folder.record()?.ok_or_else(missing)?;
+        Ok((folder, record))
+    }
+}
+
+fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "work on files").with_source(e)))
+}
+
+#[async_trait]
+impl OutputSink for FileStore {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.put(record).await
+    }
+
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        let (inner, run, batches) = (Arc::clone(&self.0), run.run_id.clone(), batches.to_vec());
+        blocking(move || {
+            // Asked each time: another process may have removed the run.
+            let (folder, _) = inner.found("append lines", &run)?;
+            let writer = inner.writer(&run, folder)?;
+            let appended = lock(&writer).append(&batches, inner.durability)?;
+            inner.tell()?;
+            Ok(appended)
+        })
+        .await
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        self.put(record).await?;
+        self.0.forget(&record.key.run_id);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OutputReader for FileStore {
+    async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>> {
+        Ok(self.matching(query).await?.into_iter().map(|(record, _)| record).collect())
+    }
+
+    async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
+        let (inner, run) = (Arc::clone(&self.0), run.clone());
+        let reader = blocking(move || {
+            let (folder, record) = inner.found("read lines", &run)?;
+            Reader::open(&folder, record, lines)
+        })
+        .await?;
+        let (record, complete_through) = (reader.record.clone(), reader.through());
+        Ok(Output { record, complete_through, items: items(reader) })
+    }
+
+    async fn search(&self, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>> {
+        let deadline = Instant::now() + search.time_limit();
+        let mut runs = self.matching(query).await?;
+        runs.reverse();
+        let search = search.clone();
+        let batches = stream::iter(runs)
+            .then(|(record, folder)| async move {
+                let key = Arc::new(record.key.clone());
+                let reader = blocking(move || Reader::open(&folder, record, Lines::ALL)).await?;
+                Ok(items(reader).map_ok(move |item| (Arc::clone(&key), item)))
+            })
+            .try_flatten();
+        let hits = batches.map(move |item| {
+            if Instant::now() >= deadline {
+                let limit = format!("{:?}", search.time_limit());
+                return Err(Error::new(ErrorKind::TimedOut, "search").with("limit", limit));
+            }
+            let (run, OutputItem::Lines(batch)) = item? else { return Ok(Vec::new()) };
+            // A plain text that is nowhere in the bytes is in no line.
+            let absent = search
+                .as_literal()
+                .is_some_and(|text| memchr::memmem::find(batch.bytes(), text.as_bytes()).is_none());
+            if absent {
+                return Ok(Vec::new());
+            }
+            let found = batch.lines().filter(|line| search.is_match(&line.bytes));
+            Ok(found.map(|line| Ok(Hit { run: Arc::clone(&run), line })).collect())
+        });
+        // An error is the last item.
+        let mut failed = false;
+        Ok(hits
+            .take_while(move |hits| std::future::ready(!std::mem::replace(&mut failed, hits.is_err())))
+            .map_ok(stream::iter)
+            .try_flatten()
+            .boxed())
+    }
+
+    async fn changes(&self, _query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
+        let changes = self.0.watch.subscribe();
+        let now = stream::once(std::future::ready(Ok(())));
+        // The store is held, so that its watch lives as long as somebody waits.
+        let store = self.clone();
+        let later = stream::unfold((changes, store), |(mut changes, store)| async move {
+            changes.next().await.then_some((Ok(()), (changes, store)))
+        });
+        Ok(now.chain(later).boxed())
+    }
+}
+
+/// The rest of a reader, read as it is asked for.
+fn items(reader: Reader) -> BoxStream<'static, Result<OutputItem>> {
+    let steps = stream::try_unfold(reader, |mut reader| {
+        blocking(move || Ok(reader.step()?.map(|items| (items, reader))))
+    });
+    steps.map_ok(|items| stream::iter(items.into_iter().map(Ok))).try_flatten().boxed()
+}
+
+#[async_trait]
+impl Retention for FileStore {
+    async fn remove(&self, run: &RunId) -> Result<bool> {
+        let (inner, run) = (Arc::clone(&self.0), run.clone());
+        blocking(move || {
+            inner.forget(&run);
+            let Some(folder) = inner.layout.find(&run)? else { return Ok(false) };
+            let removed = inner.layout.remove(&run, &folder)?;
+            inner.tell()?;
+            Ok(removed)
+        })
+        .await
+    }
+
+    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
+        let now = Timestamp::now();
+        let old = self.matching(&RunQuery::all().with_until(begun_before)).await?;
+        let mut removed = 0;
+        for (record, _) in old.iter().filter(|(record, _)| record.judge(now) != Judgement::Running) {
+            removed += u64::from(self.remove(&record.key.run_id).await?);
+        }
+        Ok(removed)
+    }
+}
