@@ -1,3 +1,7 @@
-//! The example program.
+//! `cargo run --example pipeline -- --help`
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pubsub_pipeline_examples::main()
+}

@@ -39,7 +39,7 @@ impl Stream {
 
 /// How a line ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum LineEnd {
     /// A line feed.
     Lf,

@@ -1,0 +1,375 @@
+//! The command line: fixed for people and scripts; it may grow, and never changes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pubsub_pipeline::{
+    ActionId, EventId, EventType, GroupName, LineNumber, Outcome, Pattern, Place, RunId, Stage,
+};
+
+use crate::values::{Entry, PayloadSource, Span, entry, line_number, span};
+
+/// The exit codes, in every help text.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0        done; `stream` and `wait`: the pipeline goes on; `work` whatever its runs did; a closed pipe
+  1        `stream`, `wait`: the pipeline stops; `search`: no hit; `verify`: a difference
+  2        wrong usage, setting, pattern or payload
+  3        what was asked for is not there
+  4        the broker or a store is not available or refuses
+  5        waited too long
+  130 143  this program was ended by INT or TERM, whatever became of the run
+  With --pass-code `stream` and `wait` give the command's own code: 128 + n for a signal, 124 for our
+  timeout, 130 cancelled, 126 not executable, 127 not found.";
+
+macro_rules! help {
+    ($($line:literal),+ $(,)?) => {
+        concat!("Examples:\n", $("  ", $line, "\n",)+ "\nRun `pipeline --help` for the exit codes and for where things are kept.")
+    };
+}
+
+/// Publish events, run commands at them, and ask for their output: while they run and after.
+#[derive(Debug, Parser)]
+#[command(name = "pipeline", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// May stand anywhere before `--`.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// A file broker and a file store in this folder
+    #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_name = "D")]
+    pub(crate) dir: PathBuf,
+    /// The broker, in place of the folder's: file:///path, file:path
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) broker: Option<Place>,
+    /// A store, in place of the folder's; the first is required, others by ?required=true
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Vec<Place>,
+    /// One JSON document a line, errors too
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Publish an event and print its id
+    #[command(after_help = help!(
+        "pipeline publish action-123 build-requested",
+        "pipeline publish action-123 build-requested '{\"branch\":\"main\"}' --id build-7",
+        "pipeline publish action-123 build-requested @payload.json --delay 10s",
+    ))]
+    Publish(Publish),
+    /// Take events and run a command at each
+    #[command(after_help = help!(
+        "pipeline work --on 'build-requested:*' --stage build --then build-done -- make",
+        "pipeline work --on 'build-done:action-123' --stage deploy --until-idle -- ./deploy.sh",
+        "",
+        "The payload is on the command's standard input; PIPELINE_ACTION_ID and others name the run.",
+        "The first signal drains: nothing new is taken. The second cuts at once.",
+    ))]
+    Work(Work),
+    /// Run a command now, here; store its output and show it as printed; publish nothing
+    #[command(after_help = help!(
+        "pipeline stream action-123 build -- cargo build",
+        "pipeline stream action-123 train --timeout 2h --silence 10m --mask-env TOKEN -- ./train.sh",
+        "",
+        "The first signal stops the command with its grace. The second cuts at once.",
+    ))]
+    Stream(Stream),
+    /// How the current run stands, or ended
+    #[command(after_help = help!("pipeline get-status action-123 build", "pipeline get-status action-123 build --all --json"))]
+    GetStatus(GetStatus),
+    /// The output of the current run so far: all, or its last n lines
+    #[command(after_help = help!("pipeline get-logs action-123 build", "pipeline get-logs action-123 build 100"))]
+    GetLogs(GetLogs),
+    /// Follow the output to the end, across attempts; waits for a run that is not there yet
+    #[command(after_help = help!("pipeline stream-logs action-123 build", "pipeline stream-logs action-123 build --last 20"))]
+    StreamLogs(StreamLogs),
+    /// Lines that match a regular expression, as number:line
+    #[command(after_help = help!(
+        "pipeline search action-123 build 'error|warning'",
+        "pipeline search action-123 build -F 'what?'",
+        "pipeline search action-123 build -- '-begins with a dash'",
+    ))]
+    Search(Search),
+    /// Read a run's output again and compare it with its seal, or with another store
+    #[command(after_help = help!("pipeline verify action-123 build", "pipeline verify action-123 build --against file:archive"))]
+    Verify(Verify),
+    /// A run as one JSON document
+    #[command(after_help = help!("pipeline export action-123 build > run.json"))]
+    Export(Chosen),
+    /// Copy a run into another store
+    #[command(after_help = help!("pipeline copy action-123 build --to file:archive"))]
+    Copy(Copy),
+    /// Remove the runs of an action, or of one stage of it, from every store
+    #[command(after_help = help!("pipeline remove action-123", "pipeline remove action-123 build"))]
+    Remove(Remove),
+    /// Wait until an action, or one stage of it, has ended for good
+    #[command(after_help = help!("pipeline wait action-123", "pipeline wait action-123 deploy --timeout 10m --pass-code"))]
+    Wait(Wait),
+    /// The runs, newest first
+    #[command(after_help = help!("pipeline list", "pipeline list --action action-123 --outcome failed --since 1day"))]
+    List(List),
+    /// Stop what runs and waits of an action
+    #[command(after_help = help!("pipeline cancel action-123"))]
+    Cancel(Cancel),
+    /// Events that will never be delivered again
+    #[command(after_help = help!("pipeline dead-letters list", "pipeline dead-letters replay 4f1c0a"))]
+    DeadLetters(DeadLetters),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// What it is about
+    pub(crate) action_id: ActionId,
+    /// What happened or is wanted
+    pub(crate) event_type: EventType,
+    /// JSON, @file, or - for standard input
+    #[arg(default_value = "null", allow_negative_numbers = true, value_name = "JSON|@file|-")]
+    pub(crate) payload: PayloadSource,
+    /// Publishing the same id twice is one event; a new id by default
+    #[arg(long)]
+    pub(crate) id: Option<EventId>,
+    /// Not to be delivered before so long from now
+    #[arg(long, value_parser = span, value_name = "D")]
+    pub(crate) delay: Option<Span>,
+    /// A free text that travels with the event
+    #[arg(long, value_parser = entry, value_name = "K=V")]
+    pub(crate) meta: Vec<Entry>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// Longest time the command may take
+    #[arg(long, value_parser = span, value_name = "D")]
+    pub(crate) timeout: Option<Span>,
+    /// Longest time it may print nothing
+    #[arg(long, value_parser = span, value_name = "D")]
+    pub(crate) silence: Option<Span>,
+    /// Time between TERM and KILL when it is stopped
+    #[arg(long, value_parser = span, default_value = "10s", value_name = "D")]
+    pub(crate) grace: Span,
+    /// Mask the value of this environment variable in all that is stored and shown
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mask_env: Vec<String>,
+    /// A free text in the run's record
+    #[arg(long, value_parser = entry, value_name = "K=V")]
+    pub(crate) meta: Vec<Entry>,
+    /// Exit with the command's own code (`work` ends with 0 all the same)
+    #[arg(long)]
+    pub(crate) pass_code: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Retry {
+    /// Never again
+    None,
+    /// After the same time
+    Fixed,
+    /// After longer and longer
+    Exponential,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Work {
+    /// Which events, as type:action; each side literal or with * and ?
+    #[arg(long, required = true, value_name = "PATTERN")]
+    pub(crate) on: Vec<Pattern>,
+    /// The name of this piece of work
+    #[arg(long)]
+    pub(crate) stage: Stage,
+    /// The group whose members share the events; made of stage and patterns by default
+    #[arg(long)]
+    pub(crate) group: Option<GroupName>,
+    /// Publish this event where the pipeline goes on
+    #[arg(long, value_name = "EVENT-TYPE")]
+    pub(crate) then: Option<EventType>,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// How long an event stays this worker's without a sign of life
+    #[arg(long, value_parser = span, default_value = "30s", value_name = "D")]
+    pub(crate) lease: Span,
+    /// When a failed command is tried again
+    #[arg(long, value_enum, default_value_t = Retry::Exponential)]
+    pub(crate) retry: Retry,
+    /// How often a command is tried, the first time included
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub(crate) attempts: u32,
+    /// How many commands run at once
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+    pub(crate) concurrency: u32,
+    /// How long running commands may go on after the first signal
+    #[arg(long, value_parser = span, default_value = "30s", value_name = "D")]
+    pub(crate) drain: Span,
+    /// End once the group has nothing waiting, delayed or leased
+    #[arg(long)]
+    pub(crate) until_idle: bool,
+    /// What is run
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stream {
+    /// What it is about
+    pub(crate) action_id: ActionId,
+    /// The name of this piece of work
+    pub(crate) stage: Stage,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// What is run
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// A run: the current one of an action's stage, or the one that is named.
+#[derive(Debug, Args)]
+pub(crate) struct Chosen {
+    /// What it is about
+    pub(crate) action_id: ActionId,
+    /// The name of the piece of work
+    pub(crate) stage: Stage,
+    /// This run, in place of the latest attempt at the latest event
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<RunId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetStatus {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// All runs of the stage, newest first
+    #[arg(long, conflicts_with = "run")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetLogs {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// The last so many lines; all by default
+    pub(crate) n: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StreamLogs {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// Begin at this line
+    #[arg(long, value_parser = line_number, value_name = "N", conflicts_with = "last")]
+    pub(crate) from: Option<LineNumber>,
+    /// Begin at the last so many lines
+    #[arg(long, value_name = "N")]
+    pub(crate) last: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// In the language of the regex crate; ^ and $ are the line's
+    pub(crate) regex: String,
+    /// A plain text in place of a regular expression
+    #[arg(short = 'F', long)]
+    pub(crate) fixed_strings: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// Compare line by line with the run in this store
+    #[arg(long, value_name = "STORE-URL")]
+    pub(crate) against: Option<Place>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Copy {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    /// Into this store
+    #[arg(long, value_name = "STORE-URL")]
+    pub(crate) to: Place,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// What it is about
+    pub(crate) action_id: ActionId,
+    /// This stage alone
+    pub(crate) stage: Option<Stage>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// What it is about
+    pub(crate) action_id: ActionId,
+    /// This stage alone
+    pub(crate) stage: Option<Stage>,
+    /// The work at this event alone
+    #[arg(long, value_name = "ID")]
+    pub(crate) event: Option<EventId>,
+    /// At most so long
+    #[arg(long, value_parser = span, value_name = "D")]
+    pub(crate) timeout: Option<Span>,
+    /// Exit with the code of the command that decides
+    #[arg(long)]
+    pub(crate) pass_code: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Of this action
+    #[arg(long)]
+    pub(crate) action: Option<ActionId>,
+    /// Of this stage
+    #[arg(long)]
+    pub(crate) stage: Option<Stage>,
+    /// Ended with this outcome: succeeded, escaped, timed_out, interrupted, failed
+    #[arg(long)]
+    pub(crate) outcome: Option<Outcome>,
+    /// Begun within so long
+    #[arg(long, value_parser = span, value_name = "D")]
+    pub(crate) since: Option<Span>,
+    /// At most so many
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// What it is about
+    pub(crate) action_id: ActionId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetters {
+    #[command(subcommand)]
+    pub(crate) command: DeadLettersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// What there is, oldest first
+    List {
+        /// Of this group alone
+        #[arg(long)]
+        group: Option<GroupName>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Publish one again, for its group alone; prints the new event's id
+    Replay {
+        /// Its id
+        id: String,
+        /// Its group, where several have it
+        #[arg(long)]
+        group: Option<GroupName>,
+    },
+}

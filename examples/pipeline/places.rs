@@ -1,0 +1,83 @@
+//! Where things are kept: the broker and the stores that the command line names.
+
+use std::sync::Arc;
+
+use pubsub_pipeline::{
+    Broker, ConnectedStore, Error, ErrorKind, OutputReader, Place, RunQuery, RunRecord, Store,
+    connect_broker, connect_store, current_run,
+};
+
+use crate::args::{Chosen, Global};
+use crate::codes::{Done, Failure, not_there};
+
+/// What the global options name, not yet connected: each subcommand connects what it needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    broker: Place,
+    stores: Vec<Place>,
+}
+
+impl Places {
+    pub(crate) fn new(global: &Global) -> Self {
+        let folder = Place::folder(&global.dir);
+        let stores = if global.store.is_empty() { vec![folder.clone()] } else { global.store.clone() };
+        Self { broker: global.broker.clone().unwrap_or(folder), stores }
+    }
+
+    pub(crate) async fn broker(&self) -> Done<Arc<dyn Broker>> {
+        Ok(connect_broker(&self.broker).await?)
+    }
+
+    /// Every store, and whether it must have everything: the first always.
+    pub(crate) async fn stores(&self) -> Done<Vec<(ConnectedStore, bool)>> {
+        let mut stores = Vec::with_capacity(self.stores.len());
+        for (index, place) in self.stores.iter().enumerate() {
+            let required = place.required().unwrap_or(index == 0);
+            if index == 0 && !required {
+                return Err(Error::invalid("the first store is required: name another one first").into());
+            }
+            stores.push((connect_store(place).await?, required));
+        }
+        Ok(stores)
+    }
+
+    /// The store that is asked: the first.
+    pub(crate) async fn store(&self) -> Done<Arc<dyn Store>> {
+        let place =
+            self.stores.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?;
+        Ok(connect_store(place).await?.store)
+    }
+}
+
+/// The run that is meant.
+pub(crate) async fn chosen(store: &dyn OutputReader, chosen: &Chosen) -> Done<RunRecord> {
+    let Chosen { action_id, stage, run } = chosen;
+    let Some(run) = run else {
+        return match current_run(store, action_id, stage).await? {
+            Some(record) => Ok(record),
+            None => Err(nothing(store, chosen).await?),
+        };
+    };
+    let mut query = RunQuery::of(action_id.clone(), stage.clone());
+    query.run = Some(run.clone());
+    match store.runs(&query).await?.pop() {
+        Some(record) => Ok(record),
+        None => Err(not_there(format!(
+            "stage {stage} of {action_id} has no run {run}; `pipeline get-status {action_id} {stage} --all` shows its runs"
+        ))),
+    }
+}
+
+/// Says what there is where something is not.
+pub(crate) async fn nothing(store: &dyn OutputReader, chosen: &Chosen) -> Done<Failure> {
+    let Chosen { action_id, stage, .. } = chosen;
+    let runs = store.runs(&RunQuery::all().with_action(action_id.clone()).with_limit(1000)).await?;
+    let mut stages: Vec<&str> = runs.iter().map(|run| run.key.stage.as_str()).collect();
+    stages.sort_unstable();
+    stages.dedup();
+    Ok(not_there(if stages.is_empty() {
+        format!("{action_id} has no run here; `pipeline list` shows what has")
+    } else {
+        format!("stage {stage} of {action_id} has no run; it has runs of: {}", stages.join(", "))
+    }))
+}

@@ -1,0 +1,92 @@
+//! Asking for runs and their output: `get-status`, `get-logs`, `search`, `list`.
+
+use futures::StreamExt as _;
+use pubsub_pipeline::{Lines, OutputItem, OutputReader, RunQuery, Search, Timestamp};
+
+use crate::args;
+use crate::codes::{DONE, Done, NO};
+use crate::documents::StatusDocument;
+use crate::human;
+use crate::places::{Places, chosen, nothing};
+use crate::screen::{Form, Screen};
+
+pub(crate) async fn get_status(places: &Places, screen: &mut Screen, args: &args::GetStatus) -> Done {
+    let store = places.store().await?;
+    let records = if args.all {
+        let chosen = &args.chosen;
+        let runs = store.runs(&RunQuery::of(chosen.action_id.clone(), chosen.stage.clone())).await?;
+        if runs.is_empty() {
+            return Err(nothing(&*store, chosen).await?);
+        }
+        runs
+    } else {
+        vec![chosen(&*store, &args.chosen).await?]
+    };
+    let now = Timestamp::now();
+    for (index, record) in records.iter().enumerate() {
+        match screen.form {
+            Form::Json => screen.document(&StatusDocument::new(record, now))?,
+            Form::Text => {
+                if index > 0 {
+                    screen.text("")?;
+                }
+                human::status(record, now).iter().try_for_each(|line| screen.text(line))?;
+            }
+        }
+    }
+    Ok(DONE)
+}
+
+pub(crate) async fn get_logs(places: &Places, screen: &mut Screen, args: &args::GetLogs) -> Done {
+    let store = places.store().await?;
+    let record = chosen(&*store, &args.chosen).await?;
+    let lines = args.n.map_or(Lines::ALL, Lines::Last);
+    let mut items = store.lines(&record.key.run_id, lines).await?.items;
+    while let Some(item) = items.next().await {
+        match item? {
+            OutputItem::Lines(batch) => screen.lines(&batch)?,
+            OutputItem::Gap(gap) => screen.gap(&gap)?,
+        }
+    }
+    Ok(DONE)
+}
+
+pub(crate) async fn search(places: &Places, screen: &mut Screen, args: &args::Search) -> Done {
+    let search = if args.fixed_strings { Search::literal(&args.regex) } else { Search::regex(&args.regex) }?;
+    let store = places.store().await?;
+    let record = chosen(&*store, &args.chosen).await?;
+    let mut hits = store.search(&RunQuery::of_run(record.key.run_id.clone()), &search).await?;
+    let mut code = NO;
+    while let Some(hit) = hits.next().await {
+        screen.hit(&hit?)?;
+        code = DONE;
+    }
+    if record.counts.parts > 0 {
+        screen.notice(&format!(
+            "{} lines are parts of longer ones; a match that goes across two parts is not found",
+            record.counts.parts
+        ))?;
+    }
+    Ok(code)
+}
+
+pub(crate) async fn list(places: &Places, screen: &mut Screen, args: &args::List) -> Done {
+    let store = places.store().await?;
+    let now = Timestamp::now();
+    let mut query = RunQuery::all().with_limit(args.limit);
+    query.action.clone_from(&args.action);
+    query.stage.clone_from(&args.stage);
+    query.outcome = args.outcome;
+    query.since = args.since.map(|since| now.minus(since));
+    let records = store.runs(&query).await?;
+    if screen.form == Form::Json {
+        for record in &records {
+            screen.document(&StatusDocument::new(record, now))?;
+        }
+        return Ok(DONE);
+    }
+    let rows: Vec<_> = records.iter().map(|record| human::row(record, now)).collect();
+    let lines = if screen.terminal { human::table(&rows) } else { human::columns(&rows) };
+    lines.iter().try_for_each(|line| screen.text(line))?;
+    Ok(DONE)
+}

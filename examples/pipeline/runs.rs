@@ -1,0 +1,61 @@
+//! What `stream` and `work` share: the command, what is masked, and where output goes.
+
+use std::collections::BTreeMap;
+
+use pubsub_pipeline::{Command, ConnectedStore, Error, Execution, Masker, SinkConfig, WhenFull};
+
+use crate::args::RunOptions;
+use crate::codes::Done;
+use crate::screen::Screen;
+
+/// The command with its limits.
+pub(crate) fn command(words: &[String], options: &RunOptions) -> Done<Command> {
+    let (program, args) = words.split_first().ok_or_else(|| Error::invalid("the command is missing"))?;
+    let mut command = Command::new(program).with_args(args).with_grace(options.grace);
+    if let Some(limit) = options.timeout {
+        command = command.with_timeout(limit);
+    }
+    if let Some(limit) = options.silence {
+        command = command.with_silence(limit);
+    }
+    command.check()?;
+    Ok(command)
+}
+
+/// How each attempt is run.
+pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execution> {
+    let mut secrets = Vec::with_capacity(options.mask_env.len());
+    for name in &options.mask_env {
+        // A name that is misspelt must not print the secret.
+        secrets.push(std::env::var(name).map_err(|e| {
+            Error::invalid("--mask-env names a variable that is set").with("name", name).with_source(e)
+        })?);
+    }
+    let masker = Masker::new(secrets);
+    for warning in masker.warnings() {
+        screen.notice(warning)?;
+    }
+    let metadata: BTreeMap<String, String> = options.meta.iter().cloned().collect();
+    let execution = Execution::new().with_masker(masker).with_metadata(metadata);
+    // A command has its own grace first; only then may it be given up.
+    let stop_limit = execution.stop_limit.max(options.grace.saturating_mul(2));
+    Ok(with_stop_limit(execution, stop_limit))
+}
+
+fn with_stop_limit(mut execution: Execution, limit: std::time::Duration) -> Execution {
+    execution.stop_limit = limit;
+    execution
+}
+
+/// The stores as sinks. Those that are not required hold up nothing: what they cannot keep up with is told as a hole.
+pub(crate) fn sinks(stores: Vec<(ConnectedStore, bool)>) -> Vec<SinkConfig> {
+    let sinks = stores.into_iter().enumerate().map(|(index, (connected, required))| {
+        let name = format!("{} {}", connected.capabilities.name, index + 1);
+        if required {
+            SinkConfig::required(name, connected.store)
+        } else {
+            SinkConfig::best_effort(name, connected.store).with_when_full(WhenFull::Drop)
+        }
+    });
+    sinks.collect()
+}

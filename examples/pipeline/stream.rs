@@ -1,0 +1,92 @@
+//! Running a command now, here: `stream`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pubsub_pipeline::{
+    Cause, Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop, Stopper, Timestamp,
+};
+
+use crate::args;
+use crate::codes::{Done, of_run};
+use crate::display::Display;
+use crate::human;
+use crate::places::Places;
+use crate::runs;
+use crate::screen::Screen;
+use crate::signals::{Asked, Signals};
+
+/// How long stores that are not required may take after the run, to get what they lack.
+const LATE_STORES: Duration = Duration::from_secs(10);
+
+/// How long a cut may take: KILL was sent, what is left is to say so in the stores.
+const CUT: Duration = Duration::from_secs(5);
+
+/// Runs it, stores its output, and shows it. No event is published: the run has an id of its own.
+pub(crate) async fn stream(
+    places: &Places,
+    screen: &mut Screen,
+    args: &args::Stream,
+    mut signals: Signals,
+) -> Done {
+    let command = runs::command(&args.command, &args.run)?.with_stdin(Stdin::Null);
+    let execution = runs::execution(&args.run, screen)?;
+    let display = Display::new(screen.form)?;
+    let mut sinks = runs::sinks(places.stores().await?);
+    sinks.push(display.sink());
+    let fan_out = Arc::new(FanOut::new(sinks));
+    let event = Event::new(EventType::new("stream")?, args.action_id.clone());
+    let key = RunKey::new(args.action_id.clone(), args.stage.clone(), event.id.clone(), 1);
+    let (stopper, stop) = Stop::pair();
+    let run = {
+        let fan_out = Arc::clone(&fan_out);
+        // In a task of its own, so that a notice which blocks does not hold it up.
+        tokio::spawn(async move {
+            execution.run(&fan_out, &command, Arc::new(event), key, stop, Finality::Final).await
+        })
+    };
+    let ended = async {
+        let Executed { report, sinks, .. } = run.await.map_err(std::io::Error::other)??;
+        drop(sinks);
+        display.finished().await;
+        Done::Ok(report.record)
+    };
+    let (record, asked) = watched(ended, &stopper, &mut signals).await?;
+    let Some(record) = record else { return Ok(asked.map_or(1, Asked::code)) };
+    let late = tokio::select! {
+        late = fan_out.close(LATE_STORES) => late,
+        _ = signals.next() => Ok(()),
+    };
+    if let Err(error) = late {
+        screen.notice(&format!("stores that are not required lack some of the output: {}", error.chain()))?;
+    }
+    if record.outcome != Some(Outcome::Succeeded) {
+        screen.notice(&human::summary(&record, Timestamp::now()))?;
+    }
+    if record.output_incomplete {
+        screen.notice("a required store refused lines of the output for good")?;
+    }
+    Ok(asked.map_or_else(|| of_run(&record, args.run.pass_code), Asked::code))
+}
+
+/// Waits for the end of the run. The first signal stops the command, the second cuts it; what has not ended then is
+/// left behind.
+async fn watched<T>(
+    ended: impl Future<Output = Done<T>>,
+    stopper: &Stopper,
+    signals: &mut Signals,
+) -> Done<(Option<T>, Option<Asked>)> {
+    let mut ended = std::pin::pin!(ended);
+    let first = tokio::select! {
+        done = &mut ended => return Ok((Some(done?), None)),
+        first = signals.next() => first,
+    };
+    stopper.stop(Cause::Shutdown);
+    tokio::select! {
+        done = &mut ended => return Ok((Some(done?), Some(first))),
+        _ = signals.next() => {}
+    }
+    stopper.cut(Cause::Shutdown);
+    let done = tokio::time::timeout(CUT, ended).await.ok().transpose()?;
+    Ok((done, Some(first)))
+}

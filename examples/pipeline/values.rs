@@ -1,0 +1,115 @@
+//! Values of the command line that clap does not know.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use pubsub_pipeline::LineNumber;
+
+/// A duration as people write it: `500ms`, `2m`, `1h 30m`.
+pub(crate) type Span = Duration;
+
+/// A name and a value.
+pub(crate) type Entry = (String, String);
+
+/// Where a payload comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PayloadSource {
+    Text(String),
+    File(PathBuf),
+    Stdin,
+}
+
+impl FromStr for PayloadSource {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.strip_prefix('@') {
+            Some(path) => Self::File(path.into()),
+            None if text == "-" => Self::Stdin,
+            None => Self::Text(text.to_owned()),
+        })
+    }
+}
+
+pub(crate) fn span(text: &str) -> Result<Span, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is as in 500ms, 30s, 2m, 1h"))
+}
+
+pub(crate) fn entry(text: &str) -> Result<Entry, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it is name=value".to_owned()),
+    }
+}
+
+pub(crate) fn line_number(text: &str) -> Result<LineNumber, String> {
+    let number = text.parse().ok().and_then(LineNumber::new);
+    number.ok_or_else(|| "lines are numbered 1, 2, 3 …".to_owned())
+}
+
+/// Options that may stand anywhere, and whether a value follows.
+const GLOBAL: [(&str, bool); 4] = [("--dir", true), ("--broker", true), ("--store", true), ("--json", false)];
+
+/// Moves the global options before the subcommand: clap forgets those before it where the same stands after it.
+/// What follows `--` is the command's own.
+pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut words = words.into_iter();
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    first.extend(words.next());
+    while let Some(word) = words.next() {
+        let name = word.split('=').next().unwrap_or_default();
+        match GLOBAL.iter().find(|(global, _)| *global == name) {
+            Some((_, takes_value)) => {
+                let value = (*takes_value && !word.contains('=')).then(|| words.next()).flatten();
+                first.push(word);
+                first.extend(value);
+            }
+            None => {
+                let end = word == "--";
+                others.push(word);
+                if end {
+                    others.extend(words.by_ref());
+                }
+            }
+        }
+    }
+    first.extend(others);
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PayloadSource, entry, hoisted, line_number, span};
+    use std::time::Duration;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn global_options_move_to_the_front_and_those_of_the_command_stay() {
+        let moved = hoisted(words("p --store a work --store=b --stage s --json -- c --json --dir x"));
+        assert_eq!(moved, words("p --store a --store=b --json work --stage s -- c --json --dir x"));
+        assert_eq!(hoisted(words("p list --dir")), words("p --dir list"));
+    }
+
+    #[test]
+    fn durations_entries_and_numbers_are_as_people_write_them() {
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("2m"), Ok(Duration::from_secs(120)));
+        assert!(span("10").is_err() && span("soon").is_err());
+        assert_eq!(entry("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(entry("=b").is_err() && entry("a").is_err());
+        assert!(line_number("0").is_err() && line_number("7").is_ok());
+    }
+
+    #[test]
+    fn a_payload_is_text_a_file_or_standard_input() {
+        let of = |text: &str| text.parse::<PayloadSource>().unwrap();
+        assert_eq!(of("-"), PayloadSource::Stdin);
+        assert_eq!(of("@a.json"), PayloadSource::File("a.json".into()));
+        assert_eq!(of("-1"), PayloadSource::Text("-1".to_owned()));
+    }
+}
