@@ -109,6 +109,12 @@ impl Pattern {
         self.event_type.matches(event_type.as_str()) && self.action.matches(action.as_str())
     }
 
+    /// Whether the action side matches, whatever the type.
+    #[must_use]
+    pub fn matches_action(&self, action: &ActionId) -> bool {
+        self.action.matches(action.as_str())
+    }
+
     /// The one action id it can match, where its action side is literal: what an index can look up.
     #[must_use]
     pub fn literal_action(&self) -> Option<String> {

@@ -1,5 +1,9 @@
-//! A broker and a store in memory: the readable reference of what every backend does.
+//! A broker and a store in memory.
 
+mod broker;
+mod group;
+mod member;
 mod store;
 
+pub use broker::{MEMORY_BROKER, MEMORY_BROKER_EVENTS, MemoryBroker};
 pub use store::{MEMORY_STORE, MemoryStore};
