@@ -47,6 +47,7 @@ mod subscription;
 mod time;
 mod verify;
 mod wait;
+mod worker;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
@@ -95,6 +96,7 @@ pub use subscription::{
 pub use time::Timestamp;
 pub use verify::{Difference, Verification, verify, verify_against};
 pub use wait::{Wait, Waited, wait};
+pub use worker::{DEFAULT_DRAIN, RetryPolicy, Worker};
 
 /// The traits are usable as `dyn`; this line proves it.
 const _: fn(&dyn Broker, &dyn Store, &dyn ExitClassification, &dyn Handler) = |_, _, _, _| ();

@@ -1,0 +1,179 @@
+//! What a worker does with one delivery: begin, run, conclude, publish, settle, in this order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Shared;
+use super::outcome::{chain_is_full, events};
+use crate::{
+    Backoff, Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
+    Outcome, Pipeline, PublisherExt as _, Result, Retryable, RunKey, RunRecord, SealBuilder, Stop, Stopper,
+    Try, Verdict,
+};
+
+/// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
+pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop) {
+    let event = Arc::clone(delivery.event());
+    if let Err(error) = shared.work(delivery, stop).await {
+        // The delivery comes back by itself, here or elsewhere.
+        tracing::warn!(event = %event.id, action = %event.action_id, error = %error.chain(), "an event was given up for now");
+    }
+}
+
+impl Shared {
+    async fn work(&self, delivery: Delivery, stop: Stop) -> Result<()> {
+        if chain_is_full(delivery.event()) {
+            return delivery.dead_letter(format!("the chain has {} events in a row", crate::MAX_LINKS)).await;
+        }
+        match delivery.begin().await? {
+            Begin::Go(numbers) => self.run(delivery, numbers, stop).await,
+            Begin::Concluded(conclusion) => {
+                self.fan_out.finish_record(&conclusion.record).await?;
+                self.publish(&delivery, &conclusion).await?;
+                delivery.ack().await
+            }
+            Begin::Cancelled(numbers) => {
+                let verdict = Verdict::new(Outcome::Interrupted, Pipeline::Stops);
+                self.without_run(&delivery, numbers, &Exit::stopped(Cause::Cancelled), verdict).await?;
+                delivery.ack().await
+            }
+            Begin::Exhausted(numbers) => {
+                let reason = format!("its worker died {} times while it ran", numbers.crashes);
+                let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason.clone());
+                self.without_run(&delivery, numbers, &exit, Verdict::new(Outcome::Failed, Pipeline::Stops))
+                    .await?;
+                delivery.dead_letter(reason).await
+            }
+            Begin::Elsewhere => delivery.release_in(self.lease).await,
+        }
+    }
+
+    async fn run(&self, delivery: Delivery, numbers: Try, stop: Stop) -> Result<()> {
+        let event = Arc::clone(delivery.event());
+        let key = self.key(&delivery, numbers);
+        let (stopper, run_stop) = Stop::pair();
+        let executed = {
+            let execution =
+                self.execution.run(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided);
+            watch(&delivery, stop, &stopper, execution).await
+        };
+        let executed = match executed {
+            Ok(executed) => executed,
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "a required store refused a run; its event is put off");
+                return delivery.release_in(self.lease).await;
+            }
+        };
+        match executed.exit.cause {
+            Cause::Shutdown => delivery.release().await,
+            Cause::LeaseLost => {
+                Err(Error::new(ErrorKind::LeaseLost, "another worker holds this event by now"))
+            }
+            _ => self.decide(delivery, executed, numbers).await,
+        }
+    }
+
+    /// Tries again, or concludes.
+    async fn decide(&self, delivery: Delivery, executed: Executed, numbers: Try) -> Result<()> {
+        let Executed { report, verdict, values, sinks, .. } = executed;
+        let mut record = report.record;
+        if let Some(after) = self.retry.next(verdict, numbers.failures) {
+            self.tell(&record);
+            return delivery.retry_in(after).await;
+        }
+        record.conclude();
+        let conclusion = Conclusion { record: record.clone(), values };
+        self.conclude(&delivery, &conclusion).await?;
+        sinks.finish(record.clone()).await;
+        self.tell(&record);
+        self.publish(&delivery, &conclusion).await?;
+        delivery.ack().await
+    }
+
+    /// Concludes without running anything: a record without output says why.
+    async fn without_run(
+        &self,
+        delivery: &Delivery,
+        numbers: Try,
+        exit: &Exit,
+        verdict: Verdict,
+    ) -> Result<()> {
+        let mut record = RunRecord::begun(self.key(delivery, numbers), self.execution.owner.clone());
+        let verdict = Verdict { retryable: Retryable::Never, ..verdict };
+        record.complete(exit, verdict, &SealBuilder::new().seal());
+        record.conclude();
+        let conclusion = Conclusion { record, values: BTreeMap::new() };
+        self.conclude(delivery, &conclusion).await?;
+        self.fan_out.finish_record(&conclusion.record).await?;
+        self.tell(&conclusion.record);
+        self.publish(delivery, &conclusion).await
+    }
+
+    fn key(&self, delivery: &Delivery, numbers: Try) -> RunKey {
+        let event = delivery.event();
+        RunKey::new(event.action_id.clone(), self.stage.clone(), event.id.clone(), numbers.attempt)
+    }
+
+    async fn conclude(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<()> {
+        self.repeat(delivery, || delivery.conclude(conclusion.clone())).await
+    }
+
+    async fn publish(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<()> {
+        let made = events(delivery.event(), delivery.position(), conclusion, self.then.as_ref())?;
+        for event in made {
+            self.repeat(delivery, || async { self.broker.publish_one(event.clone()).await.map(|_| ()) })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Repeats a call to the broker while it is out of reach and the lease is not known to be lost.
+    async fn repeat<F>(&self, delivery: &Delivery, mut call: impl FnMut() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>>,
+    {
+        let backoff = Backoff::default();
+        let mut tries = 0;
+        loop {
+            match call().await {
+                Err(error) if error.is_retryable() && *delivery.state().borrow() != LeaseState::Lost => {
+                    tokio::time::sleep(backoff.delay(tries)).await;
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// Runs the execution and passes on to it what stops it.
+async fn watch(
+    delivery: &Delivery,
+    mut stop: Stop,
+    stopper: &Stopper,
+    execution: impl Future<Output = Result<Executed>>,
+) -> Result<Executed> {
+    let mut state = delivery.state();
+    let pass_on = async {
+        loop {
+            let known = *state.borrow_and_update();
+            match known {
+                LeaseState::Cancelled => stopper.stop(Cause::Cancelled),
+                LeaseState::Lost => stopper.cut(Cause::LeaseLost),
+                LeaseState::Held => {}
+            }
+            tokio::select! {
+                // The keeper forgets a lease that is settled; then there is nothing more to hear.
+                told = state.changed() => if told.is_err() { std::future::pending::<()>().await },
+                cause = stop.cut() => {
+                    stopper.cut(cause);
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        executed = execution => executed,
+        () = pass_on => Err(Error::new(ErrorKind::Internal, "the watch over a run ended")),
+    }
+}

@@ -1,0 +1,280 @@
+//! Tests of the worker on the broker and the store in memory.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{RetryPolicy, Worker};
+use crate::{
+    ActionId, Backoff, BrokerAdmin, Cause, DeadLetters, Deliveries, Event, EventType, Exit, FanOut, Finished,
+    Handler, MemoryBroker, MemoryStore, Outcome, OutputReader, PublisherExt, RunContext, RunQuery, RunRecord,
+    SinkConfig, Stage, Stop, Subscriber, Subscription, handler_fn, verify,
+};
+
+struct Bench {
+    broker: Arc<MemoryBroker>,
+    store: MemoryStore,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { broker: Arc::new(MemoryBroker::new()), store: MemoryStore::new() }
+    }
+
+    async fn publish(&self, kind: &str, action: &str) -> Event {
+        let event = Event::new(EventType::new(kind).unwrap(), ActionId::new(action).unwrap())
+            .with_payload(r#"{"n": 1.0}"#.parse().unwrap());
+        self.broker.publish_one(event.clone()).await.unwrap();
+        event
+    }
+
+    fn worker(&self, stage: &str, pattern: &str, handler: impl Handler + 'static) -> Worker {
+        let fan_out = FanOut::new(vec![SinkConfig::required("memory", Arc::new(self.store.clone()))]);
+        let (broker, stage) = (Arc::clone(&self.broker), Stage::new(stage).unwrap());
+        Worker::new(broker, fan_out, handler, stage, [pattern.parse().unwrap()]).unwrap().until_idle()
+    }
+
+    /// Oldest first.
+    async fn runs(&self) -> Vec<RunRecord> {
+        let mut runs = self.store.runs(&RunQuery::all()).await.unwrap();
+        runs.sort_by_key(|run| (run.started_at, run.key.attempt));
+        runs
+    }
+
+    async fn events(&self, pattern: &str) -> Vec<Event> {
+        let subscription =
+            Subscription::for_stage(Stage::new("probe").unwrap(), [pattern.parse().unwrap()]).unwrap();
+        let mut deliveries = Deliveries::open(&*self.broker, subscription).await.unwrap();
+        let mut events = Vec::new();
+        while let Ok(Some(delivery)) =
+            tokio::time::timeout(Duration::from_millis(20), deliveries.next()).await
+        {
+            let delivery = delivery.unwrap();
+            events.push(delivery.event().as_ref().clone());
+            delivery.ack().await.unwrap();
+        }
+        events
+    }
+}
+
+fn exits(code: i32) -> impl Handler {
+    handler_fn(move |context: RunContext| async move {
+        context.output.line(format!("attempt {}", context.key.attempt)).await.unwrap();
+        let mut finished = Finished::from(Exit::code(code));
+        finished.values.insert("image".into(), "v1".into());
+        finished
+    })
+}
+
+async fn run(worker: Worker) {
+    let (_stopper, stop) = Stop::pair();
+    worker.run(stop).await.unwrap();
+}
+
+fn quick() -> RetryPolicy {
+    RetryPolicy::default().with_backoff(Backoff::fixed(Duration::from_secs(5)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_goes_on_with_payload_values_and_outcome() {
+    let bench = Bench::new();
+    let first = bench.publish("build-requested", "a").await;
+    run(bench
+        .worker("build", "build-requested:a", exits(42))
+        .with_then(EventType::new("test-requested").unwrap()))
+    .await;
+    run(bench
+        .worker("test", "test-requested:a", exits(0))
+        .with_then(EventType::new("deploy-requested").unwrap()))
+    .await;
+    let runs = bench.runs().await;
+    let told: Vec<_> = runs.iter().map(|r| (r.key.stage.as_str(), r.outcome.unwrap(), r.is_final)).collect();
+    assert_eq!(told, [("build", Outcome::Escaped, true), ("test", Outcome::Succeeded, true)]);
+    for record in &runs {
+        assert!(verify(&bench.store, &record.key.run_id).await.unwrap().agrees());
+    }
+    let next = bench.events("deploy-requested:a").await.remove(0);
+    assert_eq!(
+        next.payload.as_str(),
+        r#"{"payload":{"n": 1.0},"values":{"image":"v1"},"outcome":"succeeded"}"#
+    );
+    let origin = next.origin.unwrap();
+    assert_eq!((&origin.root, origin.links), (&first.id, 2));
+    let outcomes = bench.events("*-completed:a").await;
+    assert_eq!(outcomes.len(), 2);
+    assert!(
+        outcomes.first().unwrap().payload.as_str().contains(r#""outcome":"escaped","code":42"#),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_tried_three_times_and_stops_its_chain() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    run(bench.worker("s", "t:a", exits(3)).with_retry(quick()).with_then(EventType::new("next").unwrap()))
+        .await;
+    let runs = bench.runs().await;
+    let told: Vec<_> = runs.iter().map(|r| (r.key.attempt, r.code, r.is_final)).collect();
+    assert_eq!(told, [(1, Some(3), false), (2, Some(3), false), (3, Some(3), true)]);
+    assert!(bench.events("next:a").await.is_empty());
+    assert_eq!(bench.events("s-completed:a").await.len(), 1, "only a conclusion is published");
+    assert!(bench.broker.list(None, 10).await.unwrap().is_empty(), "what has an outcome is no dead letter");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_listens_to_everything_never_hears_itself() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let worker = bench.worker("s", "*:a", exits(0)).with_then(EventType::new("u").unwrap());
+    tokio::time::timeout(Duration::from_secs(3600), run(worker)).await.unwrap();
+    assert_eq!(bench.runs().await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_that_feeds_itself_ends_in_dead_letters() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    run(bench.worker("s", "t:a", exits(0)).with_then(EventType::new("t").unwrap())).await;
+    assert_eq!(bench.runs().await.len(), 64);
+    let letters = bench.broker.list(None, 10).await.unwrap();
+    assert!(letters.len() == 1 && letters.first().unwrap().reason.contains("64"), "{letters:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_over_after_the_conclusion_publishes_the_same_and_runs_nothing() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    // A worker that dies between its conclusion and its publishing.
+    let subscription = Subscription::for_stage(Stage::new("s").unwrap(), ["t:a".parse().unwrap()]).unwrap();
+    let mut dead = bench.broker.subscribe(subscription).await.unwrap();
+    let leased = futures::StreamExt::next(&mut dead.entries).await.unwrap().unwrap();
+    let lease = leased.lease.unwrap();
+    dead.claims.begin(&lease).await.unwrap();
+    let event = leased.event;
+    let key = crate::RunKey::new(event.action_id, Stage::new("s").unwrap(), event.id, 1);
+    let mut record = RunRecord::begun(key, "dead");
+    let exit = Exit::code(0);
+    let verdict = crate::Verdict::new(Outcome::Succeeded, crate::Pipeline::Continues);
+    record.complete(&exit, verdict, &crate::SealBuilder::new().seal());
+    record.conclude();
+    dead.claims
+        .conclude(&lease, crate::Conclusion { record, values: std::collections::BTreeMap::new() })
+        .await
+        .unwrap();
+    run(bench.worker("s", "t:a", exits(1)).with_then(EventType::new("next").unwrap())).await;
+    let runs = bench.runs().await;
+    assert_eq!(runs.iter().map(|r| (r.owner.as_str(), r.is_final)).collect::<Vec<_>>(), [("dead", true)]);
+    assert_eq!(bench.events("next:a").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_workers_die_is_concluded_as_failed_and_dead_lettered() {
+    let bench = Bench::new();
+    let poison = bench.publish("t", "a").await;
+    for _ in 0..3 {
+        let subscription =
+            Subscription::for_stage(Stage::new("s").unwrap(), ["t:a".parse().unwrap()]).unwrap();
+        let mut dead = bench.broker.subscribe(subscription).await.unwrap();
+        let leased = futures::StreamExt::next(&mut dead.entries).await.unwrap().unwrap();
+        dead.claims.begin(&leased.lease.unwrap()).await.unwrap();
+    }
+    run(bench.worker("s", "t:a", exits(0))).await;
+    let letters = bench.broker.list(None, 10).await.unwrap();
+    assert_eq!(letters.first().map(|l| (l.id.as_str(), l.crashes)), Some((poison.id.as_str(), 3)));
+    let runs = bench.runs().await;
+    assert_eq!(
+        runs.iter().map(|r| (r.key.attempt, r.outcome, r.is_final)).collect::<Vec<_>>(),
+        [(4, Some(Outcome::Failed), true)]
+    );
+    assert_eq!(bench.events("s-completed:a").await.len(), 1);
+}
+
+/// Prints, then waits for its stop and says why it was stopped.
+fn obeys() -> impl Handler {
+    handler_fn(|mut context: RunContext| async move {
+        context.output.line("started").await.unwrap();
+        let cause = context.stop.requested().await;
+        context.output.line("stopping").await.unwrap();
+        Exit::stopped(cause).into()
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_stops_what_runs_and_what_waits_and_no_chain_goes_on() {
+    let bench = Bench::new();
+    for _ in 0..3 {
+        bench.publish("t", "a").await;
+    }
+    let worker = bench.worker("s", "t:a", obeys()).with_then(EventType::new("next").unwrap());
+    let (_stopper, stop) = Stop::pair();
+    let working = tokio::spawn(worker.run(stop));
+    while bench.runs().await.iter().all(|run| run.counts.lines == 0) {
+        // The first sign of life tells of the first line.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    bench.broker.cancel(&ActionId::new("a").unwrap()).await.unwrap();
+    working.await.unwrap().unwrap();
+    let runs = bench.runs().await;
+    assert_eq!(runs.len(), 3);
+    assert!(
+        runs.iter().all(|r| (r.outcome, r.cause) == (Some(Outcome::Interrupted), Some(Cause::Cancelled)))
+    );
+    assert_eq!(bench.events("s-completed:a").await.len(), 3);
+    assert!(bench.events("next:a").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_drains_and_what_is_cut_is_released_and_runs_again() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let (stopper, stop) = Stop::pair();
+    let worker = bench.worker("s", "t:a", obeys()).with_drain(Duration::from_secs(5));
+    let working = tokio::spawn(worker.run(stop));
+    while bench.runs().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let asked = tokio::time::Instant::now();
+    stopper.stop(Cause::Shutdown);
+    working.await.unwrap().unwrap();
+    assert!(asked.elapsed() >= Duration::from_secs(5) && asked.elapsed() < Duration::from_secs(20));
+    run(bench.worker("s", "t:a", exits(0))).await;
+    let told: Vec<_> =
+        bench.runs().await.into_iter().map(|r| (r.key.attempt, r.outcome, r.cause, r.is_final)).collect();
+    assert_eq!(
+        told,
+        [
+            (1, Some(Outcome::Interrupted), Some(Cause::Shutdown), false),
+            (2, Some(Outcome::Succeeded), Some(Cause::Exit), true)
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_one_action_run_one_after_the_other_and_others_beside_them() {
+    let bench = Bench::new();
+    for action in ["a", "a", "b", "a"] {
+        bench.publish("t", action).await;
+    }
+    let running = Arc::new(Mutex::new(Vec::<ActionId>::new()));
+    let (seen, most) = (Arc::clone(&running), Arc::new(AtomicU32::new(0)));
+    let beside = Arc::clone(&most);
+    let handler = handler_fn(move |context: RunContext| {
+        let (running, most) = (Arc::clone(&seen), Arc::clone(&beside));
+        async move {
+            let action = context.key.action_id.clone();
+            {
+                let mut running = running.lock().unwrap();
+                assert!(!running.contains(&action), "two of {action} at once");
+                running.push(action.clone());
+                most.fetch_max(u32::try_from(running.len()).unwrap(), Ordering::SeqCst);
+            }
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            running.lock().unwrap().retain(|other| *other != action);
+            Exit::code(0).into()
+        }
+    });
+    run(bench.worker("s", "t:*", handler).with_concurrency(2)).await;
+    assert!(bench.runs().await.iter().all(|run| run.outcome == Some(Outcome::Succeeded)));
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+}
