@@ -10,7 +10,9 @@ use pubsub_pipeline::{
 use crate::values::{Entry, PayloadSource, Span, entry, line_number, span};
 
 /// The exit codes, in every help text.
-const EXIT_CODES: &str = "\
+macro_rules! exit_codes {
+    () => {
+        "\
 Exit codes:
   0        done; `stream` and `wait`: the pipeline goes on; `work` whatever its runs did; a closed pipe
   1        `stream`, `wait`: the pipeline stops; `search`: no hit; `verify`: a difference
@@ -20,17 +22,19 @@ Exit codes:
   5        waited too long
   130 143  this program was ended by INT or TERM, whatever became of the run
   With --pass-code `stream` and `wait` give the command's own code: 128 + n for a signal, 124 for our
-  timeout, 130 cancelled, 126 not executable, 127 not found.";
+  timeout, 130 cancelled, 126 not executable, 127 not found."
+    };
+}
 
 macro_rules! help {
     ($($line:literal),+ $(,)?) => {
-        concat!("Examples:\n", $("  ", $line, "\n",)+ "\nRun `pipeline --help` for the exit codes and for where things are kept.")
+        concat!("Examples:\n", $("  ", $line, "\n",)+ "\n", exit_codes!())
     };
 }
 
 /// Publish events, run commands at them, and ask for their output: while they run and after.
 #[derive(Debug, Parser)]
-#[command(name = "pipeline", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "pipeline", version, after_help = exit_codes!(), max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -52,6 +52,9 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
     if record.outcome.is_some() {
         say("outcome", ending(record));
     }
+    if let Some(detail) = &record.detail {
+        say("detail", detail.clone());
+    }
     say("output", format!("{} lines, {} bytes", record.counts.lines, record.counts.bytes));
     say("started", seconds(record.started_at));
     if let Some(finished) = record.finished_at {
@@ -118,7 +121,9 @@ fn ending(record: &RunRecord) -> String {
         (Some(Cause::Cancelled), ..) => "cancelled".to_owned(),
         (Some(Cause::Shutdown), ..) => "its worker was stopped".to_owned(),
         (Some(Cause::LeaseLost), ..) => "another worker holds the event".to_owned(),
-        (Some(Cause::NotStarted), ..) => "it could not be started".to_owned(),
+        (Some(Cause::NotStarted), ..) => {
+            record.detail.clone().unwrap_or_else(|| "it could not be started".to_owned())
+        }
         (_, Some(code), _) => format!("exit {code}"),
         (_, None, Some(signal)) => format!("signal {signal}"),
         (_, None, None) => "no code".to_owned(),
@@ -127,8 +132,7 @@ fn ending(record: &RunRecord) -> String {
         Some(true) => "the pipeline goes on",
         _ => "the pipeline stops",
     };
-    let detail = record.detail.as_ref().map(|detail| format!(", {detail}")).unwrap_or_default();
-    format!("{outcome} ({how}{detail}); {follows}")
+    format!("{outcome} ({how}); {follows}")
 }
 
 fn took(record: &RunRecord, now: Timestamp) -> String {

@@ -1,0 +1,129 @@
+//! The command line: where options stand, what is wrong with it, and what the help teaches.
+
+use crate::Place;
+
+const SUBCOMMANDS: [&str; 15] = [
+    "publish",
+    "work",
+    "stream",
+    "get-status",
+    "get-logs",
+    "stream-logs",
+    "search",
+    "verify",
+    "export",
+    "copy",
+    "remove",
+    "wait",
+    "list",
+    "cancel",
+    "dead-letters",
+];
+
+#[test]
+fn help_teaches_examples_and_exit_codes() {
+    let place = Place::new();
+    let all = place.expect(0, &["--help"]).out;
+    assert!(all.contains("Exit codes:") && all.contains("130 143"), "{all}");
+    for name in SUBCOMMANDS {
+        assert!(all.contains(&format!("  {name}")), "{name} in {all}");
+        let help = place.expect(0, &[name, "--help"]).out;
+        assert!(help.contains("Examples:") && help.contains(&format!("  pipeline {name}")), "{help}");
+        assert!(help.contains("Exit codes:") && help.contains("--store <URL>"), "{help}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
+    let place = Place::new();
+    let table: [&[&str]; 12] = [
+        &[],
+        &["lst"],
+        &["get-logs", "a"],
+        &["get-logs", "a", "s", "many"],
+        &["get-logs", "", "s"],
+        &["stream", "a", "s", "echo"],
+        &["stream", "a", "s", "--timeout", "10", "--", "true"],
+        &["stream", "a", "s", "--meta", "x", "--", "true"],
+        &["work", "--on", "no-colon", "--stage", "s", "--", "true"],
+        &["work", "--on", "a:b", "--stage", "s", "--retry", "often", "--", "true"],
+        &["list", "--store", "mysql://host"],
+        &["stream-logs", "a", "s", "--from", "0"],
+    ];
+    for words in table {
+        let told = place.expect(2, words);
+        assert!(told.out.is_empty() && !told.err.is_empty(), "{words:?}: {told:?}");
+        let told = place.expect(2, &[&["--json"], words].concat());
+        let document: serde_json::Value = serde_json::from_str(told.err.trim_end()).unwrap();
+        assert_eq!(document["kind"], "invalid");
+        assert!(!document["message"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn global_options_stand_anywhere_and_those_of_the_command_are_its_own() {
+    let place = Place::new();
+    place.expect(0, &["--dir", "one", "stream", "a", "s", "--", "echo", "--dir", "--json"]);
+    for words in [
+        &["--dir", "one", "get-logs", "a", "s"][..],
+        &["get-logs", "--dir=one", "a", "s"],
+        &["get-logs", "a", "s", "--dir", "one"],
+        &["--store", "file:one", "get-logs", "a", "s"],
+    ] {
+        assert_eq!(place.expect(0, words).out, "--dir --json\n", "{words:?}");
+    }
+    let by_environment = place.command(&["get-logs", "a", "s"]).env("PIPELINE_DIR", "one").output().unwrap();
+    assert_eq!(by_environment.stdout, b"--dir --json\n");
+    place.expect(3, &["get-logs", "a", "s"]);
+}
+
+#[test]
+fn what_is_not_there_is_3_and_says_what_is() {
+    let place = Place::new();
+    for words in [
+        &["get-status", "a", "s"][..],
+        &["get-status", "a", "s", "--all"],
+        &["get-logs", "a", "s"],
+        &["search", "a", "s", "x"],
+        &["verify", "a", "s"],
+        &["export", "a", "s"],
+        &["copy", "a", "s", "--to", "file:x"],
+        &["remove", "a"],
+    ] {
+        let told = place.expect(3, words);
+        assert!(told.err.contains("pipeline list"), "{words:?}: {told:?}");
+    }
+    place.expect(0, &["stream", "a", "build", "--", "true"]);
+    let told = place.expect(3, &["get-logs", "a", "biuld", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(told.err.trim_end()).unwrap();
+    assert_eq!(document["kind"], "not_found");
+    assert!(document["message"].as_str().unwrap().contains("it has runs of: build"), "{document}");
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_is_4() {
+    let place = Place::new();
+    std::fs::write(place.0.path().join("file"), "no folder").unwrap();
+    for words in [&["get-logs", "a", "s"][..], &["stream", "a", "s", "--", "true"]] {
+        let told = place.expect(4, &[&["--store", "file:file"], words].concat());
+        assert!(told.err.starts_with("pipeline: ") && told.err.lines().count() == 1, "{told:?}");
+    }
+}
+
+#[test]
+fn hostile_ids_stay_inside_the_folder() {
+    let place = Place::new();
+    for id in ["../../outside", "/abs", "..", "a/../../b", "CON", "x.", "Ünï", "A", "a"] {
+        place.expect(0, &["--dir", "inside/store", "stream", id, "s/../..", "--", "echo", id]);
+    }
+    for id in ["../../outside", "/abs", "..", "a/../../b", "CON", "x.", "Ünï", "A", "a"] {
+        let words = ["--dir", "inside/store", "get-logs", id, "s/../.."];
+        assert_eq!(place.expect(0, &words).out, format!("{id}\n"));
+    }
+    let entries: Vec<_> =
+        std::fs::read_dir(place.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(entries, ["inside"]);
+    let entries: Vec<_> =
+        std::fs::read_dir(place.0.path().join("inside")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(entries, ["store"]);
+}

@@ -1,0 +1,80 @@
+//! `verify`, `export`, `copy`, `remove`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::Place;
+
+fn printed() -> Place {
+    let place = Place::new();
+    place.expect(0, &["stream", "a", "build", "--meta", "k=v", "--", "seq", "1", "100"]);
+    place
+}
+
+/// The files below a folder whose content holds the text.
+fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holding(&path, text));
+        } else if fs::read(&path).unwrap().windows(text.len()).any(|part| part == text.as_bytes()) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_copy_agrees_with_the_original_until_a_byte_differs() {
+    let place = printed();
+    place.expect(0, &["verify", "a", "build"]);
+    place.expect(0, &["copy", "a", "build", "--to", "file:archive"]);
+    place.expect(0, &["verify", "a", "build", "--against", "file:archive"]);
+    let outputs = holding(&place.0.path().join("archive"), "\n41\n42\n43\n");
+    let [output] = outputs.as_slice() else { panic!("one file has the output: {outputs:?}") };
+    let text = fs::read_to_string(output).unwrap().replace("\n42\n", "\n47\n");
+    fs::write(output, text).unwrap();
+    let differs = place.expect(1, &["verify", "a", "build", "--against", "file:archive", "--json"]);
+    let document = differs.documents().remove(0);
+    assert_eq!(document["agrees"], false);
+    assert!(document["difference"].as_str().unwrap().starts_with("line 42"), "{document}");
+    place.expect(1, &["verify", "a", "build", "--store", "file:archive"]);
+    place.expect(3, &["verify", "a", "build", "--against", "file:nothing"]);
+}
+
+#[test]
+fn an_export_is_one_document_with_every_line() {
+    let place = printed();
+    let documents = place.expect(0, &["export", "a", "build"]).documents();
+    let [run] = documents.as_slice() else { panic!("one document") };
+    assert_eq!(
+        (&run["action_id"], &run["stage"], &run["status"]),
+        (&"a".into(), &"build".into(), &"completed".into())
+    );
+    assert_eq!(run["metadata"], serde_json::json!({"k": "v"}));
+    let lines = run["output_lines"].as_array().unwrap();
+    assert_eq!((lines.len(), &lines[99]["line"]), (100, &"100".into()));
+    assert!(lines.iter().all(|line| line["timestamp"].is_string()));
+    // A run without output has an empty list.
+    place.expect(0, &["stream", "a", "quiet", "--", "true"]);
+    let quiet = place.expect(0, &["export", "a", "quiet"]).documents().remove(0);
+    assert_eq!(quiet["output_lines"], serde_json::json!([]));
+}
+
+#[test]
+fn what_is_removed_is_gone_from_every_store_and_nothing_else_is() {
+    let place = printed();
+    place.expect(0, &["stream", "a", "test", "--", "true"]);
+    place.expect(0, &["stream", "b", "build", "--", "true"]);
+    place.expect(0, &["copy", "a", "build", "--to", "file:archive"]);
+    let both = ["--store", "file:.pipeline", "--store", "file:archive"];
+    let removed = place.expect(0, &[&both[..], &["remove", "a", "build", "--json"]].concat()).documents();
+    assert_eq!(removed.len(), 1);
+    place.expect(3, &["get-logs", "a", "build"]);
+    place.expect(3, &["get-logs", "a", "build", "--store", "file:archive"]);
+    place.expect(0, &["get-logs", "a", "test"]);
+    place.expect(0, &["remove", "a"]);
+    place.expect(3, &["remove", "a"]);
+    place.expect(0, &["get-logs", "b", "build"]);
+}
