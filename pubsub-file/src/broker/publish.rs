@@ -1,0 +1,133 @@
+//! Publishing: events become rows.
+
+use pubsub_core::{Error, ErrorKind, Event, Novelty, Position, Published, Result, Role, Timestamp};
+use rusqlite::{OptionalExtension, params};
+
+use super::session::{Session, now};
+use crate::sqlite::failed;
+
+/// An event as it is written.
+pub(super) struct Row {
+    id: String,
+    event_type: String,
+    action: String,
+    role: Option<i64>,
+    stage: Option<String>,
+    /// Where its chain began, where that is not the event itself.
+    root: Option<i64>,
+    /// The one group that it is for.
+    only_group: Option<i64>,
+    due: Option<i64>,
+    body: String,
+}
+
+/// `events.role`.
+pub(super) const fn role_number(role: Role) -> i64 {
+    match role {
+        Role::Outcome => 1,
+        Role::Next => 2,
+    }
+}
+
+pub(super) fn position(seq: i64) -> Position {
+    Position::new(seq.to_string())
+}
+
+pub(super) fn seq_of(position: &Position) -> Option<i64> {
+    position.as_str().parse().ok()
+}
+
+impl Row {
+    pub(super) fn new(event: &Event, max_bytes: usize) -> Result<Self> {
+        let body = event.to_cloud_event()?;
+        if body.len() > max_bytes {
+            return Err(Error::new(ErrorKind::TooLarge, "publish an event")
+                .with("event", &event.id)
+                .with("bytes", body.len())
+                .with("limit", max_bytes));
+        }
+        // A replay begins a chain anew: a cancel before it does not reach it.
+        let origin = event.origin.as_ref();
+        let root = origin.filter(|_| event.replay_of.is_none()).map(|origin| &origin.root_position);
+        Ok(Self {
+            id: event.id.as_str().to_owned(),
+            event_type: event.event_type.as_str().to_owned(),
+            action: event.action_id.as_str().to_owned(),
+            role: origin.map(|origin| role_number(origin.role)),
+            stage: origin.map(|origin| origin.stage.as_str().to_owned()),
+            root: root.and_then(seq_of),
+            only_group: None,
+            due: event.deliver_at.filter(|at| *at > Timestamp::now()).map(Timestamp::as_micros),
+            body,
+        })
+    }
+
+    pub(super) fn for_group(mut self, group: i64) -> Self {
+        self.only_group = Some(group);
+        self
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len() + self.id.len() + self.action.len() + self.event_type.len()
+    }
+}
+
+/// Writes one event; one whose id is there already changes nothing.
+pub(super) fn insert(session: &mut Session, row: &Row) -> Result<Published> {
+    const INSERT: &str = "INSERT INTO events (id, type, action, role, stage, root, only_group, due, body)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING";
+    let new = session
+        .db
+        .prepare_cached(INSERT)
+        .and_then(|mut statement| {
+            statement.execute(params![
+                row.id,
+                row.event_type,
+                row.action,
+                row.role,
+                row.stage,
+                row.root,
+                row.only_group,
+                row.due,
+                row.body.as_bytes(),
+            ])
+        })
+        .map_err(failed("publish an event"))?;
+    if new == 1 {
+        session.effects.events = true;
+        let seq = session.db.last_insert_rowid();
+        return Ok(Published { position: position(seq), novelty: Novelty::New });
+    }
+    let seq: i64 = session
+        .db
+        .prepare_cached("SELECT seq FROM events WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([&row.id], |found| found.get(0)))
+        .map_err(failed("find an event that is there"))?;
+    Ok(Published { position: position(seq), novelty: Novelty::Duplicate })
+}
+
+/// Sets aside what cannot be decoded: it becomes a dead letter of no group, and nobody is given it again.
+pub(super) fn set_aside(session: &Session, seq: i64, reason: &str) -> Result<()> {
+    let found = session
+        .db
+        .query_row("SELECT CAST(id AS BLOB), CAST(body AS BLOB) FROM events WHERE seq = ?1", [seq], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))
+        })
+        .optional()
+        .map_err(failed("read an event that cannot be decoded"))?;
+    let Some((id, body)) = found else { return Ok(()) };
+    let id = String::from_utf8(id).unwrap_or_else(|_| format!("undecodable-{seq}"));
+    tracing::warn!(seq, id, reason, "an event cannot be decoded and goes to the dead letters");
+    session
+        .db
+        .execute(
+            "INSERT INTO dead (id, grp, action, reason, body, attempts, crashes, time)
+             VALUES (?1, NULL, NULL, ?2, ?3, 0, 0, ?4)",
+            params![id, reason, body, now()],
+        )
+        .map_err(failed("keep a dead letter"))?;
+    for sql in ["DELETE FROM pending WHERE seq = ?1", "DELETE FROM events WHERE seq = ?1"] {
+        session.db.execute(sql, [seq]).map_err(failed("set an event aside"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! The entries of a group's member.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use pubsub_core::{
+    Begin, Claims, Conclusion, Error, ErrorKind, Event, Group, LeaseId, Leased, Leases, Renewal, Result,
+    Settlement, Stage, Subscription,
+};
+use tokio::sync::{Mutex, watch};
+
+use super::claims::{self, Of};
+use super::group::{self, Matcher};
+use super::publish::{position, set_aside};
+use super::session::now;
+use super::take::{self, Row, Taken, Taker};
+use super::writer::Queue;
+use super::Shared;
+
+/// Longest wait for what no signal told.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// A member of a group; it leaves when the last part of its subscription is dropped.
+pub(super) struct Member {
+    shared: Arc<Shared>,
+    owner: Arc<str>,
+    /// The group's number; another once the group was dropped and made again.
+    id: AtomicI64,
+    group: Group,
+    subscription: Subscription,
+}
+
+impl Member {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        id: i64,
+        owner: Arc<str>,
+        group: Group,
+        subscription: Subscription,
+    ) -> Arc<Self> {
+        Arc::new(Self { shared: Arc::clone(shared), owner, id: AtomicI64::new(id), group, subscription })
+    }
+
+    fn id(&self) -> i64 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    fn of(&self) -> Of {
+        Of {
+            group: self.id(),
+            name: self.group.name.as_str().to_owned(),
+            stage: self.group.stage.as_ref().map(|stage: &Stage| stage.as_str().to_owned()),
+            lease: self.group.lease,
+        }
+    }
+
+    async fn take(self: &Arc<Self>) -> Result<Batch> {
+        let id = self.id();
+        let mut taker = Taker {
+            group: id,
+            name: self.group.name.as_str().to_owned(),
+            owner: Arc::clone(&self.owner),
+            lease: self.group.lease,
+            prefetch: self.subscription.prefetch(),
+            matcher: Matcher::new(self.subscription.patterns(), self.group.stage.as_ref(), Some(id))?,
+        };
+        let (queue, owner) = (Arc::clone(&self.shared.queue), Arc::clone(&self.owner));
+        let work = move |session: &mut super::session::Session| {
+            let taken = take::take(session, &mut taker)?;
+            Ok(Batch::new(&queue, id, &owner, taken))
+        };
+        match self.shared.queue.call(0, work).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.join_again().await?;
+                Ok(Batch::empty(&self.shared.queue, &self.owner))
+            }
+            taken => taken,
+        }
+    }
+
+    /// The group was dropped while this member was away for longer than the retention time: it is made again.
+    async fn join_again(&self) -> Result<()> {
+        tracing::warn!(group = %self.group.name, "the group is gone and is made again");
+        let (group, on, owner) = (self.group.clone(), self.subscription.clone(), Arc::clone(&self.owner));
+        let id = self.shared.queue.call(0, move |session| group::join(session, &group, &on, &owner)).await?;
+        self.id.store(id, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let (id, owner) = (self.id(), Arc::clone(&self.owner));
+        self.shared.queue.leave(move |session| group::leave(session, id, &owner));
+    }
+}
+
+/// What a take brought and nobody got yet; what is left when it is dropped is given back, wherever that happens: in the
+/// stream, or on the way to one that was dropped meanwhile.
+struct Batch {
+    queue: Arc<Queue>,
+    group: i64,
+    owner: Arc<str>,
+    rows: VecDeque<Row>,
+    next_due: Option<i64>,
+    more: bool,
+}
+
+impl Batch {
+    fn new(queue: &Arc<Queue>, group: i64, owner: &Arc<str>, taken: Taken) -> Self {
+        Self {
+            queue: Arc::clone(queue),
+            group,
+            owner: Arc::clone(owner),
+            rows: taken.rows.into(),
+            next_due: taken.next_due,
+            more: taken.more,
+        }
+    }
+
+    fn empty(queue: &Arc<Queue>, owner: &Arc<str>) -> Self {
+        let nothing = Taken { more: true, ..Taken::default() };
+        Self::new(queue, 0, owner, nothing)
+    }
+
+    /// The next that can be decoded; what cannot is set aside.
+    fn next(&mut self) -> Option<Leased> {
+        while let Some(row) = self.rows.pop_front() {
+            match Event::from_cloud_event(&row.body) {
+                Ok(event) => {
+                    let entry = position(row.seq);
+                    let count = u64::try_from(row.count).unwrap_or(0);
+                    let lease = LeaseId { entry: entry.clone(), owner: Arc::clone(&self.owner), count };
+                    return Some(Leased { event, position: entry, lease: Some(lease) });
+                }
+                Err(error) => {
+                    let (seq, reason) = (row.seq, error.chain());
+                    self.queue.leave(move |session| set_aside(session, seq, &reason));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let rows: Vec<_> = self.rows.drain(..).map(|row| (row.seq, row.count)).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let (group, owner) = (self.group, Arc::clone(&self.owner));
+        self.queue.leave(move |session| take::give_back(session, group, &owner, &rows));
+    }
+}
+
+struct Entries {
+    member: Arc<Member>,
+    batch: Batch,
+    events: watch::Receiver<u64>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Going,
+    /// The last call failed and may succeed later.
+    Pausing(u32),
+    Ended,
+}
+
+/// The stream of a member's entries.
+pub(super) fn entries(member: Arc<Member>) -> BoxStream<'static, Result<Leased>> {
+    let batch = Batch::empty(&member.shared.queue, &member.owner);
+    let events = member.shared.signals.events.subscribe();
+    let entries = Entries { member, batch, events, state: State::Going };
+    stream::unfold(entries, |mut entries| async move {
+        let item = entries.next().await?;
+        Some((item, entries))
+    })
+    .boxed()
+}
+
+impl Entries {
+    async fn next(&mut self) -> Option<Result<Leased>> {
+        loop {
+            if self.member.shared.is_closed() || self.state == State::Ended {
+                return None;
+            }
+            if let Some(leased) = self.batch.next() {
+                return Some(Ok(leased));
+            }
+            if let State::Pausing(failures) = self.state {
+                let longest = 50_u64.saturating_mul(1 << failures.min(6));
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(10..=longest))).await;
+            }
+            self.events.borrow_and_update();
+            match self.member.take().await {
+                Ok(batch) => {
+                    self.state = State::Going;
+                    self.batch = batch;
+                    if self.batch.rows.is_empty() && !self.batch.more {
+                        self.wait().await;
+                    }
+                }
+                Err(error) if error.is_retryable() => {
+                    let failures = if let State::Pausing(failures) = self.state { failures } else { 0 };
+                    self.state = State::Pausing(failures.saturating_add(1));
+                    return Some(Err(error));
+                }
+                Err(error) => {
+                    self.state = State::Ended;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Waits for a change, the next due time, or a while.
+    async fn wait(&mut self) {
+        let due = self.batch.next_due.map_or(LONGEST_WAIT, |due| {
+            Duration::from_micros(u64::try_from(due.saturating_sub(now())).unwrap_or(0))
+        });
+        // A millisecond more: timers round down, and a look that comes too early is for nothing.
+        let wait = due.min(LONGEST_WAIT) + Duration::from_millis(1);
+        // An error of the channel means that the broker is gone, which the next call says.
+        let _ = tokio::time::timeout(wait, self.events.changed()).await;
+    }
+}
+
+/// The leases and claims of a member.
+pub(super) struct Keeper {
+    member: Arc<Member>,
+    cancels: Mutex<watch::Receiver<u64>>,
+}
+
+impl Keeper {
+    pub(super) fn new(member: &Arc<Member>) -> Arc<Self> {
+        let cancels = Mutex::new(member.shared.signals.cancels.subscribe());
+        Arc::new(Self { member: Arc::clone(member), cancels })
+    }
+
+    fn needs_stage(&self) -> Result<()> {
+        match self.member.group.stage {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Unsupported, "claims need a group that has a stage")),
+        }
+    }
+}
+
+#[async_trait]
+impl Leases for Keeper {
+    async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<Renewal>> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (of, leases) = (self.member.of(), leases.to_vec());
+        self.member.shared.queue.call(0, move |session| claims::renew(session, &of, &leases)).await
+    }
+
+    async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
+        let many = settlements.len();
+        if many == 0 {
+            return Vec::new();
+        }
+        let of = self.member.of();
+        let settled =
+            self.member.shared.queue.call(0, move |session| claims::settle(session, &of, &settlements)).await;
+        settled.unwrap_or_else(|error| super::for_each(many, &error))
+    }
+
+    async fn wake(&self) -> Result<()> {
+        let mut cancels = self.cancels.lock().await;
+        cancels.changed().await.map_err(|_| Error::new(ErrorKind::Closed, "the broker is closed"))
+    }
+}
+
+#[async_trait]
+impl Claims for Keeper {
+    async fn begin(&self, lease: &LeaseId) -> Result<Begin> {
+        self.needs_stage()?;
+        let (of, lease) = (self.member.of(), lease.clone());
+        self.member.shared.queue.call(0, move |session| claims::begin(session, &of, &lease)).await
+    }
+
+    async fn conclude(&self, lease: &LeaseId, conclusion: Conclusion) -> Result<()> {
+        self.needs_stage()?;
+        let (of, lease) = (self.member.of(), lease.clone());
+        self.member
+            .shared
+            .queue
+            .call(0, move |session| claims::conclude(session, &of, &lease, &conclusion))
+            .await
+    }
+}
