@@ -1,4 +1,4 @@
-//! The embedded default of `pubsub-pipeline`: an output store in a folder, no server.
+//! The embedded default of `pubsub-pipeline`: a broker and an output store in a folder, no server.
 //!
 //! ```
 //! use pubsub_core::{OutputReader, RunQuery};
@@ -11,8 +11,13 @@
 //! # }).unwrap();
 //! ```
 
+mod broker;
 mod error;
+mod sqlite;
 mod store;
 mod watch;
 
+pub use broker::{
+    DEFAULT_MAX_EVENT_BYTES, FILE_BROKER, FileBroker, FileBrokerConfig, FileDurability, Repair,
+};
 pub use store::{FILE_STORE, FileStore, FileStoreConfig};

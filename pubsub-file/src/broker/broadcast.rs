@@ -126,7 +126,8 @@ impl Broadcast {
         let due = self.delayed.peek().map_or(longest, |Reverse((at, _))| {
             Duration::from_micros(u64::try_from(at.saturating_sub(now())).unwrap_or(0))
         });
-        let _ = tokio::time::timeout(due.min(longest) + Duration::from_millis(1), self.events.changed()).await;
+        let _ =
+            tokio::time::timeout(due.min(longest) + Duration::from_millis(1), self.events.changed()).await;
     }
 }
 

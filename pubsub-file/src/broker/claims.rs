@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use pubsub_core::{
-    Begin, Claim, Conclusion, Error, ErrorKind, Holder, LeaseId, Mark, OpenAttempt, Renewal, Result, Settlement,
+    Begin, Claim, Conclusion, Error, ErrorKind, Holder, LeaseId, Mark, OpenAttempt, Renewal, Result,
+    Settlement,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 

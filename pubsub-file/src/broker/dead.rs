@@ -1,8 +1,6 @@
 //! Dead letters and cancels.
 
-use pubsub_core::{
-    ActionId, DeadLetter, Error, ErrorKind, Event, EventId, GroupName, Result, Timestamp,
-};
+use pubsub_core::{ActionId, DeadLetter, Error, ErrorKind, Event, EventId, GroupName, Result, Timestamp};
 use rusqlite::{Connection, Row as SqlRow, params};
 
 use super::group::load;
@@ -75,8 +73,9 @@ pub(super) fn replay(
     let Some((n, name, body)) = found.pop() else {
         return Err(Error::new(ErrorKind::NotFound, what).with("id", id));
     };
-    let mut event = Event::from_cloud_event(&body)
-        .map_err(|e| Error::invalid("a dead letter that cannot be decoded cannot be replayed").with_source(e))?;
+    let mut event = Event::from_cloud_event(&body).map_err(|e| {
+        Error::invalid("a dead letter that cannot be decoded cannot be replayed").with_source(e)
+    })?;
     let name = name
         .map(GroupName::new)
         .transpose()?

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_core::{
-    ActionId, Error, ErrorKind, Event, EventId, EventType, Group, GroupName, Origin, Pattern, Position, Result,
-    Role, Stage, StartAt, Subscription, wants,
+    ActionId, Error, ErrorKind, Event, EventId, EventType, Group, GroupName, Origin, Pattern, Position,
+    Result, Role, Stage, StartAt, Subscription, wants,
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::publish::{role_number, seq_of};
 use super::session::{Session, micros, now};
@@ -47,8 +47,9 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Result<Stored>> {
 /// All groups, or the one of this name.
 pub(super) fn load(db: &Connection, name: Option<&GroupName>) -> Result<Vec<Stored>> {
     let what = "read the groups";
-    let mut statement =
-        db.prepare_cached(&format!("{COLUMNS} WHERE ?1 IS NULL OR name = ?1 ORDER BY id")).map_err(failed(what))?;
+    let mut statement = db
+        .prepare_cached(&format!("{COLUMNS} WHERE ?1 IS NULL OR name = ?1 ORDER BY id"))
+        .map_err(failed(what))?;
     let rows = statement.query_map([name.map(GroupName::as_str)], stored).map_err(failed(what))?;
     rows.map(|row| row.map_err(failed(what))?).collect()
 }
@@ -267,11 +268,4 @@ pub(super) fn drop_unused(session: &Session, retention: Duration) -> Result<()> 
         drop_group(session, id)?;
     }
     Ok(())
-}
-
-/// The group's name by its number, where it is still there.
-pub(super) fn name_of(db: &Connection, group: i64) -> Result<Option<String>> {
-    db.prepare_cached("SELECT name FROM groups WHERE id = ?1")
-        .and_then(|mut statement| statement.query_row([group], |row| row.get(0)).optional())
-        .map_err(failed("find a group"))
 }

@@ -126,7 +126,8 @@ impl Shared {
             }
             answer
         });
-        done.await.map_err(|e| Error::new(ErrorKind::Internal, "read the broker's database").with_source(e))?
+        done.await
+            .map_err(|e| Error::new(ErrorKind::Internal, "read the broker's database").with_source(e))?
     }
 }
 

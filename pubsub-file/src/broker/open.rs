@@ -47,7 +47,9 @@ impl Drop for OpenLock {
 fn unavailable(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |error| {
         let kind = match error.kind() {
-            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Refused,
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::Refused
+            }
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Full,
             _ => ErrorKind::Unavailable,
         };
@@ -74,7 +76,8 @@ pub(super) fn open(config: &FileBrokerConfig) -> Result<(Session, OpenLock, Opti
                 repair = check_and_repair(&path, config)?;
             }
         }
-        Err(TryLockError::WouldBlock) => {}
+        // Another may be checking or repairing just now: its turn ends before ours begins.
+        Err(TryLockError::WouldBlock) => file.lock_shared().map_err(unavailable("lock the broker"))?,
         Err(TryLockError::Error(error)) => return Err(unavailable("lock the broker")(error)),
     }
     let mut session = Session::open(&path, config);

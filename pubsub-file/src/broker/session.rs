@@ -199,7 +199,10 @@ impl Session {
     /// Starts a transaction that may write, waiting for other processes up to the busy limit.
     pub(super) fn begin(&mut self) -> Result<()> {
         self.effects = Effects::default();
-        self.patiently(|db| db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop), "begin a transaction")
+        self.patiently(
+            |db| db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop),
+            "begin a transaction",
+        )
     }
 
     pub(super) fn commit(&mut self) -> Result<()> {

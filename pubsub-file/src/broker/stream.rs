@@ -13,13 +13,13 @@ use pubsub_core::{
 };
 use tokio::sync::{Mutex, watch};
 
+use super::Shared;
 use super::claims::{self, Of};
 use super::group::{self, Matcher};
 use super::publish::{position, set_aside};
 use super::session::now;
 use super::take::{self, Row, Taken, Taker};
 use super::writer::Queue;
-use super::Shared;
 
 /// Longest wait for what no signal told.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -123,8 +123,9 @@ impl Batch {
     }
 
     fn empty(queue: &Arc<Queue>, owner: &Arc<str>) -> Self {
-        let nothing = Taken { more: true, ..Taken::default() };
-        Self::new(queue, 0, owner, nothing)
+        let mut nothing = Self::new(queue, 0, owner, Taken::default());
+        nothing.more = true;
+        nothing
     }
 
     /// The next that can be decoded; what cannot is set aside.
@@ -158,9 +159,10 @@ impl Drop for Batch {
     }
 }
 
+/// The batch is dropped before the member, which may be the last to keep the broker open.
 struct Entries {
-    member: Arc<Member>,
     batch: Batch,
+    member: Arc<Member>,
     events: watch::Receiver<u64>,
     state: State,
 }
@@ -177,7 +179,7 @@ enum State {
 pub(super) fn entries(member: Arc<Member>) -> BoxStream<'static, Result<Leased>> {
     let batch = Batch::empty(&member.shared.queue, &member.owner);
     let events = member.shared.signals.events.subscribe();
-    let entries = Entries { member, batch, events, state: State::Going };
+    let entries = Entries { batch, member, events, state: State::Going };
     stream::unfold(entries, |mut entries| async move {
         let item = entries.next().await?;
         Some((item, entries))

@@ -13,7 +13,7 @@ use super::session::{Scan, Session, micros, now};
 use crate::sqlite::failed;
 
 /// Most events that one take looks at, so that others get their turn.
-const MAX_SCAN: usize = 4096;
+const MAX_SCAN: i64 = 4096;
 
 /// Bytes of events after which a take ends; one event may be larger.
 const MAX_TAKE_BYTES: usize = 8 * 1024 * 1024;
@@ -91,12 +91,18 @@ pub(super) fn take(session: &mut Session, taker: &mut Taker) -> Result<Taken> {
     let from = scan.scanned.max(cursor);
     let upto = take_new(session, taker, now, from, &mut taken)?;
     if upto > cursor && (taken.kept || upto - cursor >= MAX_CURSOR_LAG || taken.more) {
-        session.run("UPDATE groups SET cursor = max(cursor, ?2) WHERE id = ?1", taker.group, upto, "move a cursor")?;
+        session.run(
+            "UPDATE groups SET cursor = max(cursor, ?2) WHERE id = ?1",
+            taker.group,
+            upto,
+            "move a cursor",
+        )?;
     }
     scan.scanned = upto;
     session.scans.insert(key, scan);
     if taken.rows.is_empty() {
-        taken.next_due = Some(next_due(session, taker.group)?.map_or(scan.next_expiry, |due| due.min(scan.next_expiry)));
+        taken.next_due =
+            Some(next_due(session, taker.group)?.map_or(scan.next_expiry, |due| due.min(scan.next_expiry)));
     }
     Ok(taken)
 }
@@ -207,14 +213,14 @@ fn take_new(session: &Session, taker: &mut Taker, now: i64, from: i64, taken: &m
     }
     let Some(actions) = taker.matcher.literal_actions() else {
         let sql = format!("SELECT {MATCH_COLUMNS}, body FROM events WHERE seq > ?1 ORDER BY seq LIMIT ?2");
-        return take_from(session, taker, now, &sql, &[&from, &(MAX_SCAN as i64)], from, taken);
+        return take_from(session, taker, now, &sql, &[&from, &MAX_SCAN], from, taken);
     };
     if let [action] = actions.as_slice() {
         let sql = format!(
             "SELECT {MATCH_COLUMNS}, body FROM events WHERE action = ?3 AND seq > ?1 ORDER BY seq LIMIT ?2"
         );
         let last = session.last_seq()?;
-        let upto = take_from(session, taker, now, &sql, &[&from, &(MAX_SCAN as i64), action], from, taken)?;
+        let upto = take_from(session, taker, now, &sql, &[&from, &MAX_SCAN, action], from, taken)?;
         return Ok(if taken.more { upto } else { last.max(upto) });
     }
     // Several actions: their numbers are merged, so that one cursor serves all.
@@ -225,14 +231,15 @@ fn take_new(session: &Session, taker: &mut Taker, now: i64, from: i64, taken: &m
             .db
             .prepare_cached("SELECT seq FROM events WHERE action = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")
             .and_then(|mut statement| {
-                statement.query_map(params![action, from, MAX_SCAN as i64], |row| row.get(0))?.collect()
+                statement.query_map(params![action, from, MAX_SCAN], |row| row.get(0))?.collect()
             })
             .map_err(failed("find an action's events"))?;
         seqs.extend(some);
     }
     seqs.sort_unstable();
-    let all = seqs.len() < MAX_SCAN;
-    seqs.truncate(MAX_SCAN);
+    let most = usize::try_from(MAX_SCAN).unwrap_or(usize::MAX);
+    let all = seqs.len() < most;
+    seqs.truncate(most);
     let sql = format!("SELECT {MATCH_COLUMNS}, body FROM events WHERE seq = ?1");
     let mut upto = from;
     for seq in seqs {
@@ -267,7 +274,7 @@ fn take_from(
         .map_err(failed(what))?;
     let mut rows = statement.query(values).map_err(failed(what))?;
     let until = now + micros(taker.lease);
-    let (mut upto, mut looked) = (from, 0_usize);
+    let (mut upto, mut looked) = (from, 0);
     while let Some(row) = rows.next().map_err(failed(what))? {
         if taken.is_full(taker.prefetch) {
             taken.more = true;

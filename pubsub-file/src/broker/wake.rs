@@ -47,6 +47,8 @@ pub(super) fn watch(folder: &Path, queue: &Arc<Queue>) -> Option<RecommendedWatc
         Ok(watcher)
     });
     watching
-        .inspect_err(|error| tracing::warn!(%error, "the broker's folder cannot be watched; it looks more often"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "the broker's folder cannot be watched; it looks more often"),
+        )
         .ok()
 }
