@@ -1,6 +1,6 @@
 //! The file broker: leases, claims, delays and dead letters across handles, restarts and damage.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, which may")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::sync::Arc;
 use std::time::Duration;
