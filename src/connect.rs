@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pubsub_core::{Broker, Error, MEMORY_STORE, MemoryStore, Result, Store, StoreCapabilities};
+use pubsub_core::{Broker, Error, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
 
 use crate::place::{Place, Scheme};
 
@@ -58,7 +58,7 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
 /// says.
 pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
     match place.scheme() {
-        Scheme::Memory => Err(missing("memory")),
+        Scheme::Memory => Ok(Arc::new(MemoryBroker::new())),
         Scheme::File(_) => Err(missing("file")),
     }
 }
