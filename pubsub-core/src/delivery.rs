@@ -1,49 +1,35 @@
-//! Deliveries: what is taken, kept alive while it is worked at, and settled once.
+//! Deliveries: leased events, whose leases are kept until they are settled.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
-use tokio::sync::{Notify, watch};
+use futures::stream::{BoxStream, Stream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
-use crate::grouped::Grouped;
+use crate::keeper::Keeper;
 use crate::{
-    Backoff, Begin, Claims, Conclusion, Error, Event, LeaseId, Leased, Leases, Position, Renewal, Result,
-    Settlement, Subscriber, Subscription,
+    Backoff, Begin, Conclusion, Error, ErrorKind, Event, LeaseId, Leased, Position, Result, Settlement,
+    Subscriber, Subscription,
 };
 
-/// Most settlements of one call to the broker.
-const MAX_SETTLEMENTS: usize = 1000;
-
-/// What is known of a delivery's lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseState {
-    /// It is ours.
-    Held,
-    /// It is ours, and its event's chain was cancelled.
-    Cancelled,
-    /// Another holds it, or it is gone.
-    Lost,
-}
-
-/// A subscription's deliveries. Leases are renewed every third of their length for as long as a delivery is alive, also
-/// while nobody polls this.
+/// What a subscription delivers, one after the other; the leases of all that is not settled are kept in the meantime.
+///
+/// One task renews them every third of a lease, all in one call, until the stream and every delivery are gone.
+///
+/// # Cancel safety
+/// A dropped [`next`](Self::next) loses nothing. A dropped `Deliveries` gives back what it had not handed out; what it
+/// had handed out is still kept.
 pub struct Deliveries {
     entries: BoxStream<'static, Result<Leased>>,
-    keeping: Arc<Keeping>,
+    batch: VecDeque<Delivery>,
+    error: Option<Error>,
+    keeper: Arc<Keeper>,
     task: Option<JoinHandle<()>>,
-}
-
-impl std::fmt::Debug for Deliveries {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deliveries").finish_non_exhaustive()
-    }
 }
 
 impl Deliveries {
@@ -54,76 +40,100 @@ impl Deliveries {
     pub async fn open(subscriber: &dyn Subscriber, subscription: Subscription) -> Result<Self> {
         let lease = subscription.group().map(|group| group.lease);
         let subscribed = subscriber.subscribe(subscription).await?;
-        let keeper = Arc::new(Keeper {
-            leases: subscribed.leases,
-            claims: subscribed.claims,
-            lease: lease.unwrap_or_default(),
-            state: Mutex::default(),
-            changed: Notify::new(),
-            settlements: Grouped::new(MAX_SETTLEMENTS),
-        });
-        // Without a group there is nothing to keep.
-        let task = lease.map(|_| tokio::spawn(keep(Arc::clone(&keeper))));
-        Ok(Self { entries: subscribed.entries, keeping: Arc::new(Keeping(keeper)), task })
+        let keeper = Arc::new(Keeper::new(subscribed.leases, subscribed.claims));
+        let task = lease.map(|lease| tokio::spawn(Arc::clone(&keeper).keep(lease)));
+        Ok(Self { entries: subscribed.entries, batch: VecDeque::new(), error: None, keeper, task })
     }
 
-    /// The next delivery; `None` once the subscription is closed. After an `Err` whose kind is retryable more can follow.
+    /// The next delivery; `None` once the broker is closed. After an `Err` whose kind is retryable more can follow.
+    pub async fn next(&mut self) -> Option<Result<Delivery>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// Takes nothing more, gives back what was not handed out, and waits until the last delivery is settled or
+    /// dropped.
     ///
     /// # Cancel safety
-    /// Dropped, nothing is lost.
-    pub async fn next(&mut self) -> Option<Result<Delivery>> {
-        futures::StreamExt::next(self).await
-    }
-
-    /// Takes nothing more, and waits until every delivery is settled or dropped.
-    pub async fn close(self) {
-        let Self { entries, keeping, task } = self;
-        drop(entries);
-        drop(keeping);
-        if let Some(task) = task {
-            // It ends by itself; a panic in it was told when it happened.
-            let _ = task.await;
+    /// Dropped, it has the effect of dropping the `Deliveries`.
+    pub async fn close(mut self) {
+        let task = self.task.take();
+        drop(self);
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::warn!(%error, "the task that keeps leases ended early");
         }
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.batch.clear();
+        self.keeper.stream_ended();
     }
 }
 
 impl Stream for Deliveries {
     type Item = Result<Delivery>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = std::task::ready!(self.entries.poll_next_unpin(context));
-        let keeping = Arc::clone(&self.keeping);
-        Poll::Ready(next.map(|leased| leased.map(|leased| Delivery::new(leased, keeping))))
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(delivery) = self.batch.pop_front() {
+            return Poll::Ready(Some(Ok(delivery)));
+        }
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let first = match ready!(self.entries.as_mut().poll_next(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(leased)) => leased,
+        };
+        // The rest of what was read with it, so that its leases are kept as well.
+        let mut leased = vec![first];
+        while self.entries.size_hint().0 > 0 {
+            match self.entries.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Ok(more))) => leased.push(more),
+                Poll::Ready(Some(Err(error))) => self.error = Some(error),
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        let delivered = self.keeper.watch(leased);
+        self.batch.extend(delivered);
+        Poll::Ready(self.batch.pop_front().map(Ok))
     }
 }
 
-/// One event handed to this subscriber, still to be settled: by value, so that it happens once. Dropped, it is given back.
+impl fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deliveries").field("taken", &self.batch.len()).finish_non_exhaustive()
+    }
+}
+
+/// Whether a delivery is still its holder's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeaseState {
+    /// It is.
+    Held,
+    /// It is, and its event's chain was cancelled: stop the work and conclude.
+    Cancelled,
+    /// Another holds it by now, or it is gone: stop the work and forget it.
+    Lost,
+}
+
+/// One event, still to be settled. Dropped, it is given back at once, uncounted.
+///
+/// Without a group there is nothing to settle: settling answers `Ok`, [`begin`](Self::begin) `Unsupported`.
 pub struct Delivery {
     event: Arc<Event>,
     position: Position,
     lease: Option<LeaseId>,
     state: watch::Receiver<LeaseState>,
-    keeping: Arc<Keeping>,
-    settled: bool,
-}
-
-impl std::fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Delivery")
-            .field("event", &self.event.id)
-            .field("lease", &self.lease)
-            .finish_non_exhaustive()
-    }
+    keeper: Arc<Keeper>,
 }
 
 impl Delivery {
-    fn new(leased: Leased, keeping: Arc<Keeping>) -> Self {
-        let (sender, state) = watch::channel(LeaseState::Held);
-        if let Some(lease) = &leased.lease {
-            keeping.0.lock().live.insert(lease.clone(), sender);
-        }
-        let Leased { event, position, lease } = leased;
-        Self { event: Arc::new(event), position, lease, state, keeping, settled: false }
+    pub(crate) fn new(leased: Leased, state: watch::Receiver<LeaseState>, keeper: Arc<Keeper>) -> Self {
+        Self { event: Arc::new(leased.event), position: leased.position, lease: leased.lease, state, keeper }
     }
 
     /// The event.
@@ -138,42 +148,51 @@ impl Delivery {
         &self.position
     }
 
-    /// What is known of the lease, as it changes.
+    /// Its lease; `None` without a group.
+    #[must_use]
+    pub const fn lease(&self) -> Option<&LeaseId> {
+        self.lease.as_ref()
+    }
+
+    /// Tells what becomes of the lease.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LeaseState> {
         self.state.clone()
     }
 
-    /// Asks to begin an attempt.
+    /// Asks the broker to begin an attempt.
     ///
     /// # Errors
-    /// As [`Claims::begin`].
+    /// As [`Claims::begin`](crate::Claims::begin); what can be tried again is tried again while the lease is not lost.
     ///
     /// # Cancel safety
-    /// Dropped, it may have begun; ask again.
+    /// Dropped, it may have begun: ask again, which begins no other attempt.
     pub async fn begin(&self) -> Result<Begin> {
-        self.keeping.0.claims.begin(self.lease()?).await
+        let lease = self.leased()?;
+        self.retrying(|| self.keeper.claims().begin(lease)).await
     }
 
     /// Ends the work for good.
     ///
     /// # Errors
-    /// As [`Claims::conclude`].
+    /// As [`Claims::conclude`](crate::Claims::conclude); what can be tried again is tried again while the lease is not
+    /// lost.
     ///
     /// # Cancel safety
-    /// Dropped, it may have happened; conclude again with the same run.
+    /// Dropped, it may have concluded: conclude again with the same run.
     pub async fn conclude(&self, conclusion: Conclusion) -> Result<()> {
-        self.keeping.0.claims.conclude(self.lease()?, conclusion).await
+        let lease = self.leased()?;
+        self.retrying(|| self.keeper.claims().conclude(lease, conclusion.clone())).await
     }
 
     /// Done.
     ///
     /// # Errors
-    /// [`LeaseLost`](crate::ErrorKind::LeaseLost) where another holds it by now. While the broker is out of reach it is tried
-    /// again, until the lease is known to be lost.
+    /// [`LeaseLost`](ErrorKind::LeaseLost) where another holds it by now; what can be tried again is tried again while
+    /// the lease is not lost. The same holds for every other way to settle.
     ///
     /// # Cancel safety
-    /// Dropped, it may have happened; otherwise the event comes back. So for all ways to settle.
+    /// Dropped, it may have settled; if not, the delivery is given back. The same holds for every other way to settle.
     pub async fn ack(self) -> Result<()> {
         self.settle(Settlement::Ack).await
     }
@@ -181,7 +200,7 @@ impl Delivery {
     /// Again after this time; an attempt that has begun counts as failed.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As for [`ack`](Self::ack).
     pub async fn retry_in(self, after: Duration) -> Result<()> {
         self.settle(Settlement::Retry { after }).await
     }
@@ -189,7 +208,7 @@ impl Delivery {
     /// Never again; kept with the reason.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As for [`ack`](Self::ack).
     pub async fn dead_letter(self, reason: impl Into<String>) -> Result<()> {
         self.settle(Settlement::DeadLetter { reason: reason.into() }).await
     }
@@ -197,46 +216,63 @@ impl Delivery {
     /// Given back, not counted.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As for [`ack`](Self::ack).
     pub async fn release(self) -> Result<()> {
         self.release_in(Duration::ZERO).await
     }
 
-    /// Given back after this time, not counted.
+    /// Given back, not counted, not to be delivered before this time has passed.
     ///
     /// # Errors
-    /// As [`ack`](Self::ack).
+    /// As for [`ack`](Self::ack).
     pub async fn release_in(self, after: Duration) -> Result<()> {
         self.settle(Settlement::Release { after }).await
     }
 
-    fn lease(&self) -> Result<&LeaseId> {
-        self.lease.as_ref().ok_or_else(|| Error::unsupported("a subscription without a group has no runs"))
+    async fn settle(mut self, settlement: Settlement) -> Result<()> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let answer = self.retrying(|| self.keeper.settle(lease.clone(), settlement.clone())).await;
+        let is_over = match &answer {
+            Ok(()) => true,
+            Err(error) => error.kind() == ErrorKind::LeaseLost,
+        };
+        if is_over && let Some(lease) = self.lease.take() {
+            self.keeper.forget(&lease);
+        }
+        answer
     }
 
-    async fn settle(mut self, settlement: Settlement) -> Result<()> {
-        let Some(lease) = self.lease.clone() else {
-            return match settlement {
-                Settlement::Ack | Settlement::Release { .. } => Ok(()),
-                _ => Err(Error::unsupported("a subscription without a group cannot retry or dead-letter")),
-            };
-        };
-        let keeper = Arc::clone(&self.keeping.0);
+    fn leased(&self) -> Result<&LeaseId> {
+        self.lease
+            .as_ref()
+            .ok_or_else(|| Error::unsupported("a subscription without a group has no leases and no runs"))
+    }
+
+    /// Repeats a call while the broker is out of reach, until the lease is known to be lost.
+    async fn retrying<T, Fut>(&self, call: impl Fn() -> Fut) -> Result<T>
+    where
+        Fut: Future<Output = Result<T>>,
+    {
         let backoff = Backoff::default();
         let mut tries = 0;
         loop {
-            let item = (lease.clone(), settlement.clone());
-            let answer = keeper.settlements.call(item, |items| keeper.leases.settle(items)).await;
-            match answer {
-                Err(error) if error.is_retryable() && *self.state.borrow() != LeaseState::Lost => {
-                    tokio::time::sleep(backoff.delay(tries)).await;
-                    tries += 1;
+            let error = match call().await {
+                Err(error) if error.is_retryable() => error,
+                answer => return answer,
+            };
+            let mut state = self.state.clone();
+            let lost = async {
+                // Without a keeper nobody will say so.
+                if state.wait_for(|state| *state == LeaseState::Lost).await.is_err() {
+                    std::future::pending::<()>().await;
                 }
-                answer => {
-                    self.settled = true;
-                    keeper.forget(&lease);
-                    return answer;
+            };
+            tokio::select! {
+                () = lost => {
+                    return Err(Error::new(ErrorKind::LeaseLost, "the lease was lost meanwhile")
+                        .with_source(error));
                 }
+                () = tokio::time::sleep(backoff.delay(tries)) => tries = tries.saturating_add(1),
             }
         }
     }
@@ -244,120 +280,18 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(lease) = self.lease.take().filter(|_| !self.settled) {
-            let mut state = self.keeping.0.lock();
-            state.live.remove(&lease);
-            // At most as many as were leased.
-            state.dropped.push(lease);
-            drop(state);
-            self.keeping.0.changed.notify_one();
+        if let Some(lease) = self.lease.take() {
+            self.keeper.release(lease);
         }
     }
 }
 
-/// Tells the keeper, by being dropped, that nobody needs it any more.
-struct Keeping(Arc<Keeper>);
-
-impl Drop for Keeping {
-    fn drop(&mut self) {
-        self.0.lock().ended = true;
-        self.0.changed.notify_one();
-    }
-}
-
-struct Keeper {
-    leases: Arc<dyn Leases>,
-    claims: Arc<dyn Claims>,
-    lease: Duration,
-    state: Mutex<Kept>,
-    changed: Notify,
-    settlements: Grouped<(LeaseId, Settlement), Result<()>>,
-}
-
-#[derive(Default)]
-struct Kept {
-    live: HashMap<LeaseId, watch::Sender<LeaseState>>,
-    dropped: Vec<LeaseId>,
-    ended: bool,
-}
-
-impl Keeper {
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget(&self, lease: &LeaseId) {
-        self.lock().live.remove(lease);
-    }
-
-    /// Renews all leases in one call and tells each delivery.
-    async fn renew(&self) {
-        let leases: Vec<LeaseId> = self.lock().live.keys().cloned().collect();
-        if leases.is_empty() {
-            return;
-        }
-        match self.leases.renew(&leases).await {
-            Ok(answers) => {
-                let state = self.lock();
-                for (lease, answer) in leases.iter().zip(answers) {
-                    let told = match answer {
-                        Renewal::Held => LeaseState::Held,
-                        Renewal::Cancelled => LeaseState::Cancelled,
-                        Renewal::Lost => LeaseState::Lost,
-                    };
-                    if let Some(sender) = state.live.get(lease) {
-                        sender.send_if_modified(|state| std::mem::replace(state, told) != told);
-                    }
-                }
-            }
-            // An outage loses nothing by itself: only the broker can say that another took it.
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), leases = leases.len(), "leases could not be renewed")
-            }
-        }
-    }
-
-    async fn release_dropped(&self) {
-        let dropped = std::mem::take(&mut self.lock().dropped);
-        if dropped.is_empty() {
-            return;
-        }
-        let release = |lease| (lease, Settlement::Release { after: Duration::ZERO });
-        for answer in self.leases.settle(dropped.into_iter().map(release).collect()).await {
-            // It comes back by itself when its lease is over.
-            if let Err(error) = answer {
-                tracing::debug!(error = %error.chain(), "a dropped delivery was not given back");
-            }
-        }
-    }
-}
-
-/// Keeps the leases until nobody needs it any more.
-async fn keep(keeper: Arc<Keeper>) {
-    let every = keeper.lease / 3;
-    let mut next = Instant::now() + every;
-    let leases = Arc::clone(&keeper.leases);
-    let mut wake = leases.wake();
-    loop {
-        tokio::select! {
-            () = keeper.changed.notified() => {}
-            () = tokio::time::sleep_until(next) => {
-                keeper.renew().await;
-                next = Instant::now() + every;
-            }
-            woken = &mut wake => {
-                wake = leases.wake();
-                match woken {
-                    Ok(()) => keeper.renew().await,
-                    // Until it can be watched again, time alone renews.
-                    Err(_) => tokio::time::sleep_until(next).await,
-                }
-            }
-        }
-        keeper.release_dropped().await;
-        let state = keeper.lock();
-        if state.ended && state.dropped.is_empty() {
-            return;
-        }
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("event", &self.event.id)
+            .field("position", &self.position)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
     }
 }

@@ -1,18 +1,33 @@
-//! The first who comes does the call for all that wait.
+//! Grouping in the caller: the first who comes does the call for all that wait.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use futures::future::{Either, select};
 use tokio::sync::oneshot;
 
-/// Groups items of many callers into calls that take many: without a task of its own, and without a delay.
+/// Most items that one call takes along.
+pub const MAX_GROUPED: usize = 1000;
+
+/// Makes one call out of many that come at the same time: a queue, and a lock for whose turn it is. No task stands
+/// between the caller and the call, so that a lone caller waits for nothing.
 ///
-/// A caller that is dropped while it does the call leaves the others to ask again, so the call must be safe to repeat.
-pub(crate) struct Grouped<T, R> {
-    queue: Mutex<VecDeque<Waiting<T, R>>>,
-    /// Held by whoever does the call.
+/// The queue holds one item of each caller that waits, so the callers bound it.
+///
+/// ```
+/// use pubsub_core::Grouped;
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let grouped = Grouped::new();
+/// let double = |items: Vec<u32>| async move { items.into_iter().map(|item| item * 2).collect() };
+/// assert_eq!(grouped.call(21, double).await, Some(42));
+/// # });
+/// ```
+pub struct Grouped<T, R> {
+    waiting: Mutex<VecDeque<Waiting<T, R>>>,
     turn: tokio::sync::Mutex<()>,
-    most: usize,
 }
 
 struct Waiting<T, R> {
@@ -20,119 +35,108 @@ struct Waiting<T, R> {
     answer: oneshot::Sender<R>,
 }
 
-impl<T, R> std::fmt::Debug for Grouped<T, R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grouped").field("most", &self.most).finish_non_exhaustive()
-    }
-}
-
 impl<T: Clone, R> Grouped<T, R> {
-    /// At most so many items in one call.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { queue: Mutex::default(), turn: tokio::sync::Mutex::new(()), most }
+    /// Nobody waits yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { waiting: Mutex::new(VecDeque::new()), turn: tokio::sync::Mutex::new(()) }
     }
 
-    /// The answer for one item. `call` answers for each item it is given, in order.
-    pub(crate) async fn call<F>(&self, item: T, call: impl Fn(Vec<T>) -> F) -> R
+    /// Has `run` called with this item among others, by this caller or another one, and hands back its answer; `None`
+    /// where `run` answered fewer items than it was given. All callers pass the same `run`.
+    ///
+    /// # Cancel safety
+    /// A caller that is dropped while it makes the call for others leaves them to make it again: `run` must be safe to
+    /// repeat. The item of a dropped caller may or may not have been passed on.
+    pub async fn call<F, Fut>(&self, item: T, run: F) -> Option<R>
     where
-        F: Future<Output = Vec<R>>,
+        F: Fn(Vec<T>) -> Fut,
+        Fut: Future<Output = Vec<R>>,
     {
-        loop {
-            let (answer, mut mine) = oneshot::channel();
-            self.lock().push_back(Waiting { item: item.clone(), answer });
-            // Left when whoever had our item was dropped, or answered too few: then it is asked again.
-            loop {
-                tokio::select! {
-                    biased;
-                    answered = &mut mine => match answered {
-                        Ok(answer) => return answer,
-                        Err(_) => break,
-                    },
-                    turn = self.turn.lock() => {
-                        let batch: Vec<Waiting<T, R>> = {
-                            let mut queue = self.lock();
-                            let count = queue.len().min(self.most);
-                            queue.drain(..count).collect()
-                        };
-                        let (items, answers): (Vec<T>, Vec<_>) =
-                            batch.into_iter().map(|waiting| (waiting.item, waiting.answer)).unzip();
-                        if !items.is_empty() {
-                            for (sender, answer) in answers.into_iter().zip(call(items).await) {
-                                // Who does not wait any more needs no answer.
-                                let _ = sender.send(answer);
-                            }
-                        }
-                        drop(turn);
-                    }
-                }
-            }
+        // The usual case: nobody is at it.
+        if let Ok(turn) = self.turn.try_lock() {
+            let answer = self.call_for_all(Some(item), &run).await;
+            drop(turn);
+            return answer;
         }
+        let (sender, mut answer) = oneshot::channel();
+        self.waiting().push_back(Waiting { item, answer: sender });
+        let turn = match select(&mut answer, pin!(self.turn.lock())).await {
+            Either::Left((answer, _)) => return answer.ok(),
+            Either::Right((turn, _)) => turn,
+        };
+        // Another may have answered before the turn came, and many may stand in the queue before the own item.
+        let answer = loop {
+            match answer.try_recv() {
+                Ok(answer) => break Some(answer),
+                Err(oneshot::error::TryRecvError::Closed) => break None,
+                Err(oneshot::error::TryRecvError::Empty) => {}
+            }
+            self.call_for_all(None, &run).await;
+        };
+        drop(turn);
+        answer
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting<T, R>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Calls with what waits and the caller's own item, and hands out the answers; the caller has the turn.
+    async fn call_for_all<F, Fut>(&self, own: Option<T>, run: &F) -> Option<R>
+    where
+        F: Fn(Vec<T>) -> Fut,
+        Fut: Future<Output = Vec<R>>,
+    {
+        let mut taken = Taken { grouped: self, waiting: self.take() };
+        let mut items: Vec<T> = taken.waiting.iter().map(|waiting| waiting.item.clone()).collect();
+        items.extend(own);
+        let mut answers = run(items).await.into_iter();
+        for waiting in taken.waiting.drain(..) {
+            let Some(answer) = answers.next() else { break };
+            // Whoever waited for it may have been dropped.
+            let _ = waiting.answer.send(answer);
+        }
+        answers.next()
+    }
+
+    fn take(&self) -> VecDeque<Waiting<T, R>> {
+        let mut waiting = self.waiting();
+        let count = waiting.len().min(MAX_GROUPED - 1);
+        let mut taken: VecDeque<_> = waiting.drain(..count).collect();
+        taken.retain(|waiting| !waiting.answer.is_closed());
+        taken
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::sync::Semaphore;
-
-    use super::Grouped;
-
-    #[tokio::test]
-    async fn many_callers_share_a_few_calls_and_each_gets_its_own_answer() {
-        let grouped = Arc::new(Grouped::new(1000));
-        let calls = Arc::new(AtomicUsize::new(0));
-        let tasks: Vec<_> = (0..500u64)
-            .map(|n| {
-                let (grouped, calls) = (Arc::clone(&grouped), Arc::clone(&calls));
-                tokio::spawn(async move {
-                    let double = |items: Vec<u64>| {
-                        calls.fetch_add(1, Ordering::SeqCst);
-                        async move {
-                            tokio::task::yield_now().await;
-                            items.into_iter().map(|n| n * 2).collect()
-                        }
-                    };
-                    assert_eq!(grouped.call(n, double).await, n * 2);
-                })
-            })
-            .collect();
-        for task in tasks {
-            task.await.unwrap();
-        }
-        assert!(calls.load(Ordering::SeqCst) < 20, "{calls:?}");
+impl<T, R> Grouped<T, R> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting<T, R>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    #[tokio::test]
-    async fn who_is_dropped_in_the_middle_leaves_the_others_to_ask_again() {
-        let grouped = Arc::new(Grouped::new(10));
-        let gate = Arc::new(Semaphore::new(0));
-        let ask = |n: u32| {
-            let (grouped, gate) = (Arc::clone(&grouped), Arc::clone(&gate));
-            tokio::spawn(async move {
-                grouped
-                    .call(n, |items| {
-                        let gate = Arc::clone(&gate);
-                        async move {
-                            gate.acquire().await.unwrap().forget();
-                            items
-                        }
-                    })
-                    .await
-            })
-        };
-        let first = ask(1);
-        tokio::task::yield_now().await;
-        let second = ask(2);
-        tokio::task::yield_now().await;
-        first.abort();
-        assert!(first.await.unwrap_err().is_cancelled());
-        gate.add_permits(1);
-        assert_eq!(second.await.unwrap(), 2);
+impl<T: Clone, R> Default for Grouped<T, R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T, R> fmt::Debug for Grouped<T, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grouped").finish_non_exhaustive()
+    }
+}
+
+/// What a call has taken along; put back where the call is dropped before its answers.
+struct Taken<'a, T, R> {
+    grouped: &'a Grouped<T, R>,
+    waiting: VecDeque<Waiting<T, R>>,
+}
+
+impl<T, R> Drop for Taken<'_, T, R> {
+    fn drop(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut waiting = self.grouped.waiting();
+        while let Some(one) = self.waiting.pop_back() {
+            waiting.push_front(one);
+        }
     }
 }

@@ -26,6 +26,7 @@ mod follow;
 mod grouped;
 mod handler;
 mod ids;
+mod keeper;
 mod mask;
 mod memory;
 mod missing;
@@ -71,10 +72,11 @@ pub use fanout::{
     WhenFull,
 };
 pub use follow::{Follow, FollowFrom, Followed, Target, follow};
+pub use grouped::{Grouped, MAX_GROUPED};
 pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Stopper, handler_fn};
 pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
 pub use mask::{MASKED, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Masker};
-pub use memory::{MEMORY_BROKER, MEMORY_BROKER_EVENTS, MEMORY_STORE, MemoryBroker, MemoryStore};
+pub use memory::{MEMORY_BROKER, MEMORY_STORE, MemoryBroker, MemoryLimits, MemoryStore};
 pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Stream};
 pub use pattern::{MAX_PATTERN_BYTES, Pattern};
 pub use payload::Payload;

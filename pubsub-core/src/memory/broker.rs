@@ -1,20 +1,26 @@
-//! A broker in memory.
+//! The broker in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use super::batches::InBatches;
+use super::broadcast::{BROADCAST_BUFFER, Listener, NoLeases, handed};
 use super::group::GroupState;
+use super::log::{Log, MemoryLimits, number_of};
+use super::member::Member;
 use crate::{
-    ActionId, Broker, BrokerAdmin, BrokerCapabilities, Claim, DeadLetter, DeadLetters, Depth, Durability,
-    Error, ErrorKind, Event, EventId, GroupInfo, GroupName, Mark, Novelty, Order, Position, Published,
-    Publisher, Result, Scope, Stage, Support, Timestamp, wants,
+    ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Depth, Durability, Error,
+    ErrorKind, Event, EventId, GroupInfo, GroupName, Leased, Novelty, Order, Position, Published, Publisher,
+    Result, Scope, StartAt, Subscribed, Subscriber, Subscription, Support, Timestamp,
 };
 
-/// What [`MemoryBroker`] can do.
+/// What the broker in memory can do.
 pub const MEMORY_BROKER: BrokerCapabilities = BrokerCapabilities {
     name: "memory",
     groups: Support::Yes,
@@ -22,81 +28,168 @@ pub const MEMORY_BROKER: BrokerCapabilities = BrokerCapabilities {
     delay: Support::Yes,
     dead_letters: Support::Yes,
     cancel: Support::Yes,
-    order: Order::Member,
+    order: Order::Group,
     durability: Durability::Memory,
     dedupe_window: None,
-    max_event_bytes: 16 << 20,
+    max_event_bytes: 4 * 1024 * 1024,
 };
 
-/// Most events that are kept; what every group has settled makes room.
-pub const MEMORY_BROKER_EVENTS: usize = 1_000_000;
-
-/// How many events a broadcast subscriber may be behind.
-const BROADCAST_EVENTS: usize = 1024;
-
-/// A broker in memory: for tests, for work within one process, and as the readable reference of a broker.
-///
-/// A clone is another handle to the same events.
+/// A broker in memory: the reference of what every broker does, and the quickest for tests and for programs that are
+/// one process. Clones are the same handle; [`another`](Self::another) makes one that closes on its own.
 ///
 /// ```
 /// use pubsub_core::{ActionId, Deliveries, Event, EventType, MemoryBroker, PublisherExt, Stage, Subscription};
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let broker = MemoryBroker::new();
 /// broker.publish_one(Event::new(EventType::new("build-requested")?, ActionId::new("action-123")?)).await?;
+///
 /// let subscription = Subscription::for_stage(Stage::new("build")?, ["build-requested:*".parse()?])?;
 /// let mut deliveries = Deliveries::open(&broker, subscription).await?;
 /// let delivery = deliveries.next().await.unwrap()?;
 /// assert_eq!(delivery.event().action_id.as_str(), "action-123");
 /// delivery.ack().await?;
+/// deliveries.close().await;
 /// # Ok::<(), pubsub_core::Error>(())
 /// # }).unwrap();
 /// ```
-#[derive(Clone, Debug)]
-pub struct MemoryBroker(pub(super) Arc<Shared>);
+#[derive(Clone)]
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+    closed: Arc<watch::Sender<bool>>,
+}
 
-#[derive(Debug)]
+/// What all handles share.
 pub(super) struct Shared {
-    state: Mutex<State>,
-    /// Told after each change; who waits looks again.
-    pub(super) changed: watch::Sender<()>,
-    pub(super) published: broadcast::Sender<(Position, Event)>,
+    log: Mutex<Log>,
+    /// Counts cancels.
+    pub(super) marks: watch::Sender<u64>,
+    broadcast: broadcast::Sender<Leased>,
+    owners: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct State {
-    /// By position.
-    pub(super) events: BTreeMap<u64, Stored>,
-    ids: HashMap<EventId, u64>,
-    last: u64,
-    pub(super) groups: BTreeMap<GroupName, GroupState>,
-    pub(super) claims: HashMap<EventId, BTreeMap<Stage, Claim>>,
-    /// For each action the position up to which its chains are cancelled.
-    cancels: HashMap<ActionId, u64>,
-    /// How many cancels there were.
-    pub(super) cancel_count: u64,
-    pub(super) dead: Vec<DeadLetter>,
-    pub(super) closed: bool,
-}
+impl Shared {
+    pub(super) fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-#[derive(Clone, Debug)]
-pub(super) struct Stored {
-    pub(super) event: Event,
-    /// Not to be delivered before.
-    pub(super) not_before: Option<Instant>,
-    /// For this group alone.
-    pub(super) only: Option<GroupName>,
+    pub(super) fn new_owner(&self) -> Arc<str> {
+        format!("member-{}", self.owners.fetch_add(1, Ordering::Relaxed) + 1).into()
+    }
 }
 
 impl MemoryBroker {
-    /// A broker without events.
+    /// An empty broker with the default limits.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::default(),
-            changed: watch::Sender::new(()),
-            published: broadcast::channel(BROADCAST_EVENTS).0,
-        }))
+        Self::with_limits(MemoryLimits::default())
     }
+
+    /// An empty broker that keeps as much as these limits say.
+    #[must_use]
+    pub fn with_limits(limits: MemoryLimits) -> Self {
+        let shared = Shared {
+            log: Mutex::new(Log::new(limits)),
+            marks: watch::Sender::new(0),
+            broadcast: broadcast::Sender::new(BROADCAST_BUFFER),
+            owners: AtomicU64::new(0),
+        };
+        Self { shared: Arc::new(shared), closed: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// Another handle to the same data, as another process would have: closing one leaves the other open.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), closed: Arc::new(watch::Sender::new(false)) }
+    }
+
+    /// Publishes what arrived as CloudEvents JSON. What cannot be decoded becomes a dead letter and stops nobody.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`] answers; what cannot be decoded answers with why, once it is a dead letter.
+    pub fn publish_bytes(&self, bytes: &[u8]) -> Result<Published> {
+        self.refuse_closed()?;
+        Event::from_cloud_event(bytes).and_then(|event| self.publish_now(event)).inspect_err(|error| {
+            if !matches!(error.kind(), ErrorKind::Invalid | ErrorKind::TooNew) {
+                return;
+            }
+            let letter = DeadLetter {
+                id: EventId::generate().as_str().to_owned(),
+                group: None,
+                action_id: None,
+                reason: error.chain(),
+                bytes: bytes.to_vec(),
+                attempts: 0,
+                crashes: 0,
+                time: Timestamp::now(),
+            };
+            if let Err(full) = self.shared.log().bury(Instant::now(), letter) {
+                tracing::warn!(error = %full, "what cannot be decoded could not be kept");
+            }
+        })
+    }
+
+    fn publish_now(&self, event: Event) -> Result<Published> {
+        let bytes = size(&event)?;
+        let mut log = self.shared.log();
+        // A copy is made only for those who listen.
+        let copy = (self.shared.broadcast.receiver_count() > 0).then(|| event.clone());
+        let published = log.publish(Instant::now(), event, bytes, None)?;
+        if let Some(event) = copy
+            && published.novelty == Novelty::New
+        {
+            // Without a listener by now there is nobody to tell.
+            let _ = self.shared.broadcast.send(handed(number_of(&published.position)?, event));
+        }
+        Ok(published)
+    }
+
+    fn refuse_closed(&self) -> Result<()> {
+        if *self.closed.borrow() {
+            return Err(Error::new(ErrorKind::Closed, "the broker was closed"));
+        }
+        Ok(())
+    }
+
+    fn listen(&self, subscription: Subscription) -> Result<Subscribed> {
+        if *subscription.start() != StartAt::Latest {
+            return Err(Error::unsupported("a subscription without a group starts at the latest event"));
+        }
+        let listener = Listener {
+            subscription,
+            events: self.shared.broadcast.subscribe(),
+            closed: self.closed.subscribe(),
+            later: BTreeMap::new(),
+        };
+        let entries = futures::stream::unfold(listener, |mut listener| async {
+            let next = listener.next().await?;
+            Some((next, listener))
+        });
+        Ok(Subscribed {
+            entries: Box::pin(InBatches::new(entries)),
+            leases: Arc::new(NoLeases),
+            claims: Arc::new(NoLeases),
+        })
+    }
+}
+
+/// The bytes of an event's JSON, or a little more.
+fn size(event: &Event) -> Result<usize> {
+    let texts = event.headers.iter().map(|(name, value)| name.len() + value.len() + 8).sum::<usize>()
+        + event.source.len()
+        + event.origin.as_ref().map_or(0, |origin| origin.root_position.as_str().len());
+    // Each byte of a text becomes at most twelve, escaped twice; ids and names are bounded.
+    let most = event.payload.as_str().len() + 12 * texts + 16 * 1024;
+    let size = if most <= MEMORY_BROKER.max_event_bytes {
+        event.payload.as_str().len() + texts + 512
+    } else {
+        event.to_cloud_event()?.len()
+    };
+    if size > MEMORY_BROKER.max_event_bytes {
+        return Err(Error::new(ErrorKind::TooLarge, "publish")
+            .with("bytes", size)
+            .with("limit", MEMORY_BROKER.max_event_bytes));
+    }
+    Ok(size)
 }
 
 impl Default for MemoryBroker {
@@ -105,251 +198,183 @@ impl Default for MemoryBroker {
     }
 }
 
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the state and wakes who waits.
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let answer = change(&mut self.lock());
-        self.changed.send_replace(());
-        answer
-    }
-}
-
-/// A position of this broker as a number.
-pub(super) fn number(position: &Position) -> Option<u64> {
-    position.as_str().parse().ok()
-}
-
-fn position(number: u64) -> Position {
-    Position::new(number.to_string())
-}
-
-impl State {
-    fn publish(&mut self, event: Event, only: Option<GroupName>) -> Result<Published> {
-        if self.closed {
-            return Err(Error::new(ErrorKind::Closed, "the broker is closed"));
-        }
-        if let Some(number) = self.ids.get(&event.id) {
-            return Ok(Published { position: position(*number), novelty: Novelty::Duplicate });
-        }
-        let bytes = event.payload.as_str().len()
-            + event.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
-        if bytes > MEMORY_BROKER.max_event_bytes {
-            return Err(Error::new(ErrorKind::TooLarge, "publish an event")
-                .with("bytes", bytes)
-                .with("limit", MEMORY_BROKER.max_event_bytes));
-        }
-        if self.events.len() >= MEMORY_BROKER_EVENTS {
-            self.trim()?;
-        }
-        self.last += 1;
-        let wait = event.deliver_at.map(|time| time.since(Timestamp::now())).filter(|wait| !wait.is_zero());
-        self.ids.insert(event.id.clone(), self.last);
-        let not_before = wait.map(|wait| Instant::now() + wait);
-        self.events.insert(self.last, Stored { event, not_before, only });
-        Ok(Published { position: position(self.last), novelty: Novelty::New })
-    }
-
-    /// Drops what every group has settled, oldest first.
-    fn trim(&mut self) -> Result<()> {
-        let mut holds = None;
-        let mut through = self.last;
-        for (name, group) in &self.groups {
-            let settled = group.settled_through();
-            if settled < through {
-                through = settled;
-                holds = Some(name.clone());
-            }
-        }
-        let kept = self.events.split_off(&(through + 1));
-        let dropped = std::mem::replace(&mut self.events, kept);
-        for stored in dropped.values() {
-            self.ids.remove(&stored.event.id);
-            self.claims.remove(&stored.event.id);
-        }
-        match holds {
-            Some(group) if dropped.is_empty() => {
-                Err(Error::new(ErrorKind::Full, "publish an event: the broker is full")
-                    .with("limit", MEMORY_BROKER_EVENTS)
-                    .with("held back by group", group))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the chain of the event at this position was cancelled.
-    pub(super) fn mark(&self, at: u64) -> Mark {
-        let Some(event) = self.events.get(&at).map(|stored| &stored.event) else { return Mark::None };
-        let began = event.origin.as_ref().and_then(|origin| number(&origin.root_position)).unwrap_or(at);
-        match self.cancels.get(&event.action_id) {
-            Some(through) if began <= *through => Mark::Cancelled,
-            _ => Mark::None,
-        }
-    }
-
-    pub(super) const fn last(&self) -> u64 {
-        self.last
-    }
-
-    fn depth(&self, group: &GroupState, action: Option<&ActionId>, now: Instant) -> Depth {
-        let fits = |at: u64| {
-            let event = self.events.get(&at).map(|stored| &stored.event);
-            event.is_some_and(|event| action.is_none_or(|action| *action == event.action_id))
-        };
-        let mut depth = Depth::default();
-        for (at, pending) in group.pending.iter().filter(|(at, _)| fits(**at)) {
-            let place = if pending.is_held() && pending.at > now {
-                &mut depth.leased
-            } else if pending.at > now && self.mark(*at) == Mark::None {
-                &mut depth.delayed
-            } else {
-                &mut depth.waiting
-            };
-            *place += 1;
-        }
-        for (at, stored) in self.events.range(group.cursor + 1..) {
-            if fits(*at) && group.wants(stored) {
-                let delayed = stored.not_before.is_some_and(|time| time > now);
-                *(if delayed { &mut depth.delayed } else { &mut depth.waiting }) += 1;
-            }
-        }
-        depth
+impl fmt::Debug for MemoryBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBroker").finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl Publisher for MemoryBroker {
     async fn publish(&self, events: Vec<Event>) -> Vec<Result<Published>> {
-        self.0.change(|state| {
-            let publish = |event: Event| {
-                let listeners = self.0.published.receiver_count() > 0;
-                let copy = listeners.then(|| event.clone());
-                let published = state.publish(event, None)?;
-                if let Some(event) = copy.filter(|_| published.novelty == Novelty::New) {
-                    // Nobody listens any more: then nobody misses it.
-                    let _ = self.0.published.send((published.position.clone(), event));
-                }
-                Ok(published)
-            };
-            events.into_iter().map(publish).collect()
-        })
+        events.into_iter().map(|event| self.refuse_closed().and_then(|()| self.publish_now(event))).collect()
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.change(|state| state.closed = true);
+        self.closed.send_replace(true);
         Ok(())
     }
 }
 
 #[async_trait]
+impl Subscriber for MemoryBroker {
+    async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed> {
+        self.refuse_closed()?;
+        let Some(group) = subscription.group().cloned() else { return self.listen(subscription) };
+        let now = Instant::now();
+        {
+            let mut log = self.shared.log();
+            log.drop_idle_groups(now);
+            match log.groups.get(&group.name) {
+                Some(standing) => agree(standing, &subscription)?,
+                None => log.make_group(now, &subscription)?,
+            }
+            if let Some(standing) = log.groups.get_mut(&group.name) {
+                standing.members += 1;
+            }
+        }
+        let closed = self.closed.subscribe();
+        let member = Arc::new(Member::new(Arc::clone(&self.shared), closed, &group, subscription.prefetch()));
+        let taking = Some(Arc::clone(&member));
+        let entries = futures::stream::unfold(taking, |member| async {
+            let member = member?;
+            let taken = member.take().await?;
+            let goes_on = taken.is_ok();
+            Some((taken, goes_on.then_some(member)))
+        });
+        Ok(Subscribed {
+            entries: Box::pin(InBatches::new(entries)),
+            leases: Arc::clone(&member) as Arc<_>,
+            claims: member as Arc<_>,
+        })
+    }
+}
+
+/// Refuses a member that means another group by the same name.
+fn agree(standing: &GroupState, subscription: &Subscription) -> Result<()> {
+    let Some(group) = subscription.group() else { return Ok(()) };
+    if standing.group == *group && standing.patterns == subscription.patterns() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, "subscribe: the group is another one")
+        .with("group", &group.name)
+        .with("there", describe(&standing.group, &standing.patterns))
+        .with("asked for", describe(group, subscription.patterns())))
+}
+
+fn describe(group: &crate::Group, patterns: &[crate::Pattern]) -> String {
+    let stage = group.stage.as_ref().map_or("none", |stage| stage.as_str());
+    let patterns = patterns.iter().map(crate::Pattern::as_str).collect::<Vec<_>>().join(",");
+    format!("stage {stage}, lease {:?}, patterns {patterns}", group.lease)
+}
+
+#[async_trait]
 impl BrokerAdmin for MemoryBroker {
     async fn groups(&self, scope: &Scope) -> Result<Vec<GroupInfo>> {
-        let state = self.0.lock();
         let now = Instant::now();
-        let fits = |name: &GroupName, group: &GroupState| {
-            scope.group.as_ref().is_none_or(|wanted| wanted == name)
-                && scope
-                    .action
-                    .as_ref()
-                    .is_none_or(|action| group.patterns.iter().any(|p| p.matches_action(action)))
-        };
-        let infos =
-            state.groups.iter().filter(|(name, group)| fits(name, group)).map(|(name, group)| GroupInfo {
+        let mut log = self.shared.log();
+        log.drop_idle_groups(now);
+        let numbers: Vec<u64> =
+            scope.action.as_ref().map(|action| log.events_of(action).collect()).unwrap_or_default();
+        let mut infos = Vec::new();
+        for (name, group) in &mut log.groups {
+            let asked = scope.group.as_ref().is_none_or(|wanted| wanted == name);
+            let fits =
+                scope.action.as_ref().is_none_or(|a| group.patterns.iter().any(|p| p.matches_action(a)));
+            if !asked || !fits {
+                continue;
+            }
+            group.turn(now);
+            let depth: Depth = match &scope.action {
+                Some(_) => group.depth_of(numbers.iter().copied()),
+                None => group.depth(),
+            };
+            infos.push(GroupInfo {
                 name: name.clone(),
-                stage: group.spec.stage.clone(),
+                stage: group.group.stage.clone(),
                 patterns: group.patterns.clone(),
-                lease: group.spec.lease,
+                lease: group.group.lease,
                 members: group.members,
-                depth: state.depth(group, scope.action.as_ref(), now),
+                depth,
             });
-        Ok(infos.collect())
+        }
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(infos)
     }
 
     async fn cancel(&self, action: &ActionId) -> Result<Position> {
-        let through = self.0.change(|state| {
-            let through = state.last;
-            state.cancels.insert(action.clone(), through);
-            state.cancel_count += 1;
-            let State { events, groups, .. } = state;
-            for group in groups.values_mut() {
-                group.hurry(|at| events.get(&at).is_some_and(|stored| stored.event.action_id == *action));
-            }
-            for stored in events.values_mut().filter(|stored| stored.event.action_id == *action) {
-                stored.not_before = None;
-            }
-            through
-        });
-        Ok(position(through))
+        let position = self.shared.log().cancel(Instant::now(), action);
+        self.shared.marks.send_modify(|marks| *marks += 1);
+        Ok(position)
     }
 
-    async fn remove_group(&self, group: &GroupName) -> Result<bool> {
-        self.0.change(|state| match state.groups.get(group) {
+    async fn remove_group(&self, name: &GroupName) -> Result<bool> {
+        let mut log = self.shared.log();
+        match log.groups.get(name) {
             None => Ok(false),
-            Some(found) if found.members > 0 => {
+            Some(group) if group.members > 0 => {
                 Err(Error::new(ErrorKind::Conflict, "remove a group that has members")
-                    .with("group", group)
-                    .with("members", found.members))
+                    .with("group", name)
+                    .with("members", group.members))
             }
-            Some(_) => Ok(state.groups.remove(group).is_some()),
-        })
+            Some(_) => {
+                log.drop_group(name);
+                Ok(true)
+            }
+        }
     }
 }
 
 #[async_trait]
 impl DeadLetters for MemoryBroker {
     async fn list(&self, group: Option<&GroupName>, limit: usize) -> Result<Vec<DeadLetter>> {
-        let state = self.0.lock();
+        let log = self.shared.log();
         let fits = |letter: &&DeadLetter| group.is_none_or(|group| letter.group.as_ref() == Some(group));
-        Ok(state.dead.iter().filter(fits).take(limit).cloned().collect())
+        Ok(log.dead.iter().filter(fits).take(limit).cloned().collect())
     }
 
     async fn replay(&self, id: &str, group: Option<&GroupName>) -> Result<EventId> {
-        self.0.change(|state| {
-            let fits = |letter: &DeadLetter| {
-                letter.id == id && group.is_none_or(|group| letter.group.as_ref() == Some(group))
-            };
-            let found: Vec<usize> =
-                (0..state.dead.len()).filter(|at| state.dead.get(*at).is_some_and(fits)).collect();
-            let [at] = found.as_slice() else {
-                let kind = if found.is_empty() { ErrorKind::NotFound } else { ErrorKind::Conflict };
-                let what = if found.is_empty() {
-                    "there is no such dead letter"
-                } else {
-                    "several groups have it: name one"
-                };
-                return Err(Error::new(kind, format!("replay a dead letter: {what}")).with("id", id));
-            };
-            let Some(letter) = state.dead.get(*at).cloned() else {
-                return Err(Error::new(ErrorKind::NotFound, "replay a dead letter").with("id", id));
-            };
-            let mut event = Event::from_cloud_event(&letter.bytes)?;
-            event.replay_of = Some(event.id);
-            event.id = EventId::generate();
-            event.deliver_at = None;
-            // Its chain begins anew: a cancel of before does not cover it.
-            if let Some(origin) = &mut event.origin {
-                origin.root_position = position(state.last + 1);
+        self.refuse_closed()?;
+        let mut log = self.shared.log();
+        let fits = |letter: &DeadLetter| {
+            letter.id == id && group.is_none_or(|group| letter.group.as_ref() == Some(group))
+        };
+        let found: Vec<usize> =
+            log.dead.iter().enumerate().filter(|(_, letter)| fits(letter)).map(|(index, _)| index).collect();
+        let index = match found.as_slice() {
+            [] => return Err(Error::new(ErrorKind::NotFound, "replay a dead letter").with("id", id)),
+            [index] => *index,
+            [index, rest @ ..] => {
+                let first = log.dead.get(*index).map(|letter| &letter.group);
+                if rest.iter().any(|other| log.dead.get(*other).map(|letter| &letter.group) != first) {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        "replay: several groups have this dead letter, name one",
+                    )
+                    .with("id", id));
+                }
+                *index
             }
-            let new = event.id.clone();
-            state.publish(event, letter.group)?;
-            state.dead.remove(*at);
-            Ok(new)
-        })
+        };
+        let Some(letter) = log.dead.get(index) else {
+            return Err(Error::new(ErrorKind::NotFound, "replay a dead letter").with("id", id));
+        };
+        let mut event = Event::from_cloud_event(&letter.bytes)?;
+        let Some(group) = letter.group.clone().filter(|name| log.groups.contains_key(name)) else {
+            return Err(Error::new(ErrorKind::NotFound, "replay: its group is gone").with("id", id));
+        };
+        event.replay_of = Some(std::mem::replace(&mut event.id, EventId::generate()));
+        event.deliver_at = None;
+        let replay = event.id.clone();
+        let bytes = letter.bytes.len();
+        log.publish(Instant::now(), event, bytes, Some(group))?;
+        log.unbury(index);
+        Ok(replay)
     }
 }
 
 impl Broker for MemoryBroker {
     fn capabilities(&self) -> BrokerCapabilities {
         MEMORY_BROKER
-    }
-}
-
-impl GroupState {
-    pub(super) fn wants(&self, stored: &Stored) -> bool {
-        stored.only.as_ref().is_none_or(|only| *only == self.spec.name)
-            && wants(&self.patterns, self.spec.stage.as_ref(), &stored.event)
     }
 }

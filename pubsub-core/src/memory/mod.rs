@@ -1,9 +1,13 @@
-//! A broker and a store in memory.
+//! A broker and a store in memory: the readable reference of what every backend does.
 
+mod batches;
+mod broadcast;
 mod broker;
 mod group;
+mod log;
 mod member;
 mod store;
 
-pub use broker::{MEMORY_BROKER, MEMORY_BROKER_EVENTS, MemoryBroker};
+pub use broker::{MEMORY_BROKER, MemoryBroker};
+pub use log::MemoryLimits;
 pub use store::{MEMORY_STORE, MemoryStore};

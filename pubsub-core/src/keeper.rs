@@ -1,0 +1,186 @@
+//! Keeps the leases of one subscription: renews them, tells what becomes of them, gives back what was dropped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::delivery::{Delivery, LeaseState};
+use crate::{
+    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leased, Leases, Renewal, Result, Settlement,
+};
+
+/// Shortest time between two renewals out of turn, however often the broker wakes us.
+const WAKE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Shared by the stream, its deliveries and the task that keeps the leases.
+pub(crate) struct Keeper {
+    leases: Arc<dyn Leases>,
+    claims: Arc<dyn Claims>,
+    settling: Grouped<(LeaseId, Settlement), Result<()>>,
+    kept: Mutex<Kept>,
+    /// Something was dropped.
+    dropped: Notify,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Deliveries that are not settled. The subscription's prefetch and its user bound them.
+    live: HashMap<LeaseId, watch::Sender<LeaseState>>,
+    /// Deliveries that were dropped and are to be given back: each was one of `live`.
+    dropped: Vec<(LeaseId, Instant)>,
+    stream_ended: bool,
+}
+
+impl Keeper {
+    pub(crate) fn new(leases: Arc<dyn Leases>, claims: Arc<dyn Claims>) -> Self {
+        Self { leases, claims, settling: Grouped::new(), kept: Mutex::default(), dropped: Notify::new() }
+    }
+
+    pub(crate) fn claims(&self) -> &dyn Claims {
+        &*self.claims
+    }
+
+    /// Keeps the leases of what one read took.
+    pub(crate) fn watch(self: &Arc<Self>, leased: Vec<Leased>) -> Vec<Delivery> {
+        let mut kept = self.kept();
+        let watch = |leased: Leased| {
+            let (sender, state) = watch::channel(LeaseState::Held);
+            if let Some(lease) = &leased.lease {
+                kept.live.insert(lease.clone(), sender);
+            }
+            Delivery::new(leased, state, Arc::clone(self))
+        };
+        leased.into_iter().map(watch).collect()
+    }
+
+    pub(crate) async fn settle(&self, lease: LeaseId, settlement: Settlement) -> Result<()> {
+        let settle = |all| self.leases.settle(all);
+        let no_answer =
+            || Err(Error::new(ErrorKind::Unavailable, "settle: the broker did not answer for it"));
+        self.settling.call((lease, settlement), settle).await.unwrap_or_else(no_answer)
+    }
+
+    /// The delivery is settled.
+    pub(crate) fn forget(&self, lease: &LeaseId) {
+        let mut kept = self.kept();
+        kept.live.remove(lease);
+        if kept.stream_ended && kept.live.is_empty() {
+            self.dropped.notify_one();
+        }
+    }
+
+    /// The delivery was dropped unsettled.
+    pub(crate) fn release(&self, lease: LeaseId) {
+        let mut kept = self.kept();
+        if kept.live.remove(&lease).is_some() {
+            kept.dropped.push((lease, Instant::now()));
+            self.dropped.notify_one();
+        }
+    }
+
+    /// Nothing more will be taken.
+    pub(crate) fn stream_ended(&self) {
+        self.kept().stream_ended = true;
+        self.dropped.notify_one();
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renews and gives back until the stream and all deliveries are gone.
+    pub(crate) async fn keep(self: Arc<Self>, lease: Duration) {
+        let third = lease / 3;
+        let mut next = Instant::now() + third;
+        let mut failures = 0;
+        loop {
+            if !self.give_back(lease).await {
+                next = next.min(Instant::now() + Backoff::default().delay(failures).min(third));
+            }
+            if self.is_over() {
+                return;
+            }
+            let woken = async {
+                // A broker that cannot be watched is asked by time alone.
+                if self.leases.wake().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = self.dropped.notified() => continue,
+                () = tokio::time::sleep_until(next) => {}
+                () = woken => tokio::time::sleep(WAKE_PAUSE).await,
+            }
+            if self.renew().await {
+                failures = 0;
+                next = Instant::now() + third;
+            } else {
+                // An outage is no loss: whoever expired meanwhile and was not taken is renewed afterwards.
+                next = Instant::now() + Backoff::default().delay(failures).min(third);
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let kept = self.kept();
+        kept.stream_ended && kept.live.is_empty() && kept.dropped.is_empty()
+    }
+
+    /// Renews everything in one call; `false` where the broker could not be asked.
+    async fn renew(&self) -> bool {
+        let leases: Vec<LeaseId> = self.kept().live.keys().cloned().collect();
+        if leases.is_empty() {
+            return true;
+        }
+        let answers = match self.leases.renew(&leases).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), leases = leases.len(), "leases could not be renewed");
+                return false;
+            }
+        };
+        let kept = self.kept();
+        for (lease, answer) in leases.iter().zip(answers) {
+            let Some(sender) = kept.live.get(lease) else { continue };
+            let new = match answer {
+                Renewal::Held => continue,
+                Renewal::Cancelled => LeaseState::Cancelled,
+                Renewal::Lost => LeaseState::Lost,
+            };
+            sender.send_if_modified(|state| {
+                let changes = *state != new && *state != LeaseState::Lost;
+                if changes {
+                    *state = new;
+                }
+                changes
+            });
+        }
+        true
+    }
+
+    /// Gives back what was dropped. `false` where some is to be tried again; what the broker does not take back within
+    /// a lease returns by itself.
+    async fn give_back(&self, lease: Duration) -> bool {
+        let dropped = std::mem::take(&mut self.kept().dropped);
+        if dropped.is_empty() {
+            return true;
+        }
+        let release = |lease: &LeaseId| (lease.clone(), Settlement::Release { after: Duration::ZERO });
+        let answers = self.leases.settle(dropped.iter().map(|(lease, _)| release(lease)).collect()).await;
+        let left: Vec<_> = dropped
+            .into_iter()
+            .zip(answers)
+            .filter(|((_, since), answer)| {
+                answer.as_ref().is_err_and(Error::is_retryable) && since.elapsed() < lease
+            })
+            .map(|(dropped, _)| dropped)
+            .collect();
+        let given = left.is_empty();
+        self.kept().dropped.extend(left);
+        given
+    }
+}
