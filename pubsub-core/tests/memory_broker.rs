@@ -1,5 +1,5 @@
 //! What a broker promises, on the broker in memory and through [`Deliveries`].
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
