@@ -1,13 +1,111 @@
 //! Taking events and running a command at each: `work`.
 
-use pubsub_pipeline::Error;
+use std::time::Duration;
 
-use crate::args;
-use crate::codes::Done;
+use pubsub_pipeline::{
+    Backoff, Cause, Error, ErrorKind, FanOut, RetryPolicy, RunRecord, Stop, Timestamp, Worker,
+};
+
+use crate::args::{self, Retry};
+use crate::codes::{DONE, Done};
+use crate::documents::StatusDocument;
+use crate::human;
 use crate::places::Places;
-use crate::screen::Screen;
-use crate::signals::Signals;
+use crate::runs;
+use crate::screen::{Form, Screen, aside, aside_document};
+use crate::signals::{Asked, Signals};
 
-pub(crate) async fn work(_: &Places, _: &mut Screen, _: &args::Work, _: Signals) -> Done {
-    Err(Error::unsupported("work comes with the next version").into())
+/// How long after a cut: KILL was sent, what is left is to release the events.
+const CUT: Duration = Duration::from_secs(5);
+
+/// How long a fixed policy waits.
+const FIXED: Duration = Duration::from_secs(1);
+
+pub(crate) async fn work(
+    places: &Places,
+    screen: &mut Screen,
+    args: &args::Work,
+    mut signals: Signals,
+) -> Done {
+    let command = runs::command(&args.command, &args.run)?;
+    let execution = runs::execution(&args.run, screen)?;
+    let fan_out = FanOut::new(runs::sinks(places.stores().await?));
+    let form = screen.form;
+    let mut worker =
+        Worker::new(places.broker().await?, fan_out, command, args.stage.clone(), args.on.iter().cloned())?
+            .with_lease(args.lease)?
+            .with_retry(policy(args.retry, args.attempts))
+            .with_execution(execution)
+            .with_concurrency(usize::try_from(args.concurrency).unwrap_or(usize::MAX))
+            .with_drain(args.drain)
+            .with_observer(move |record| tell(form, record));
+    if let Some(group) = &args.group {
+        worker = worker.with_group(group.clone());
+    }
+    if let Some(then) = &args.then {
+        worker = worker.with_then(then.clone());
+    }
+    if args.until_idle {
+        worker = worker.until_idle();
+    }
+    let (stopper, stop) = Stop::pair();
+    let mut working = tokio::spawn(worker.run(stop));
+    let first = tokio::select! {
+        done = &mut working => return finished(done, None),
+        first = signals.next() => first,
+    };
+    screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?;
+    stopper.stop(Cause::Shutdown);
+    tokio::select! {
+        done = &mut working => return finished(done, Some(first)),
+        _ = signals.next() => {}
+    }
+    stopper.cut(Cause::Shutdown);
+    match tokio::time::timeout(CUT, working).await {
+        Ok(done) => finished(done, Some(first)),
+        Err(_) => Ok(first.code()),
+    }
+}
+
+fn finished(done: Result<pubsub_pipeline::Result<()>, tokio::task::JoinError>, asked: Option<Asked>) -> Done {
+    done.map_err(|e| Error::new(ErrorKind::Internal, "the worker panicked").with_source(e))??;
+    Ok(asked.map_or(DONE, Asked::code))
+}
+
+/// One line for each run that ended.
+fn tell(form: Form, record: &RunRecord) {
+    let now = Timestamp::now();
+    match form {
+        Form::Json => aside_document(&StatusDocument::new(record, now)),
+        Form::Text => aside(&human::summary(record, now)),
+    }
+}
+
+fn policy(retry: Retry, attempts: u32) -> RetryPolicy {
+    match retry {
+        Retry::None => RetryPolicy::none(),
+        Retry::Fixed => RetryPolicy::default().with_attempts(attempts).with_backoff(Backoff {
+            base: FIXED,
+            factor: 1,
+            cap: FIXED,
+        }),
+        Retry::Exponential => RetryPolicy::default().with_attempts(attempts),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::policy;
+    use crate::args::Retry;
+    use pubsub_pipeline::{Outcome, Pipeline, Verdict};
+
+    #[test]
+    fn attempts_count_the_first_one_and_none_means_one() {
+        let failed = Verdict::new(Outcome::Failed, Pipeline::Stops);
+        assert!(policy(Retry::None, 5).next(failed, 0).is_none());
+        for retry in [Retry::Fixed, Retry::Exponential] {
+            assert!(policy(retry, 2).next(failed, 0).is_some());
+            assert!(policy(retry, 2).next(failed, 1).is_none());
+        }
+    }
 }

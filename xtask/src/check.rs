@@ -1,7 +1,7 @@
 //! All that is checked without running a test.
 
 use crate::run::{Done, cargo};
-use crate::{dependencies, style, support_table};
+use crate::{dependencies, facade, style, support_table};
 
 pub(crate) fn all() -> Done {
     cargo(&["fmt", "--all", "--check"], &[])?;
@@ -10,6 +10,7 @@ pub(crate) fn all() -> Done {
     features()?;
     dependencies::check()?;
     style::check()?;
+    facade::check()?;
     support_table::check()
 }
 

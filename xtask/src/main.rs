@@ -7,6 +7,7 @@
 
 mod check;
 mod dependencies;
+mod facade;
 mod run;
 mod style;
 mod support_table;

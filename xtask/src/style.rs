@@ -21,6 +21,14 @@ pub(crate) fn check() -> Done {
             if lines > MAX_LINES {
                 wrong.push(format!("{name}: {lines} lines without its tests, at most {MAX_LINES}"));
             }
+            let printed = code.lines().any(|line| {
+                let line = line.trim_start();
+                !line.starts_with("//")
+                    && ["println!", "eprintln!", "print!", "eprint!"].iter().any(|p| line.contains(p))
+            });
+            if printed {
+                wrong.push(format!("{name}: a library prints nothing, it traces"));
+            }
             if text.contains("#[allow(") {
                 wrong.push(format!("{name}: use #[expect(..., reason = ...)] in place of #[allow]"));
             }

@@ -3,12 +3,17 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use pubsub_pipeline::{Durability, FILE_STORE, MEMORY_STORE, StoreCapabilities, Support};
+use pubsub_pipeline::{
+    BrokerCapabilities, Durability, FILE_STORE, MEMORY_BROKER, MEMORY_STORE, Order, StoreCapabilities,
+    Support,
+};
 
 use crate::run::{Done, root};
 
 const BEGIN: &str = "<!-- support table: `cargo xtask support-table` writes it -->\n";
 const END: &str = "<!-- end of the support table -->";
+
+const BROKERS: [BrokerCapabilities; 1] = [MEMORY_BROKER];
 
 const STORES: [StoreCapabilities; 2] = [FILE_STORE, MEMORY_STORE];
 
@@ -41,6 +46,38 @@ fn both() -> Result<(std::path::PathBuf, String, String), String> {
 }
 
 fn table() -> String {
+    format!("{}\n{}", brokers(), stores())
+}
+
+fn brokers() -> String {
+    let mut text = String::from(
+        "| broker | groups | broadcast | delay | dead letters | cancel | order of an action's events | an id is known | largest event | an acknowledged publish survives |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for broker in BROKERS {
+        let order = match broker.order {
+            Order::Member => "within a member",
+            Order::Group => "within a group",
+        };
+        let known =
+            broker.dedupe_window.map_or("as long as its event".to_owned(), |time| format!("{time:?}"));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {order} | {known} | {} KiB | {} |",
+            broker.name,
+            yes(broker.groups),
+            yes(broker.broadcast),
+            yes(broker.delay),
+            yes(broker.dead_letters),
+            yes(broker.cancel),
+            broker.max_event_bytes / 1024,
+            durability(broker.durability)
+        );
+    }
+    text
+}
+
+fn stores() -> String {
     let mut text = String::from(
         "| store | search | follow | remove | needs order | visible within | an acknowledged write survives |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
@@ -48,13 +85,17 @@ fn table() -> String {
     for store in STORES {
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {:?} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} |",
             store.name,
             yes(store.search),
             yes(store.follow),
             yes(store.remove),
             yes(store.ordered),
-            store.visible_within,
+            if store.visible_within.is_zero() {
+                "at once".to_owned()
+            } else {
+                format!("{:?}", store.visible_within)
+            },
             durability(store.durability)
         );
     }
