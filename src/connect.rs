@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pubsub_core::{Broker, Error, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
+use pubsub_core::{Broker, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
 
 use crate::place::{Place, Scheme};
 
@@ -59,10 +59,19 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
 pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
     match place.scheme() {
         Scheme::Memory => Ok(Arc::new(MemoryBroker::new())),
+        #[cfg(feature = "file")]
+        Scheme::File(folder) => {
+            let config = pubsub_file::FileBrokerConfig::new(folder);
+            Ok(Arc::new(pubsub_file::FileBroker::connect(config).await?))
+        }
+        #[cfg(not(feature = "file"))]
         Scheme::File(_) => Err(missing("file")),
     }
 }
 
+#[cfg(not(feature = "file"))]
 fn missing(feature: &str) -> Error {
-    Error::unsupported(format!("this program was built without {feature}: build it with feature `{feature}`"))
+    pubsub_core::Error::unsupported(format!(
+        "this program was built without {feature}: build it with feature `{feature}`"
+    ))
 }

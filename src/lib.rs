@@ -22,22 +22,25 @@ pub use pubsub_core::{
     DEFAULT_SOURCE, DEFAULT_STOP_LIMIT, DeadLetter, DeadLetters, Deliveries, Delivery, Depth, Difference,
     Digest, Durability, Environment, Error, ErrorKind, Escapes, Event, EventId, EventType, Executed,
     Execution, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, Finality, FinishReport, Finished,
-    Follow, FollowFrom, Followed, Gap, Group, GroupInfo, GroupName, Handler, HandlerFn, Headers, Hit, Holder,
-    Judgement, LEASE_LIMITS, LeaseId, LeaseState, Leased, Leases, Line, LineBatch, LineEnd, LineNumber,
-    LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_ID_BYTES, MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES,
-    MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_PAYLOAD_VARIABLE_BYTES, MAX_PREFETCH, MAX_SEARCH_BYTES,
-    MAX_SECRET_BYTES, MEMORY_BROKER, MEMORY_BROKER_EVENTS, MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker,
-    MemoryBroker, MemoryStore, Need, Note, Novelty, OpenAttempt, Order, Origin, Outcome, Output, OutputItem,
-    OutputReader, OutputSink, PART_AFTER, Pattern, Payload, Pipeline, Position, Published, Publisher,
-    PublisherExt, RECORD_VERSION, Renewal, Result, Retention, RetryPolicy, Retryable, Retrying, Role,
-    RunContext, RunId, RunKey, RunOutput, RunQuery, RunRecord, RunStatus, Scope, Seal, SealBuilder, Search,
-    Settlement, SinkAccount, SinkConfig, Stage, StartAt, StartFailure, Stdin, Stop, StopState, Stopper,
-    Store, StoreCapabilities, Stream, Subscribed, Subscriber, Subscription, Support, Target, Timestamp, Try,
-    Verdict, Verification, WITHHELD, Wait, Waited, WhenFull, Worker, copy, current_run, follow, handler_fn,
-    verify, verify_against, wait, wants,
+    Follow, FollowFrom, Followed, Gap, Group, GroupInfo, GroupName, Grouped, Handler, HandlerFn, Headers,
+    Hit, Holder, Judgement, LEASE_LIMITS, LeaseId, LeaseState, Leased, Leases, Line, LineBatch, LineEnd,
+    LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED, MAX_ID_BYTES, MAX_LINE_BYTES,
+    MAX_LINKS, MAX_NOTES, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_PAYLOAD_VARIABLE_BYTES, MAX_PREFETCH,
+    MAX_SEARCH_BYTES, MAX_SECRET_BYTES, MEMORY_BROKER, MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker,
+    MemoryBroker, MemoryLimits, MemoryStore, Need, Note, Novelty, OpenAttempt, Order, Origin, Outcome,
+    Output, OutputItem, OutputReader, OutputSink, PART_AFTER, Pattern, Payload, Pipeline, Position,
+    Published, Publisher, PublisherExt, RECORD_VERSION, Renewal, Result, Retention, RetryPolicy, Retryable,
+    Retrying, Role, RunContext, RunId, RunKey, RunOutput, RunQuery, RunRecord, RunStatus, Scope, Seal,
+    SealBuilder, Search, Settlement, SinkAccount, SinkConfig, Stage, StartAt, StartFailure, Stdin, Stop,
+    StopState, Stopper, Store, StoreCapabilities, Stream, Subscribed, Subscriber, Subscription, Support,
+    Target, Timestamp, Try, Verdict, Verification, WITHHELD, Wait, Waited, WhenFull, Worker, copy,
+    current_run, follow, handler_fn, verify, verify_against, wait, wants,
 };
 #[cfg(feature = "file")]
-pub use pubsub_file::{FILE_STORE, FileStore, FileStoreConfig};
+pub use pubsub_file::{
+    DEFAULT_MAX_EVENT_BYTES, FILE_BROKER, FILE_STORE, FileBroker, FileBrokerConfig, FileDurability,
+    FileStore, FileStoreConfig, Repair,
+};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 
 use pubsub_pipeline::{
-    BrokerCapabilities, Durability, FILE_STORE, MEMORY_BROKER, MEMORY_STORE, Order, StoreCapabilities,
-    Support,
+    BrokerCapabilities, Durability, FILE_BROKER, FILE_STORE, MEMORY_BROKER, MEMORY_STORE, Order,
+    StoreCapabilities, Support,
 };
 
 use crate::run::{Done, root};
@@ -13,7 +13,7 @@ use crate::run::{Done, root};
 const BEGIN: &str = "<!-- support table: `cargo xtask support-table` writes it -->\n";
 const END: &str = "<!-- end of the support table -->";
 
-const BROKERS: [BrokerCapabilities; 1] = [MEMORY_BROKER];
+const BROKERS: [BrokerCapabilities; 2] = [FILE_BROKER, MEMORY_BROKER];
 
 const STORES: [StoreCapabilities; 2] = [FILE_STORE, MEMORY_STORE];
 
