@@ -1,5 +1,6 @@
 //! From printed bytes to numbered lines.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,12 +46,18 @@ pub struct Capture {
     seal: SealBuilder,
 }
 
-/// A line of one stream that has not ended.
-#[derive(Debug, Default)]
+/// A line of one stream that has not ended, as it was printed: secrets are still in it.
+#[derive(Default)]
 struct Unfinished {
     bytes: BytesMut,
     /// Since when it waits; `None` where it is empty or only holds back what may become a secret.
     since: Option<Instant>,
+}
+
+impl fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unfinished({} bytes)", self.bytes.len())
+    }
 }
 
 impl Capture {
@@ -91,7 +98,9 @@ impl Capture {
             let unfinished = self.unfinished(stream);
             unfinished.bytes.extend_from_slice(&bytes);
             unfinished.since.get_or_insert(now);
-            self.parts_of_long(stream, time, out);
+            if self.parts_of_long(stream, time, out) {
+                self.unfinished(stream).since = Some(now);
+            }
         }
     }
 
@@ -111,10 +120,9 @@ impl Capture {
             }
             // What is held back now goes out with what comes next, or at the end.
             unfinished.since = None;
-            let open = masker.open_from(&unfinished.bytes);
-            let cut = cut(&unfinished.bytes, open, &masker);
-            if cut > 0 {
-                let part = unfinished.bytes.split_to(cut).freeze();
+            let at = cut_waiting(&unfinished.bytes, &masker);
+            if at > 0 {
+                let part = unfinished.bytes.split_to(at).freeze();
                 self.unterminated(stream, &part, LineEnd::Part, time, out);
             }
         }
@@ -211,27 +219,27 @@ impl Capture {
             _ => line.len() > MAX_LINE_BYTES,
         };
         while is_long(&line) {
-            let part = line.split_to(self.cut_long(&line));
+            let part = line.split_to(cut_long(&line, &self.masker));
             self.unterminated(stream, &part, LineEnd::Part, time, out);
         }
         self.unterminated(stream, &line, end, time, out);
     }
 
-    /// Cuts parts off an unfinished line, once enough of it is there to cut it as if it were whole.
-    fn parts_of_long(&mut self, stream: Stream, time: Timestamp, out: &mut Vec<LineBatch>) {
+    /// Cuts parts off an unfinished line, once enough of it is there to cut it as if it were whole. Says whether any
+    /// was.
+    fn parts_of_long(&mut self, stream: Stream, time: Timestamp, out: &mut Vec<LineBatch>) -> bool {
         // One more for a carriage return that may belong to the end.
         let enough = MAX_LINE_BYTES + 1 + self.masker.longest();
+        let mut any = false;
         while self.unfinished(stream).bytes.len() > enough {
             let masker = Arc::clone(&self.masker);
             let unfinished = self.unfinished(stream);
             let at = cut_long(&unfinished.bytes, &masker);
             let part = unfinished.bytes.split_to(at).freeze();
             self.unterminated(stream, &part, LineEnd::Part, time, out);
+            any = true;
         }
-    }
-
-    fn cut_long(&self, line: &[u8]) -> usize {
-        cut_long(line, &self.masker)
+        any
     }
 
     /// One line, masked.
@@ -270,37 +278,33 @@ fn content(line: Option<&[u8]>) -> usize {
     }
 }
 
-/// Where a line that is longer than allowed is cut: the same whether it has ended yet or not.
+/// Where a line that is longer than allowed is cut: the same whether it has ended yet or not. What follows the cut is
+/// known and is no line feed, so a carriage return before it is a byte like others.
 fn cut_long(line: &[u8], masker: &Masker) -> usize {
     let seen = line.len().min(MAX_LINE_BYTES + masker.longest());
-    cut(line.get(..seen).unwrap_or(line), MAX_LINE_BYTES, masker)
+    let at = masker.outside(line.get(..seen).unwrap_or(line), MAX_LINE_BYTES);
+    character_start(line, at)
 }
 
-/// The last place at or before `at` that is inside no character and no secret and does not follow a carriage return.
-fn cut(line: &[u8], at: usize, masker: &Masker) -> usize {
-    let mut cut = at.min(line.len());
-    loop {
-        let mut place = masker.outside(line, cut);
-        place -= usize::from(place > 0 && line.get(place - 1) == Some(&b'\r'));
-        place = char_boundary(line, place);
-        if place == cut {
-            break;
-        }
-        cut = place;
+/// Where an unfinished line that has waited is cut: its end, less what may go on as a secret, as a line's end, or as a
+/// character.
+fn cut_waiting(line: &[u8], masker: &Masker) -> usize {
+    let at = masker.open_from(line);
+    if at == line.len() && line.ends_with(b"\r") { at - 1 } else { character_start(line, at) }
+}
+
+/// The start of the character that a cut at `at` would split, or `at`. No secret ends inside a character, so a place
+/// outside of all secrets stays outside.
+fn character_start(line: &[u8], at: usize) -> usize {
+    if line.get(at).is_some_and(|byte| !matches!(byte, 0x80..=0xbf)) {
+        return at;
     }
-    // Only carriage returns all the way: then they are bytes like others.
-    if cut == 0 && at >= MAX_LINE_BYTES { at.min(line.len()) } else { cut }
-}
-
-/// The start of the character that a cut at `at` would split, or `at`.
-fn char_boundary(line: &[u8], at: usize) -> usize {
     for back in 1..=3.min(at) {
-        let Some(byte) = line.get(at - back) else { return at };
-        let length = match byte {
-            0x80..=0xbf => continue,
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
+        let length = match line.get(at - back) {
+            Some(0x80..=0xbf) => continue,
+            Some(0xc2..=0xdf) => 2,
+            Some(0xe0..=0xef) => 3,
+            Some(0xf0..=0xf4) => 4,
             _ => 1,
         };
         return if length > back { at - back } else { at };

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use tokio::time::Instant;
 
 use super::{Capture, PART_AFTER};
-use crate::{LineBatch, LineEnd, MAX_LINE_BYTES, Masker, Stream, Timestamp};
+use crate::{LineBatch, LineEnd, MAX_BATCH_BYTES, MAX_LINE_BYTES, Masker, Stream, Timestamp};
 
 struct Bench {
     capture: Capture,
@@ -274,5 +274,229 @@ impl Bench {
             .and_then(|batch| batch.lines().next_back())
             .map(|l| l.bytes.to_vec())
             .unwrap_or_default()
+    }
+}
+
+/// Texts with long lines, secrets and what is near to them, broken characters, and every kind of end.
+fn long_texts() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        (0..70_000usize).prop_map(|n| vec![b'x'; n]),
+        (0..30_000usize).prop_map(|n| "€".repeat(n).into_bytes()),
+        (0..4usize).prop_map(|n| vec![b'\r'; n]),
+        (0..4usize).prop_map(|n| vec![0xe2; n]),
+        prop_oneof![Just("S3cr3t-Value-42"), Just("S3cr3t-"), Just("Value-42"), Just("line one")]
+            .prop_map(|text| text.as_bytes().to_vec()),
+        prop_oneof![Just("line one line two"), Just("line one\r\nline two"), Just("\n"), Just("\r\n")]
+            .prop_map(|text| text.as_bytes().to_vec()),
+    ];
+    proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn long_lines_are_cut_at_the_same_places_in_any_chunking(
+        text in long_texts(),
+        sizes in proptest::collection::vec(1usize..40_000, 1..5),
+        masked in proptest::bool::ANY,
+    ) {
+        let secrets: &[&str] = if masked { &["S3cr3t-Value-42", "line one\r\nline two"] } else { &[] };
+        let run = |pieces: &[Vec<u8>]| {
+            let mut bench = Bench::new(secrets);
+            pieces.iter().for_each(|piece| bench.push(Stream::Stdout, piece));
+            bench.end();
+            bench
+        };
+        let (whole, pieces) = (run(std::slice::from_ref(&text)), run(&chunks(&text, &sizes)));
+        prop_assert!(whole.lines() == pieces.lines());
+        let masker = Masker::new(secrets.iter().map(|secret| (*secret).to_owned()));
+        prop_assert!(whole.printed(Stream::Stdout) == masker.mask(&text).unwrap_or_else(|| text.clone()));
+        for batch in whole.out.iter().chain(&pieces.out) {
+            let (first, ends) = (batch.first(), batch.ends().into());
+            let again = LineBatch::new(first, batch.time(), batch.stream(), batch.bytes().clone(), ends, batch.tail());
+            prop_assert_eq!(again.unwrap().len(), batch.len());
+            prop_assert!(batch.lines().all(|line| line.bytes.len() <= MAX_LINE_BYTES));
+            prop_assert!(std::str::from_utf8(&text).is_err() || std::str::from_utf8(batch.bytes()).is_ok());
+        }
+    }
+}
+
+#[test]
+fn one_push_is_one_batch_and_whole_lines_are_not_copied() {
+    let mut bench = Bench::new(&["S3cr3t-Value-42"]);
+    let bytes = Bytes::from("one\ntwo\r\nthree".to_owned());
+    bench.capture.push(Stream::Stdout, bytes.clone(), bench.now, Timestamp::EPOCH, &mut bench.out);
+    assert_eq!(bench.out.len(), 1);
+    assert_eq!(bench.out[0].bytes().as_ptr(), bytes.as_ptr());
+    bench.push(Stream::Stdout, "\nfour\nfive");
+    assert_eq!(bench.out.len(), 2, "a short push is joined with what waits");
+    assert_eq!(bench.out[1].bytes().as_ref(), b"three\nfour\n");
+}
+
+#[test]
+fn what_is_larger_than_a_batch_becomes_several() {
+    for line in [String::new(), "x".repeat(99), "y".repeat(MAX_LINE_BYTES - 1), "z".repeat(MAX_LINE_BYTES)] {
+        let mut bench = Bench::new(&[]);
+        let text = format!("{line}\r\n").repeat(400_000 / (line.len() + 2));
+        bench.push(Stream::Stderr, &text);
+        assert!(bench.out.iter().all(|batch| batch.bytes().len() <= MAX_BATCH_BYTES));
+        assert!(bench.out.len() <= text.len().div_ceil(MAX_BATCH_BYTES - line.len() - 1));
+        assert_eq!(bench.printed(Stream::Stderr), text.as_bytes());
+        assert_eq!(bench.capture.counts().stderr_lines, text.lines().count() as u64);
+    }
+}
+
+#[test]
+fn thousands_of_alternating_lines_keep_their_order_and_never_mix() {
+    let mut bench = Bench::new(&[]);
+    for n in 1..=5_000 {
+        bench.push(Stream::Stdout, format!("o{n}\n"));
+        bench.push(Stream::Stderr, format!("e{n}\n"));
+    }
+    let expected = (1..=5_000).flat_map(|n| [format!("o{n}"), format!("e{n}")]);
+    assert!(bench.lines().into_iter().map(|(_, bytes, _)| String::from_utf8(bytes).unwrap()).eq(expected));
+}
+
+#[test]
+fn one_stream_does_not_complete_a_secret_of_the_other() {
+    let mut bench = Bench::new(&["S3cr3t-Value-42"]);
+    bench.push(Stream::Stdout, "S3cr3t-");
+    bench.push(Stream::Stderr, "Value-42\n");
+    bench.push(Stream::Stdout, "Value-42\n");
+    assert_eq!(bench.printed(Stream::Stderr), b"Value-42\n");
+    assert_eq!(bench.printed(Stream::Stdout), b"***\n");
+}
+
+#[test]
+fn a_key_printed_whole_or_by_an_unquoted_echo_is_masked_though_it_is_printed_slowly() {
+    let key = "-----BEGIN-----\nAAAABBBB\nCCCCDDDD\n==\n-----END-----";
+    for (text, expected) in [
+        (format!("{key}\n"), "***\n***\n***\n==\n***\n"),
+        (format!("{}\n", key.replace('\n', " ")), "***\n"),
+        (format!("{}\r\n", key.replace('\n', "\r\n")), "***\r\n***\r\n***\r\n==\r\n***\r\n"),
+    ] {
+        let mut bench = Bench::new(&[key]);
+        for piece in chunks(text.as_bytes(), &[5]) {
+            bench.push(Stream::Stdout, piece);
+            bench.wait();
+        }
+        assert_eq!(String::from_utf8(bench.printed(Stream::Stdout)).unwrap(), expected);
+    }
+}
+
+#[test]
+fn what_only_began_like_a_secret_goes_out_with_what_follows_or_at_the_end() {
+    let mut bench = Bench::new(&["S3cr3t-Value-42"]);
+    bench.push(Stream::Stdout, "prompt: S3cr");
+    bench.wait();
+    assert_eq!(bench.printed(Stream::Stdout), b"prompt: ", "only what may be a secret is held back");
+    assert_eq!(bench.capture.due(), None, "nobody is woken for what must wait");
+    bench.push(Stream::Stdout, "i");
+    bench.wait();
+    assert_eq!(bench.printed(Stream::Stdout), b"prompt: S3cri");
+    bench.push(Stream::Stdout, "S3cr");
+    bench.end();
+    assert_eq!(bench.lines().last().unwrap().1, b"S3cr");
+}
+
+#[test]
+fn debug_shows_nothing_of_what_waits() {
+    let mut bench = Bench::new(&["S3cr3t-Value-42"]);
+    bench.push(Stream::Stdout, "token S3cr3t-Value-42");
+    let shown = format!("{:?}", bench.capture);
+    assert!(!shown.contains("S3cr3t"), "{shown}");
+}
+
+#[test]
+fn invalid_bytes_go_out_when_they_have_waited() {
+    let mut bench = Bench::new(&[]);
+    bench.push(Stream::Stdout, [0xe2; 100]);
+    bench.wait();
+    assert_eq!(bench.printed(Stream::Stdout), [0xe2; 99], "only the last may begin a character");
+}
+
+#[test]
+fn bytes_that_hold_a_cut_back_do_so_once() {
+    for byte in [b'\r', 0xe2, 0xf0, 0x80] {
+        for secrets in [&[][..], &["S3cr3t-Value-42"]] {
+            let text = [&b"x"[..], &vec![byte; 3 * MAX_LINE_BYTES]].concat();
+            for piece in [text.len(), 1000] {
+                let mut bench = Bench::new(secrets);
+                text.chunks(piece).for_each(|chunk| bench.push(Stream::Stdout, chunk));
+                bench.end();
+                assert_eq!(bench.printed(Stream::Stdout), text);
+                let lengths: Vec<_> = bench.lines().iter().map(|(_, bytes, _)| bytes.len()).collect();
+                assert_eq!(lengths, [MAX_LINE_BYTES, MAX_LINE_BYTES, MAX_LINE_BYTES, 1]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_a_part_of_a_long_line_waits_anew() {
+    let mut bench = Bench::new(&[]);
+    bench.push(Stream::Stdout, "x");
+    bench.now += PART_AFTER / 2;
+    bench.push(Stream::Stdout, vec![b'x'; 3 * MAX_LINE_BYTES + 9]);
+    assert_eq!(bench.capture.due(), Some(bench.now + PART_AFTER));
+}
+
+#[test]
+fn a_secret_of_any_length_is_masked() {
+    let secret: String = (0..20_000).map(|n| format!("{n:x}é")).collect();
+    for piece in [1000, 1 << 20] {
+        let mut bench = Bench::new(&[&secret]);
+        let text = format!("a {secret} b\n");
+        text.as_bytes().chunks(piece).for_each(|chunk| bench.push(Stream::Stdout, chunk));
+        let printed = String::from_utf8(bench.printed(Stream::Stdout)).unwrap();
+        assert!(
+            printed.len() < 100 && printed.starts_with("a ***") && printed.ends_with("*** b\n"),
+            "{}",
+            printed.len()
+        );
+    }
+}
+
+/// Prints lines a second, beside what BLAKE3 alone would do with their bytes; every line has to go through that.
+#[test]
+#[ignore = "long: measures, in release"]
+fn lines_of_100_bytes_cost_at_most_five_digests() {
+    const ROUNDS: u64 = 4;
+    let line = format!("{}\n", "l".repeat(99));
+    let whole = Bytes::from(line.repeat((64 << 20) / line.len()));
+    let lines = ROUNDS * (whole.len() / line.len()) as u64;
+    let rate = |start: std::time::Instant| lines / u64::try_from(start.elapsed().as_millis()).unwrap();
+    let key: Vec<String> = (0..50).map(|n| format!("{n:02}key{n:059}")).collect();
+    let start = std::time::Instant::now();
+    for _ in 0..ROUNDS {
+        whole.chunks(MAX_LINE_BYTES).fold(blake3::Hasher::new(), |mut hasher, piece| {
+            hasher.update(piece);
+            hasher
+        });
+    }
+    let limit = rate(start);
+    std::println!("BLAKE3 alone: {limit} lines/ms");
+    for (name, secrets, size) in [
+        ("64 KiB reads", &[][..], 64 << 10),
+        ("1 MiB reads", &[], 1 << 20),
+        ("64 KiB reads, two secrets", &["S3cr3t-Value-42", "another secret"], 64 << 10),
+        ("64 KiB reads, a key", &[key.join("\n").as_str()], 64 << 10),
+        ("a read a line", &[], 100),
+    ] {
+        let mut bench = Bench::new(secrets);
+        let start = std::time::Instant::now();
+        for _ in 0..ROUNDS {
+            let mut rest = whole.clone();
+            while !rest.is_empty() {
+                let piece = rest.split_to(size.min(rest.len()));
+                bench.capture.push(Stream::Stdout, piece, bench.now, Timestamp::EPOCH, &mut bench.out);
+                bench.out.clear();
+            }
+        }
+        let ours = rate(start);
+        std::println!("{name}: {ours} lines/ms");
+        assert!(size == 100 || ours * 5 > limit, "{name}");
+        assert_eq!(bench.capture.counts().lines, lines);
     }
 }
