@@ -138,6 +138,11 @@ fn copy(old: &Connection, new: &Connection, table: &Table, repair: &mut Repair) 
     };
     let sql = format!("SELECT {} FROM {} WHERE {number} > ?1 ORDER BY {number}", table.columns, table.name);
     let one = format!("SELECT {} FROM {} WHERE {number} = ?1", table.columns, table.name);
+    if old.prepare_cached(&one).is_err() {
+        // Not even the list of tables can be read.
+        repair.rows_lost += 1;
+        return Ok(());
+    }
     let last = last_number(old, table);
     let (mut from, mut missed) = (0, 0);
     loop {
