@@ -70,7 +70,7 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
 }
 
 #[cfg(not(feature = "file"))]
-fn missing(feature: &str) -> Error {
+fn missing(feature: &str) -> pubsub_core::Error {
     pubsub_core::Error::unsupported(format!(
         "this program was built without {feature}: build it with feature `{feature}`"
     ))
