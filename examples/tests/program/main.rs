@@ -3,21 +3,22 @@
 
 mod asking;
 mod command_line;
+mod events;
 mod keeping;
 mod streaming;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The program, as cargo builds it beside these tests.
-fn program() -> PathBuf {
+/// An example, as cargo builds it beside these tests.
+fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let program = tests.parent().and_then(Path::parent).unwrap().join("examples/pipeline");
-    assert!(program.exists(), "cargo build --example pipeline makes {}", program.display());
+    let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    assert!(program.exists(), "cargo build --example {name} makes {}", program.display());
     program
 }
 
@@ -45,7 +46,7 @@ impl Place {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(example("pipeline"));
         command.args(words).current_dir(self.0.path()).env_remove("PIPELINE_DIR").env_remove("RUST_LOG");
         command.stdin(Stdio::null());
         command
@@ -71,7 +72,8 @@ impl Place {
     /// Starts the program.
     fn start(&self, words: &[&str]) -> Running {
         let mut child = self.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        Running { out: BufReader::new(child.stdout.take().unwrap()), child }
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Running { out, err: BufReader::new(child.stderr.take().unwrap()), child }
     }
 }
 
@@ -79,6 +81,7 @@ impl Place {
 struct Running {
     child: Child,
     out: BufReader<ChildStdout>,
+    err: BufReader<ChildStderr>,
 }
 
 impl Running {
@@ -86,6 +89,13 @@ impl Running {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// The next line that it says beside its results.
+    fn aside(&mut self) -> String {
+        let mut line = String::new();
+        self.err.read_line(&mut line).unwrap();
         line
     }
 
@@ -98,7 +108,7 @@ impl Running {
     fn ended(mut self) -> Ended {
         let (mut out, mut err) = (String::new(), String::new());
         self.out.read_to_string(&mut out).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        self.err.read_to_string(&mut err).unwrap();
         let code = self.child.wait().unwrap().code().expect("the program is ended by no signal");
         Ended { code, out, err }
     }
