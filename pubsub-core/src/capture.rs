@@ -44,7 +44,12 @@ pub struct Capture {
     stderr: Unfinished,
     last: u64,
     seal: SealBuilder,
+    /// Where the lines of the batch in the making end; kept, so that it is allocated once.
+    ends: Vec<u32>,
 }
+
+/// Most line ends that room is kept for between pushes.
+const MAX_KEPT_ENDS: usize = 4 * 1024;
 
 /// A line of one stream that has not ended, as it was printed: secrets are still in it.
 #[derive(Default)]
@@ -65,7 +70,7 @@ impl Capture {
     #[must_use]
     pub fn new(masker: Arc<Masker>) -> Self {
         let (stdout, stderr) = (Unfinished::default(), Unfinished::default());
-        Self { masker, stdout, stderr, last: 0, seal: SealBuilder::new() }
+        Self { masker, stdout, stderr, last: 0, seal: SealBuilder::new(), ends: Vec::new() }
     }
 
     /// Takes printed bytes and adds the lines that they complete to `out`.
@@ -166,13 +171,12 @@ impl Capture {
     /// Whole lines, in batches of at most 64 KiB.
     fn lines(&mut self, stream: Stream, whole: Bytes, time: Timestamp, out: &mut Vec<LineBatch>) {
         let mut start = 0;
-        let mut ends: Vec<u32> = Vec::new();
         let mut before = 0;
         for feed in memchr::memchr_iter(b'\n', &whole) {
             let end = feed + 1;
             let long = end - before > MAX_LINE_BYTES + 1 && content(whole.get(before..end)) > MAX_LINE_BYTES;
             if long || end - start > MAX_BATCH_BYTES {
-                self.group(stream, whole.slice(start..before), &mut ends, time, out);
+                self.group(stream, whole.slice(start..before), time, out);
                 start = before;
             }
             if long {
@@ -180,28 +184,22 @@ impl Capture {
                 start = end;
             } else {
                 // Within one batch, which `u32` holds.
-                ends.push(u32::try_from(end - start).unwrap_or(u32::MAX));
+                self.ends.push(u32::try_from(end - start).unwrap_or(u32::MAX));
             }
             before = end;
         }
-        self.group(stream, whole.slice(start..), &mut ends, time, out);
+        self.group(stream, whole.slice(start..), time, out);
+        self.ends.shrink_to(MAX_KEPT_ENDS);
     }
 
-    /// One batch of whole lines.
-    fn group(
-        &mut self,
-        stream: Stream,
-        bytes: Bytes,
-        ends: &mut Vec<u32>,
-        time: Timestamp,
-        out: &mut Vec<LineBatch>,
-    ) {
-        let ends = std::mem::take(ends);
-        let Some(first) = LineNumber::new(self.last + 1).filter(|_| !ends.is_empty()) else { return };
+    /// One batch of whole lines, those that `ends` has.
+    fn group(&mut self, stream: Stream, bytes: Bytes, time: Timestamp, out: &mut Vec<LineBatch>) {
+        let Some(first) = LineNumber::new(self.last + 1).filter(|_| !self.ends.is_empty()) else { return };
         let batch = match self.masker.mask(&bytes) {
-            None => LineBatch::new(first, time, stream, bytes, ends.into(), LineEnd::Lf),
+            None => LineBatch::new(first, time, stream, bytes, self.ends.as_slice().into(), LineEnd::Lf),
             Some(masked) => LineBatch::split(first, time, stream, masked.into(), LineEnd::None),
         };
+        self.ends.clear();
         self.add(batch, out);
     }
 

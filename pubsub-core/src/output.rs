@@ -199,7 +199,8 @@ impl LineBatch {
     ) -> Result<Self> {
         // At most MAX_BATCH_BYTES, which `new` checks, so that every place fits.
         let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        let mut ends: Vec<u32> = memchr::memchr_iter(b'\n', &buffer).map(|at| place(at + 1)).collect();
+        let mut ends: Vec<u32> = Vec::with_capacity(buffer.len().min(MAX_BATCH_BYTES) / 64 + 1);
+        ends.extend(memchr::memchr_iter(b'\n', &buffer).map(|at| place(at + 1)));
         if !buffer.is_empty() && ends.last() != Some(&place(buffer.len())) {
             ends.push(place(buffer.len()));
         }
@@ -326,23 +327,24 @@ impl LineBatch {
 
     /// Its lines in order. Each shares the buffer.
     pub fn lines(&self) -> impl DoubleEndedIterator<Item = Line> + ExactSizeIterator + '_ {
-        (0..self.len()).filter_map(|index| self.line(index)).collect::<Vec<_>>().into_iter()
+        self.ends.iter().enumerate().map(|(index, stop)| self.line(index, *stop))
     }
 
     /// The line with this number, where it is in the batch.
     #[must_use]
     pub fn get(&self, number: LineNumber) -> Option<Line> {
-        self.line(usize::try_from(number.get().checked_sub(self.first.get())?).ok()?)
+        let index = usize::try_from(number.get().checked_sub(self.first.get())?).ok()?;
+        Some(self.line(index, *self.ends.get(index)?))
     }
 
     /// Visits number, end and content of each line without making a [`Line`] of it.
     pub fn for_each<'a>(&'a self, mut visit: impl FnMut(LineNumber, LineEnd, &'a [u8])) {
-        for index in 0..self.len() {
-            if let Some((number, end, start, stop)) = self.place(index)
-                && let Some(bytes) = self.buffer.get(start..stop)
-            {
-                visit(number, end, bytes);
-            }
+        let mut start = 0;
+        for (index, stop) in self.ends.iter().enumerate() {
+            let stop = *stop as usize;
+            let (end, bytes) = end_of(self.buffer.get(start..stop).unwrap_or_default(), self.tail);
+            visit(self.first.plus(index as u64), end, bytes);
+            start = stop;
         }
     }
 
@@ -371,30 +373,28 @@ impl LineBatch {
         })
     }
 
-    fn line(&self, index: usize) -> Option<Line> {
-        let (number, end, start, stop) = self.place(index)?;
-        Some(Line {
-            number,
+    /// The line that stops at `stop`, where the one before it stops at its own.
+    fn line(&self, index: usize, stop: u32) -> Line {
+        let before = index.checked_sub(1).and_then(|before| self.ends.get(before));
+        let start = before.map_or(0, |before| *before as usize);
+        let (end, bytes) = end_of(self.buffer.get(start..stop as usize).unwrap_or_default(), self.tail);
+        Line {
+            number: self.first.plus(index as u64),
             time: self.time,
             stream: self.stream,
             end,
-            bytes: self.buffer.slice(start..stop),
+            bytes: self.buffer.slice(start..start + bytes.len()),
             recovered: self.recovered,
-        })
+        }
     }
+}
 
-    /// Number, end, and where the content starts and stops.
-    fn place(&self, index: usize) -> Option<(LineNumber, LineEnd, usize, usize)> {
-        let start = index.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
-        let start = usize::try_from(start).ok()?;
-        let stop = usize::try_from(*self.ends.get(index)?).ok()?;
-        let whole = self.buffer.get(start..stop)?;
-        let end = match whole {
-            [.., b'\r', b'\n'] => LineEnd::CrLf,
-            [.., b'\n'] => LineEnd::Lf,
-            _ => self.tail,
-        };
-        Some((self.first.plus(index as u64), end, start, stop - end.as_bytes().len()))
+/// How a line ends, and its content; `tail` where it has no line feed.
+fn end_of(line: &[u8], tail: LineEnd) -> (LineEnd, &[u8]) {
+    match line {
+        [content @ .., b'\r', b'\n'] => (LineEnd::CrLf, content),
+        [content @ .., b'\n'] => (LineEnd::Lf, content),
+        content => (tail, content),
     }
 }
 
