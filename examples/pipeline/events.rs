@@ -77,7 +77,7 @@ struct Cancelled<'a> {
 }
 
 pub(crate) async fn cancel(places: &Places, screen: &mut Screen, args: &args::Cancel) -> Done {
-    let position = places.broker().await?.cancel(&args.action_id).await?;
+    let position = places.existing_broker().await?.cancel(&args.action_id).await?;
     match screen.form {
         Form::Json => {
             screen.document(&Cancelled { action_id: args.action_id.as_str(), position: position.as_str() })?
@@ -91,7 +91,7 @@ pub(crate) async fn cancel(places: &Places, screen: &mut Screen, args: &args::Ca
 }
 
 pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &args::DeadLetters) -> Done {
-    let broker = places.broker().await?;
+    let broker = places.existing_broker().await?;
     match &args.command {
         DeadLettersCommand::List { group, limit } => {
             for letter in broker.list(group.as_ref(), *limit).await? {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::args;
 use crate::codes::{DONE, Done, NO, not_there};
 use crate::documents::{ExportedLine, StatusDocument};
-use crate::places::{Places, chosen};
+use crate::places::{Places, chosen, existing};
 use crate::screen::{Form, Screen};
 
 #[derive(Serialize)]
@@ -23,13 +23,13 @@ struct Verified<'a> {
 }
 
 pub(crate) async fn verified(places: &Places, screen: &mut Screen, args: &args::Verify) -> Done {
-    let store = places.store().await?;
+    let store = places.existing_store().await?;
     let record = chosen(&*store, &args.chosen).await?;
     let run = &record.key.run_id;
     let found = verify(&*store, run).await?;
     let mut difference = found.problem();
     if let Some(place) = &args.against {
-        let other = connect_store(place).await?.store;
+        let other = existing(place).await?;
         if other.runs(&RunQuery::of_run(run.clone())).await?.is_empty() {
             return Err(not_there(format!("run {run} is not in the other store")));
         }
@@ -59,7 +59,7 @@ pub(crate) async fn verified(places: &Places, screen: &mut Screen, args: &args::
 
 /// One document, written piece by piece: its lines need not fit in memory.
 pub(crate) async fn export(places: &Places, screen: &mut Screen, args: &args::Chosen) -> Done {
-    let store = places.store().await?;
+    let store = places.existing_store().await?;
     let run = chosen(&*store, args).await?.key.run_id;
     let Output { record, mut items, .. } = store.lines(&run, Lines::ALL).await?;
     let head = to_json(&StatusDocument::new(&record, Timestamp::now()))?;
@@ -93,7 +93,7 @@ struct Copied<'a> {
 }
 
 pub(crate) async fn copied(places: &Places, screen: &mut Screen, args: &args::Copy) -> Done {
-    let store = places.store().await?;
+    let store = places.existing_store().await?;
     let run = chosen(&*store, &args.chosen).await?.key.run_id;
     let to = connect_store(&args.to).await?.store;
     let report = copy(&*store, &run, &*to).await?;
@@ -123,6 +123,7 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     let mut query = RunQuery::all().with_action(args.action_id.clone());
     query.stage.clone_from(&args.stage);
     let mut removed: Vec<RunRecord> = Vec::new();
+    places.existing_store().await?;
     for (connected, _) in places.stores().await? {
         for record in connected.store.runs(&query).await? {
             if connected.store.remove(&record.key.run_id).await?

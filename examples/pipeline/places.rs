@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, OutputReader, Place, RunQuery, RunRecord, Store,
+    Broker, ConnectedStore, Error, ErrorKind, OutputReader, Place, RunQuery, RunRecord, Scheme, Store,
     connect_broker, connect_store, current_run,
 };
 
@@ -22,6 +22,18 @@ impl Places {
         let folder = Place::folder(&global.dir);
         let stores = if global.store.is_empty() { vec![folder.clone()] } else { global.store.clone() };
         Self { broker: global.broker.clone().unwrap_or(folder), stores }
+    }
+
+    /// The broker of a subcommand that only asks: it must be there, and a folder that is misspelt is not made.
+    pub(crate) async fn existing_broker(&self) -> Done<Arc<dyn Broker>> {
+        exists(&self.broker)?;
+        self.broker().await
+    }
+
+    /// The store of a subcommand that only asks: the first, and it must be there.
+    pub(crate) async fn existing_store(&self) -> Done<Arc<dyn Store>> {
+        self.stores.iter().take(1).try_for_each(exists)?;
+        self.store().await
     }
 
     pub(crate) async fn broker(&self) -> Done<Arc<dyn Broker>> {
@@ -46,6 +58,22 @@ impl Places {
         let place =
             self.stores.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?;
         Ok(connect_store(place).await?.store)
+    }
+}
+
+/// A store that is only read.
+pub(crate) async fn existing(place: &Place) -> Done<Arc<dyn Store>> {
+    exists(place)?;
+    Ok(connect_store(place).await?.store)
+}
+
+fn exists(place: &Place) -> Done<()> {
+    match place.scheme() {
+        Scheme::File(folder) if !folder.exists() => Err(not_there(format!(
+            "there is no folder {}: nothing was published or run here; --dir, --broker and --store name another",
+            folder.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -89,11 +89,17 @@ fn what_is_not_there_is_3_and_says_what_is() {
         &["export", "a", "s"],
         &["copy", "a", "s", "--to", "file:x"],
         &["remove", "a"],
+        &["list"],
+        &["cancel", "a"],
+        &["dead-letters", "list"],
     ] {
         let told = place.expect(3, words);
-        assert!(told.err.contains("pipeline list"), "{words:?}: {told:?}");
+        assert!(told.err.contains("there is no folder .pipeline"), "{words:?}: {told:?}");
     }
+    assert!(!place.0.path().join(".pipeline").exists(), "asking makes nothing");
     place.expect(0, &["stream", "a", "build", "--", "true"]);
+    let told = place.expect(3, &["get-logs", "b", "build"]);
+    assert!(told.err.contains("`pipeline list` shows what has"), "{told:?}");
     let told = place.expect(3, &["get-logs", "a", "biuld", "--json"]);
     let document: serde_json::Value = serde_json::from_str(told.err.trim_end()).unwrap();
     assert_eq!(document["kind"], "not_found");

@@ -185,6 +185,7 @@ fn a_worker_that_was_killed_leaves_no_command_and_its_event_runs_again() {
 #[test]
 fn there_are_no_dead_letters_at_first_and_an_unknown_one_is_3() {
     let place = Place::new();
+    place.expect(0, &["publish", "a", "t"]);
     assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
     place.expect(3, &["dead-letters", "replay", "nothing"]);
 }

@@ -14,7 +14,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// An example, as cargo builds it beside these tests.
+/// An example, as cargo builds it beside these tests. With `--test program` alone it builds none, and the last one counts.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
