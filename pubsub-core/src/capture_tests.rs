@@ -434,6 +434,33 @@ fn bytes_that_hold_a_cut_back_do_so_once() {
 }
 
 #[test]
+fn a_read_that_ends_between_a_return_and_its_feed_changes_nothing() {
+    for secrets in [&[][..], &["S3cr3t-Value-42"]] {
+        for length in [0, 3, MAX_LINE_BYTES - 1, MAX_LINE_BYTES, MAX_LINE_BYTES + 1] {
+            let mut bench = Bench::new(secrets);
+            bench.push(Stream::Stdout, "x".repeat(length) + "\r");
+            bench.push(Stream::Stdout, "\n");
+            let lines: Vec<_> = bench.lines().into_iter().map(|(_, bytes, end)| (bytes, end)).collect();
+            assert_eq!(lines, of(format!("{}\r\n", "x".repeat(length)).as_bytes()));
+        }
+    }
+}
+
+#[test]
+fn a_line_waits_from_its_own_first_byte() {
+    let mut bench = Bench::new(&[]);
+    bench.push(Stream::Stdout, "a");
+    bench.now += PART_AFTER / 2;
+    bench.push(Stream::Stdout, "b\nc");
+    assert_eq!(bench.capture.due(), Some(bench.now + PART_AFTER));
+    bench.push(Stream::Stderr, "later");
+    bench.push(Stream::Stdout, "\n");
+    assert_eq!(bench.capture.due(), Some(bench.now + PART_AFTER), "of the other stream");
+    bench.push(Stream::Stderr, "\n");
+    assert_eq!(bench.capture.due(), None);
+}
+
+#[test]
 fn what_follows_a_part_of_a_long_line_waits_anew() {
     let mut bench = Bench::new(&[]);
     bench.push(Stream::Stdout, "x");
