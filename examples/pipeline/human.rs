@@ -120,7 +120,9 @@ fn ending(record: &RunRecord) -> String {
         (Some(Cause::SilenceTimeout), ..) => "it printed nothing for too long".to_owned(),
         (Some(Cause::Cancelled), ..) => "cancelled".to_owned(),
         (Some(Cause::Shutdown), ..) => "its worker was stopped".to_owned(),
-        (Some(Cause::LeaseLost), ..) => "another worker holds the event".to_owned(),
+        (Some(Cause::LeaseLost), ..) => {
+            record.detail.clone().unwrap_or_else(|| "another worker holds the event".to_owned())
+        }
         (Some(Cause::NotStarted), ..) => {
             record.detail.clone().unwrap_or_else(|| "it could not be started".to_owned())
         }

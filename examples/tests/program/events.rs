@@ -191,6 +191,26 @@ fn there_are_no_dead_letters_at_first_and_an_unknown_one_is_3() {
 }
 
 #[test]
+fn an_event_that_kills_its_worker_is_dead_after_three_and_can_be_replayed() {
+    let place = Place::new();
+    place.expect(0, &["publish", "a", "t", "--id", "poison"]);
+    let words = ["work", "--until-idle", "--on", "t:*", "--stage", "s", "--lease", "500ms", "--", "sh", "-c"];
+    for _ in 0..3 {
+        let killed = place.command(&[&words[..], &["kill -9 $PPID; sleep 600"]].concat()).output().unwrap();
+        assert_eq!(killed.status.code(), None, "killed by its own command");
+    }
+    place.expect(0, &[&words[..], &["echo never"]].concat());
+    let letter = place.expect(0, &["dead-letters", "list", "--json"]).documents().remove(0);
+    assert_eq!((&letter["id"], &letter["crashes"]), (&"poison".into(), &3.into()));
+    place.expect(1, &["wait", "a", "s"]);
+    let id = place.expect(0, &["dead-letters", "replay", "poison"]).out;
+    place.expect(0, &[&words[..], &["true"]].concat());
+    let replayed = place.expect(0, &["get-status", "a", "s", "--json"]).documents().remove(0);
+    assert_eq!((&replayed["event_id"], &replayed["outcome"]), (&id.trim_end().into(), &"succeeded".into()));
+    assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
+}
+
+#[test]
 fn a_member_that_names_other_patterns_is_refused_with_both() {
     let place = Place::new();
     work(&place, &["--on", "t:a", "--stage", "s", "--group", "g"], "true");
