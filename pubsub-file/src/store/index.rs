@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use pubsub_core::{LineBatch, LineEnd, LineNumber, LineRange, Stream, Timestamp};
+use bytes::Bytes;
+use pubsub_core::{LineBatch, LineEnd, LineNumber, LineRange, MAX_BATCH_BYTES, Stream, Timestamp};
 
-/// Bytes of one entry: first number 8, offset 8, time 8, bytes 4, lines 4, stream 1, tail 1, unused 2, CRC-32 4; all
-/// little-endian.
-pub(super) const ENTRY_BYTES: usize = 40;
+/// Bytes of one entry: first number 8, offset 8, time 8, bytes 4, lines 4, stream 1, tail 1, recovered 1, unused 1,
+/// CRC-32 of the batch's bytes 4, CRC-32 of all this 4; all little-endian.
+pub(super) const ENTRY_BYTES: usize = 44;
 
 /// What the index says of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub(super) struct Entry {
     pub(super) lines: u32,
     pub(super) stream: Stream,
     pub(super) tail: LineEnd,
+    /// CRC-32 of its bytes: an output that others changed or cut is told as a gap, never as printed.
+    pub(super) check: u32,
+    /// Found in the output after the index was lost.
+    pub(super) recovered: bool,
 }
 
 impl Entry {
@@ -35,6 +40,8 @@ impl Entry {
             lines: short(batch.len()),
             stream: batch.stream(),
             tail: batch.tail(),
+            check: crc32fast::hash(batch.bytes()),
+            recovered: batch.is_recovered(),
         }
     }
 
@@ -62,7 +69,8 @@ impl Entry {
             LineEnd::None => 3,
             LineEnd::Part => 4,
         };
-        into.extend_from_slice(&[stream, tail, 0, 0]);
+        into.extend_from_slice(&[stream, tail, u8::from(self.recovered), 0]);
+        into.extend_from_slice(&self.check.to_le_bytes());
         let check = crc32fast::hash(into.get(start..).unwrap_or_default());
         into.extend_from_slice(&check.to_le_bytes());
     }
@@ -79,7 +87,8 @@ impl Entry {
             first: LineNumber::new(long(0)?)?,
             offset: long(8)?,
             time: Timestamp::from_micros(i64::from_le_bytes(body.get(16..24)?.try_into().ok()?)),
-            bytes: short(24)?,
+            // No batch has more, whatever a foreign file says.
+            bytes: short(24).filter(|bytes| (*bytes as usize) <= MAX_BATCH_BYTES)?,
             lines: short(28).filter(|lines| *lines > 0)?,
             stream: match body.get(32)? {
                 1 => Stream::Stdout,
@@ -92,7 +101,18 @@ impl Entry {
                 4 => LineEnd::Part,
                 _ => return None,
             },
+            check: short(36)?,
+            recovered: *body.get(34)? == 1,
         })
+    }
+
+    /// The batch that these bytes are; `None` where they are not the ones that were stored.
+    pub(super) fn batch(&self, bytes: Bytes) -> Option<LineBatch> {
+        if crc32fast::hash(&bytes) != self.check {
+            return None;
+        }
+        let batch = LineBatch::split(self.first, self.time, self.stream, bytes, self.tail).ok()?;
+        (u32::try_from(batch.len()) == Ok(self.lines)).then(|| batch.with_recovered(self.recovered))
     }
 }
 
@@ -101,17 +121,27 @@ impl Entry {
 pub(super) struct Index {
     file: File,
     count: u64,
+    damaged: bool,
 }
+
+/// Most entries that are looked at at once.
+pub(super) const ENTRIES: u64 = 1024;
 
 impl Index {
     pub(super) fn open(file: File) -> io::Result<Self> {
         let whole = file.metadata()?.len() / ENTRY_BYTES as u64;
-        let mut index = Self { file, count: whole };
-        // A crash leaves at most the end half written.
+        let mut index = Self { file, count: whole, damaged: false };
+        // A killed writer leaves at most a part of an entry; a whole one that cannot be read is damage.
         while index.count > 0 && index.entry(index.count - 1)?.is_none() {
             index.count -= 1;
+            index.damaged = true;
         }
         Ok(index)
+    }
+
+    /// Whether entries at its end cannot be read.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.damaged
     }
 
     pub(super) const fn count(&self) -> u64 {
@@ -129,12 +159,13 @@ impl Index {
         self.count.checked_sub(1).map_or(Ok(None), |place| self.entry(place))
     }
 
-    /// Up to `most` entries from a place on; damaged ones are left out and show as missing numbers.
-    pub(super) fn entries(&self, place: u64, most: u64) -> io::Result<Vec<Entry>> {
-        let count = self.count.saturating_sub(place).min(most);
+    /// The next [`ENTRIES`] from a place on, with their places; damaged ones are left out and show as missing numbers.
+    pub(super) fn entries(&self, place: u64) -> io::Result<Vec<(u64, Entry)>> {
+        let count = self.count.saturating_sub(place).min(ENTRIES);
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * ENTRY_BYTES];
         self.file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
-        Ok(bytes.chunks_exact(ENTRY_BYTES).filter_map(Entry::decode).collect())
+        let entries = bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode);
+        Ok((place..).zip(entries).filter_map(|(place, entry)| Some((place, entry?))).collect())
     }
 
     /// The place of the first entry that ends at or after a number.
@@ -149,27 +180,6 @@ impl Index {
             }
         }
         Ok(low)
-    }
-
-    /// The number with which the last `lines` lines begin.
-    pub(super) fn last_lines(&self, lines: u64) -> io::Result<Option<LineNumber>> {
-        const STEP: u64 = 1024;
-        let mut wanted = lines;
-        let mut end = self.count;
-        let mut first = None;
-        while wanted > 0 && end > 0 {
-            let start = end.saturating_sub(STEP);
-            for entry in self.entries(start, end - start)?.iter().rev() {
-                let here = u64::from(entry.lines).min(wanted);
-                first = Some(entry.first.plus(u64::from(entry.lines) - here));
-                wanted -= here;
-                if wanted == 0 {
-                    break;
-                }
-            }
-            end = start;
-        }
-        Ok(first)
     }
 }
 
@@ -192,6 +202,8 @@ mod tests {
                 lines: 2,
                 stream: Stream::Stderr,
                 tail: LineEnd::Part,
+                check: 0x1234_5678,
+                recovered: true,
             };
             let mut bytes = Vec::new();
             entry.encode(&mut bytes);
@@ -202,7 +214,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..90)) {
             let _ = Entry::decode(&bytes);
         }
     }

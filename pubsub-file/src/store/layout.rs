@@ -15,15 +15,17 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use pubsub_core::{Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
+use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
 
 const VERSION: u32 = 1;
+
+/// How often a folder is made anew that others take away meanwhile.
+const MAX_TRIES: u32 = 100;
 
 #[derive(Serialize, Deserialize)]
 struct Format {
@@ -34,19 +36,32 @@ struct Format {
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     root: PathBuf,
+    sync: Sync,
 }
 
 /// The folder of one run.
 #[derive(Clone, Debug)]
-pub(super) struct RunFolder(PathBuf);
+pub(super) struct RunFolder {
+    path: PathBuf,
+    sync: Sync,
+}
+
+/// Whether files and their names are on the disk before a call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    Yes,
+    No,
+}
 
 impl Layout {
     /// Makes the folder where it is not there, and checks its version.
-    pub(super) fn open(root: PathBuf) -> Result<Self> {
+    pub(super) fn open(root: PathBuf, durability: Durability) -> Result<Self> {
+        fs::create_dir_all(&root).map_err(io_error("make the store's folder"))?;
         for folder in ["runs", "ids", "trash"] {
-            fs::create_dir_all(root.join(folder)).map_err(io_error("make the store's folder"))?;
+            make_folder(&root.join(folder))?;
         }
-        let layout = Self { root };
+        let sync = if durability == Durability::PowerLoss { Sync::Yes } else { Sync::No };
+        let layout = Self { root, sync };
         let path = layout.root.join("format.json");
         match read(&path).map_err(io_error("read the store's version"))? {
             Some(bytes) => {
@@ -58,9 +73,10 @@ impl Layout {
                         .with("newest known", VERSION));
                 }
             }
-            None => replace(&path, format!("{{\"version\":{VERSION}}}\n").as_bytes())
+            None => replace(&path, format!("{{\"version\":{VERSION}}}\n").as_bytes(), sync)
                 .map_err(io_error("write the store's version"))?,
         }
+        layout.empty_trash();
         open_for_writing(&layout.wake_file()).map_err(io_error("make the store's wake file"))?;
         Ok(layout)
     }
@@ -71,7 +87,8 @@ impl Layout {
 
     fn folder_of(&self, key: &RunKey) -> RunFolder {
         let path = self.root.join("runs").join(name::encode(key.action_id.as_str()));
-        RunFolder(path.join(name::encode(key.stage.as_str())).join(key.run_id.as_str()))
+        let path = path.join(name::encode(key.stage.as_str())).join(key.run_id.as_str());
+        RunFolder { path, sync: self.sync }
     }
 
     fn id_file(&self, run: &RunId) -> PathBuf {
@@ -82,31 +99,51 @@ impl Layout {
     /// Makes the folder of a run, and the way to it from its id.
     pub(super) fn make(&self, key: &RunKey) -> Result<RunFolder> {
         let folder = self.folder_of(key);
-        // One by one, each looked at before the next: nothing is made behind a link.
-        let mut parts: Vec<&Path> = folder.0.ancestors().take_while(|part| *part != self.root).collect();
-        parts.reverse();
-        for part in parts {
-            match fs::create_dir(part) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(io_error("make the folder of a run")(error));
-                }
-                _ => check_folder(part)?,
+        let mut tries = 0;
+        // Whoever removes the last run of a stage takes its folder away, perhaps while this run is made in it.
+        while let Err(error) = self.make_folders(&folder.path) {
+            tries += 1;
+            if error.kind() != ErrorKind::NotFound || tries == MAX_TRIES {
+                return Err(error);
             }
         }
         let id_file = self.id_file(&key.run_id);
+        if let Some(parent) = id_file.parent() {
+            make_folder(parent)?;
+        }
         if read(&id_file).map_err(io_error("read where a run lies"))?.is_none() {
-            let relative = folder.0.strip_prefix(&self.root).unwrap_or(&folder.0);
-            let parent = id_file.parent().unwrap_or(&self.root);
-            fs::create_dir_all(parent).map_err(io_error("make the folder of ids"))?;
-            replace(&id_file, relative.as_os_str().as_encoded_bytes())
+            // Synced before the file that leads there: where that one is, all is.
+            if self.sync == Sync::Yes {
+                let parents = folder.path.ancestors().skip(1).take_while(|part| part.starts_with(&self.root));
+                parents
+                    .chain([self.root.join("ids").as_path()])
+                    .try_for_each(sync_folder)
+                    .map_err(io_error("sync the folder of a run"))?;
+            }
+            let relative = folder.path.strip_prefix(&self.root).unwrap_or(&folder.path);
+            replace(&id_file, relative.as_os_str().as_encoded_bytes(), self.sync)
                 .map_err(io_error("write where a run lies"))?;
         }
         Ok(folder)
     }
 
+    /// One by one, each looked at before the next: nothing is made behind a link.
+    fn make_folders(&self, folder: &Path) -> Result<()> {
+        let mut parts: Vec<&Path> = folder.ancestors().take_while(|part| *part != self.root).collect();
+        parts.reverse();
+        parts.into_iter().try_for_each(make_folder)
+    }
+
     /// The folder of a run that is there.
     pub(super) fn find(&self, run: &RunId) -> Result<Option<RunFolder>> {
-        let Some(bytes) = read(&self.id_file(run)).map_err(io_error("read where a run lies"))? else {
+        let id_file = self.id_file(run);
+        let ids = id_file.ancestors().skip(1).take_while(|part| *part != self.root);
+        match ids.map(check_folder).find_map(Result::err) {
+            Some(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Some(error) => return Err(error),
+            None => {}
+        }
+        let Some(bytes) = read(&id_file).map_err(io_error("read where a run lies"))? else {
             return Ok(None);
         };
         let relative = String::from_utf8(bytes)
@@ -118,17 +155,12 @@ impl Layout {
         if !fits {
             return Err(Error::new(ErrorKind::Corrupt, "read where a run lies").with("run", run));
         }
-        let folder = RunFolder(self.root.join(relative));
-        if !folder.0.exists() {
-            return Ok(None);
+        let folder = RunFolder { path: self.root.join(relative), sync: self.sync };
+        // Nothing is looked up behind a symbolic link.
+        match folder.path.ancestors().take_while(|part| *part != self.root).try_for_each(check_folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            checked => checked.map(|()| Some(folder)),
         }
-        self.check(&folder)?;
-        Ok(Some(folder))
-    }
-
-    /// Refuses a folder with a symbolic link on its way.
-    fn check(&self, folder: &RunFolder) -> Result<()> {
-        folder.0.ancestors().take_while(|part| *part != self.root).try_for_each(check_folder)
     }
 
     /// The folders of all runs of these; encoded names.
@@ -137,7 +169,8 @@ impl Layout {
         let mut found = Vec::new();
         for action in below(&runs, action)? {
             for stage in below(&action, stage)? {
-                found.extend(below(&stage, None)?.into_iter().map(RunFolder));
+                let runs = below(&stage, None)?.into_iter();
+                found.extend(runs.map(|path| RunFolder { path, sync: self.sync }));
             }
         }
         Ok(found)
@@ -145,8 +178,9 @@ impl Layout {
 
     /// Takes a run out of sight at once, then deletes it. `false` where it was gone.
     pub(super) fn remove(&self, run: &RunId, folder: &RunFolder) -> Result<bool> {
+        check_folder(&self.root.join("trash"))?;
         let trash = self.root.join("trash").join(format!("{run}-{}", unique()));
-        match fs::rename(&folder.0, &trash) {
+        match fs::rename(&folder.path, &trash) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(io_error("remove a run")(error)),
@@ -158,34 +192,58 @@ impl Layout {
         gone(fs::remove_file(self.id_file(run)))?;
         gone(fs::remove_dir_all(&trash))?;
         // The folders above go where this was their last run; otherwise the system refuses.
-        for parent in folder.0.ancestors().skip(1).take(2) {
+        for parent in folder.path.ancestors().skip(1).take(2) {
             if fs::remove_dir(parent).is_err() {
                 break;
             }
         }
         Ok(true)
     }
+
+    /// Deletes what a killed remover had taken out of sight. What cannot be deleted now, or goes by another hand,
+    /// stands in nobody's way.
+    fn empty_trash(&self) {
+        let left = fs::read_dir(self.root.join("trash")).into_iter().flatten().flatten();
+        for error in left.filter_map(|entry| fs::remove_dir_all(entry.path()).err()) {
+            tracing::debug!(%error, "a removed run is still in the trash");
+        }
+    }
 }
 
 impl RunFolder {
     pub(super) fn log(&self) -> PathBuf {
-        self.0.join("output.log")
+        self.path.join("output.log")
     }
 
     pub(super) fn index(&self) -> PathBuf {
-        self.0.join("index")
+        self.path.join("index")
     }
 
     /// The record, where there is one.
     pub(super) fn record(&self) -> Result<Option<RunRecord>> {
-        let bytes = read(&self.0.join("record.json")).map_err(io_error("read the record of a run"))?;
+        let bytes = read(&self.path.join("record.json")).map_err(io_error("read the record of a run"))?;
         bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose()
     }
 
     pub(super) fn write_record(&self, record: &RunRecord) -> Result<()> {
-        replace(&self.0.join("record.json"), &record.to_json()?)
+        replace(&self.path.join("record.json"), &record.to_json()?, self.sync)
             .map_err(io_error("write the record of a run"))
     }
+}
+
+/// Makes a folder where it is not there; a link in its place is refused.
+fn make_folder(folder: &Path) -> Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(io_error("make the folder of a run")(error))
+        }
+        _ => check_folder(folder),
+    }
+}
+
+/// Waits until the names in a folder are on the disk ("fsync(2)": syncing a file does not sync its name).
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 fn check_folder(folder: &Path) -> Result<()> {
@@ -252,11 +310,23 @@ pub(super) fn open_for_writing(path: &Path) -> io::Result<File> {
 }
 
 /// Replaces a file as a whole: readers see the old one or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", unique()));
     let mut file =
         OpenOptions::new().write(true).create_new(true).custom_flags(no_follow()).open(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
+    let mut write = || {
+        file.write_all(bytes)?;
+        if sync == Sync::Yes {
+            // Before the rename, or a power loss leaves the new name on an empty file.
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(parent) if sync == Sync::Yes => sync_folder(parent),
+            _ => Ok(()),
+        }
+    };
+    let written = write();
     if written.is_err() {
         // Nothing half written stays behind; the first error is the one to tell.
         let _ = fs::remove_file(&temporary);
@@ -264,8 +334,8 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// A text that no other call in any process on this machine makes at the same time.
+/// A text that no other call makes: also not in another container, where process ids are the same, nor one that was
+/// killed and left its file behind.
 fn unique() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("{}-{:016x}", std::process::id(), fastrand::u64(..))
 }

@@ -3,6 +3,8 @@
 mod index;
 mod layout;
 mod read;
+mod recover;
+mod search;
 mod writer;
 
 use std::collections::HashMap;
@@ -87,7 +89,7 @@ impl FileStore {
     /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote it; otherwise what the file system says.
     pub async fn connect(config: FileStoreConfig) -> Result<Self> {
         blocking(move || {
-            let layout = Layout::open(config.dir)?;
+            let layout = Layout::open(config.dir, config.durability)?;
             let wake =
                 open_for_writing(&layout.wake_file()).map_err(io_error("open the store's wake file"))?;
             let watch = FileWatch::new(&layout.wake_file());
@@ -105,11 +107,9 @@ impl FileStore {
         blocking(move || {
             let folder = inner.layout.make(&record.key)?;
             let writer = inner.writer(&record.key.run_id, folder)?;
-            let moved = lock(&writer).put(&record)?;
-            if moved {
-                inner.tell()?;
-            }
-            Ok(())
+            lock(&writer).put(&record)?;
+            // Also where nothing changed: whoever repeats a call does not know whether the first one was told.
+            inner.tell()
         })
         .await
     }
@@ -141,16 +141,24 @@ impl FileStore {
 }
 
 impl Inner {
+    /// The open files of a run, where they are open and still the run's.
+    fn open_writer(&self, run: &RunId) -> Option<Arc<Mutex<Writer>>> {
+        let writer = self.writers.lock().unwrap_or_else(PoisonError::into_inner).get(run).cloned()?;
+        // Only now: whoever waits for one run must not hold up the others.
+        let is_current = lock(&writer).is_current();
+        is_current.then_some(writer)
+    }
+
     fn writer(&self, run: &RunId, folder: RunFolder) -> Result<Arc<Mutex<Writer>>> {
-        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(writer) = writers.get(run).filter(|writer| lock(writer).is_current()) {
-            return Ok(Arc::clone(writer));
+        if let Some(writer) = self.open_writer(run) {
+            return Ok(writer);
         }
+        let writer = Arc::new(Mutex::new(Writer::open(folder)?));
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         if writers.len() >= MAX_OPEN_RUNS {
             // Those under way keep their files by their own handle.
             writers.clear();
         }
-        let writer = Arc::new(Mutex::new(Writer::open(folder)?));
         writers.insert(run.clone(), Arc::clone(&writer));
         Ok(writer)
     }
@@ -192,9 +200,11 @@ impl OutputSink for FileStore {
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let (inner, run, batches) = (Arc::clone(&self.0), run.run_id.clone(), batches.to_vec());
         blocking(move || {
-            // Asked each time: another process may have removed the run.
-            let (folder, _) = inner.found("append lines", &run)?;
-            let writer = inner.writer(&run, folder)?;
+            // Files that are open and still in their place are those of a run that began.
+            let writer = match inner.open_writer(&run) {
+                Some(writer) => writer,
+                None => inner.writer(&run, inner.found("append lines", &run)?.0)?,
+            };
             let appended = lock(&writer).append(&batches, inner.durability)?;
             inner.tell()?;
             Ok(appended)
@@ -230,37 +240,7 @@ impl OutputReader for FileStore {
         let deadline = Instant::now() + search.time_limit();
         let mut runs = self.matching(query).await?;
         runs.reverse();
-        let search = search.clone();
-        let batches = stream::iter(runs)
-            .then(|(record, folder)| async move {
-                let key = Arc::new(record.key.clone());
-                let reader = blocking(move || Reader::open(&folder, record, Lines::ALL)).await?;
-                Ok(items(reader).map_ok(move |item| (Arc::clone(&key), item)))
-            })
-            .try_flatten();
-        let hits = batches.map(move |item| {
-            if Instant::now() >= deadline {
-                let limit = format!("{:?}", search.time_limit());
-                return Err(Error::new(ErrorKind::TimedOut, "search").with("limit", limit));
-            }
-            let (run, OutputItem::Lines(batch)) = item? else { return Ok(Vec::new()) };
-            // A plain text that is nowhere in the bytes is in no line.
-            let absent = search
-                .as_literal()
-                .is_some_and(|text| memchr::memmem::find(batch.bytes(), text.as_bytes()).is_none());
-            if absent {
-                return Ok(Vec::new());
-            }
-            let found = batch.lines().filter(|line| search.is_match(&line.bytes));
-            Ok(found.map(|line| Ok(Hit { run: Arc::clone(&run), line })).collect())
-        });
-        // An error is the last item.
-        let mut failed = false;
-        Ok(hits
-            .take_while(move |hits| std::future::ready(!std::mem::replace(&mut failed, hits.is_err())))
-            .map_ok(stream::iter)
-            .try_flatten()
-            .boxed())
+        Ok(search::hits(runs, search.clone(), deadline))
     }
 
     async fn changes(&self, _query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {

@@ -1,23 +1,22 @@
 //! Reads the lines of a run back.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use pubsub_core::{
-    Error, ErrorKind, Gap, Judgement, LineBatch, LineEnd, LineNumber, LineRange, Lines, MAX_LINE_BYTES,
-    OutputItem, Result, RunRecord, RunStatus, Stream, Timestamp,
+    Error, Gap, Judgement, LineBatch, LineNumber, LineRange, Lines, OutputItem, Result, RunRecord, RunStatus,
+    Timestamp,
 };
 
-use super::index::{Entry, Index};
+use super::index::{ENTRIES, Entry, Index};
 use super::layout::{RunFolder, open_for_reading};
+use super::recover;
 use crate::error::io_error;
 
 /// Most bytes that are read at once.
 const READ_BYTES: u64 = 1 << 20;
-
-/// Most entries that are looked at at once.
-const ENTRIES: u64 = 1024;
 
 /// A run's lines, from a number on, as they were when it was opened.
 #[derive(Debug)]
@@ -31,19 +30,61 @@ pub(super) struct Reader {
     next: LineNumber,
     /// The last number to give.
     last: u64,
-    /// Lines behind the index, of a run whose worker died while it wrote them.
-    recovered: Vec<LineBatch>,
+    /// What was found behind the index.
+    recovered: Vec<Entry>,
+}
+
+/// Bytes of an output and the entries that they belong to.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) entries: Vec<Entry>,
+    /// Where the bytes begin in the output.
+    offset: u64,
+    bytes: Bytes,
+}
+
+impl Block {
+    /// The bytes from one place of the output to another; `None` where they are not there.
+    pub(super) fn bytes_between(&self, start: u64, end: u64) -> Option<Bytes> {
+        let at = |place: u64| usize::try_from(place.checked_sub(self.offset)?).ok();
+        let range = at(start)?..at(end)?;
+        self.bytes.get(range.clone())?;
+        Some(self.bytes.slice(range))
+    }
+
+    /// The bytes of an entry; `None` where the output was cut before their end.
+    pub(super) fn bytes_of(&self, entry: &Entry) -> Option<Bytes> {
+        self.bytes_between(entry.offset, entry.end())
+    }
+}
+
+/// So many bytes from a place on, or as many as there are.
+fn read_up_to(file: &File, at: u64, length: u64) -> io::Result<Bytes> {
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes.into())
 }
 
 impl Reader {
     pub(super) fn open(folder: &RunFolder, record: RunRecord, lines: Lines) -> Result<Self> {
         let doing = "read the lines of a run";
         let log = open_for_reading(&folder.log()).map_err(io_error(doing))?;
+        // Before the index is looked at: what a live writer adds meanwhile must not look like lines without entries.
+        let length = log.metadata().map_err(io_error(doing))?.len();
         let index = Index::open(open_for_reading(&folder.index()).map_err(io_error(doing))?)
             .map_err(io_error(doing))?;
         let mut reader =
             Self { record, log, index, place: 0, next: LineNumber::FIRST, last: 0, recovered: Vec::new() };
-        reader.recover()?;
+        reader.recover(length)?;
         let end = reader.through();
         (reader.next, reader.last) = match lines {
             Lines::From(first) => (first, end),
@@ -59,7 +100,7 @@ impl Reader {
     /// All numbers up to this one have a line or never will have one.
     pub(super) fn through(&self) -> u64 {
         let stored = match self.recovered.last() {
-            Some(batch) => batch.last().get(),
+            Some(entry) => entry.range().last.get(),
             None => self.index.last().ok().flatten().map_or(0, |entry| entry.range().last.get()),
         };
         let known = self.record.holes.iter().map(|gap| gap.range.last.get()).max().unwrap_or(0);
@@ -82,63 +123,82 @@ impl Reader {
         next == known + 1
     }
 
-    fn first_of_last(&self, count: u64) -> Result<LineNumber> {
-        let mut wanted = count;
-        for batch in self.recovered.iter().rev() {
-            let lines = batch.len() as u64;
-            if wanted <= lines {
-                return Ok(batch.first().plus(lines - wanted));
-            }
-            wanted -= lines;
-        }
-        let indexed = self.index.last_lines(wanted).map_err(io_error("read the last lines of a run"))?;
-        let available = self.indexed_lines_fewer_than(wanted)?;
-        Ok(if available { LineNumber::FIRST } else { indexed.unwrap_or(LineNumber::FIRST) })
+    /// How many entries there are.
+    fn count(&self) -> u64 {
+        self.index.count() + self.recovered.len() as u64
     }
 
-    /// Whether the index has fewer lines than `wanted`, so that a gap at the front is part of the answer.
-    fn indexed_lines_fewer_than(&self, wanted: u64) -> Result<bool> {
-        let mut lines = 0;
-        let mut end = self.index.count();
-        while end > 0 && lines < wanted {
-            let start = end.saturating_sub(ENTRIES);
-            let entries =
-                self.index.entries(start, end - start).map_err(io_error("read the index of a run"))?;
-            lines += entries.iter().map(|entry| u64::from(entry.lines)).sum::<u64>();
+    /// The next entries from a place on, with their places; none only at the end or where they are all damaged.
+    fn entries(&self, place: u64) -> Result<Vec<(u64, Entry)>> {
+        match place.checked_sub(self.index.count()).map(usize::try_from) {
+            None => self.index.entries(place).map_err(io_error("read the index of a run")),
+            Some(skip) => {
+                let rest = self.recovered.iter().copied().skip(skip.unwrap_or(usize::MAX));
+                Ok((place..).zip(rest).take(usize::try_from(ENTRIES).unwrap_or(0)).collect())
+            }
+        }
+    }
+
+    /// The number with which the last `wanted` lines begin. Where there are fewer, a gap at the front is part of the
+    /// answer.
+    fn first_of_last(&self, mut wanted: u64) -> Result<LineNumber> {
+        let mut end = self.count();
+        while end > 0 {
+            let floor = if end > self.index.count() { self.index.count() } else { 0 };
+            let start = end.saturating_sub(ENTRIES).max(floor);
+            for (_, entry) in self.entries(start)?.iter().rev().filter(|(place, _)| *place < end) {
+                let lines = u64::from(entry.lines);
+                if lines >= wanted {
+                    return Ok(entry.first.plus(lines - wanted));
+                }
+                wanted -= lines;
+            }
             end = start;
         }
-        Ok(lines < wanted)
+        Ok(LineNumber::FIRST)
     }
 
-    /// The worker of a lost run died between writing bytes and their index entry: the bytes are lines all the same.
-    fn recover(&mut self) -> Result<()> {
-        if self.record.judge(Timestamp::now()) != Judgement::Lost {
+    /// The worker of a lost run died between writing bytes and their index entry, or the index was lost: the bytes are
+    /// lines all the same. Nothing is written; the next append of the run's owner does that.
+    fn recover(&mut self, length: u64) -> Result<()> {
+        let doing = "find lines behind the index of a run";
+        let lost = recover::is_lost(&self.index, length).map_err(io_error(doing))?;
+        if !lost && self.record.judge(Timestamp::now()) != Judgement::Lost {
             return Ok(());
         }
-        let doing = "read what a dead worker wrote last";
-        let last = self.index.last().map_err(io_error(doing))?;
-        let (end, number) = last.map_or((0, 0), |entry| (entry.end(), entry.range().last.get()));
-        let length = self.log.metadata().map_err(io_error(doing))?.len();
-        // One append brings at most a megabyte and one batch.
-        let rest = usize::try_from(length.saturating_sub(end).min(2 * READ_BYTES)).unwrap_or(0);
-        let mut bytes = vec![0; rest];
-        self.log.read_exact_at(&mut bytes, end).map_err(io_error(doing))?;
-        let mut rest = Bytes::from(bytes);
-        let mut next = LineNumber::new(number + 1).unwrap_or(LineNumber::FIRST);
-        while !rest.is_empty() {
-            let cut = memchr::memchr(b'\n', rest.get(..MAX_LINE_BYTES).unwrap_or(&rest))
-                .map_or(rest.len().min(MAX_LINE_BYTES), |at| at + 1);
-            let line = rest.split_to(cut);
-            let tail = if rest.is_empty() { LineEnd::None } else { LineEnd::Part };
-            let batch = LineBatch::split(next, self.record.beat_at, Stream::Stdout, line, tail)?;
-            next = next.plus(1);
-            self.recovered.push(batch.with_recovered(true));
-        }
-        if !self.recovered.is_empty() {
-            let text = format!("{} lines were found behind the index of a lost run", self.recovered.len());
-            self.record.note("repaired", text, LineNumber::new(number));
+        let before = self.index.last().map_err(io_error(doing))?.map(|entry| entry.range().last);
+        self.recovered = recover::find(&self.index, &self.log, length).map_err(io_error(doing))?;
+        let lines: u64 = self.recovered.iter().map(|entry| u64::from(entry.lines)).sum();
+        if lines > 0 {
+            self.record.note("repaired", format!("{lines} lines were found behind the index"), before);
         }
         Ok(())
+    }
+
+    /// The next bytes and the entries that they belong to; `None` after the last.
+    pub(super) fn block(&mut self) -> Result<Option<Block>> {
+        while self.place < self.count() {
+            let entries = self.entries(self.place)?;
+            let Some((_, first)) = entries.first().copied() else {
+                // All damaged.
+                self.place = self.place.saturating_add(ENTRIES).min(self.index.count());
+                continue;
+            };
+            let fits = |entry: &Entry| {
+                entry.offset >= first.offset && entry.end() <= first.offset.saturating_add(READ_BYTES)
+            };
+            let entries: Vec<(u64, Entry)> = entries
+                .into_iter()
+                .take_while(|(place, entry)| *place == self.place || fits(entry))
+                .collect();
+            let (place, end) = entries.last().map_or((self.place, 0), |(place, last)| (*place, last.end()));
+            self.place = place + 1;
+            let bytes = read_up_to(&self.log, first.offset, end.saturating_sub(first.offset))
+                .map_err(io_error("read the lines of a run"))?;
+            let entries = entries.into_iter().map(|(_, entry)| entry).collect();
+            return Ok(Some(Block { entries, offset: first.offset, bytes }));
+        }
+        Ok(None)
     }
 
     /// The next lines and gaps; `None` after the last.
@@ -146,50 +206,22 @@ impl Reader {
         if self.next.get() > self.last {
             return Ok(None);
         }
-        let doing = "read the lines of a run";
         let mut items = Vec::new();
-        let mut entries = self.index.entries(self.place, ENTRIES).map_err(io_error(doing))?;
-        let first = entries.first().map_or(0, |entry| entry.offset);
-        entries.retain(|entry| entry.end() <= first + READ_BYTES || entry.offset == first);
-        if entries.is_empty() && self.place >= self.index.count() {
-            for batch in std::mem::take(&mut self.recovered) {
-                self.give(batch, &mut items);
-            }
+        let Some(block) = self.block()? else {
             self.gap_to(self.last, &mut items);
             self.next = LineNumber::new(self.last + 1).unwrap_or(LineNumber::MAX);
             return Ok(Some(items));
-        }
-        self.place += (entries.len() as u64).max(1);
-        let end = entries.last().map_or(first, Entry::end);
-        let mut bytes = vec![0; usize::try_from(end - first).unwrap_or(0)];
-        if self.log.read_exact_at(&mut bytes, first).is_err() {
-            return self.shortened(&entries).map(Some);
-        }
-        let bytes = Bytes::from(bytes);
-        for entry in entries {
-            let start = usize::try_from(entry.offset - first).unwrap_or(usize::MAX);
-            let stop = usize::try_from(entry.end() - first).unwrap_or(usize::MAX);
-            let batch =
-                LineBatch::split(entry.first, entry.time, entry.stream, bytes.slice(start..stop), entry.tail);
-            match batch.ok().filter(|batch| batch.len() == usize::try_from(entry.lines).unwrap_or(0)) {
-                Some(batch) => self.give(batch, &mut items),
-                None => self.damaged(entry.range(), "the output was changed after it was stored", &mut items),
+        };
+        for entry in &block.entries {
+            match block.bytes_of(entry).map(|bytes| entry.batch(bytes)) {
+                Some(Some(batch)) => self.give(batch, &mut items),
+                Some(None) => {
+                    self.damaged(entry.range(), "the output was changed after it was stored", &mut items);
+                }
+                None => self.damaged(entry.range(), "the output was cut after it was stored", &mut items),
             }
         }
         Ok(Some(items))
-    }
-
-    /// The output is shorter than its index says: somebody cut it.
-    fn shortened(&mut self, entries: &[Entry]) -> Result<Vec<OutputItem>> {
-        let length = self.log.metadata().map_err(io_error("read the lines of a run"))?.len();
-        if entries.iter().all(|entry| entry.end() <= length) {
-            return Err(Error::new(ErrorKind::Unavailable, "read the lines of a run"));
-        }
-        let mut items = Vec::new();
-        for entry in entries {
-            self.damaged(entry.range(), "the output was cut after it was stored", &mut items);
-        }
-        Ok(items)
     }
 
     fn damaged(&mut self, range: LineRange, reason: &str, items: &mut Vec<OutputItem>) {

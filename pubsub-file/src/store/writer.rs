@@ -8,9 +8,13 @@ use std::sync::Arc;
 use pubsub_core::{Appended, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream};
 
 use super::Durability;
-use super::index::{ENTRY_BYTES, Entry, Index};
+use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
 use super::layout::{RunFolder, open_for_writing};
+use super::recover;
 use crate::error::io_error;
+
+/// About how many bytes are written before their entries are.
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// The open files of a run.
 #[derive(Debug)]
@@ -19,10 +23,12 @@ pub(super) struct Writer {
     log: File,
     index: Arc<File>,
     known: Known,
+    /// Numbers that were passed by.
+    passed: Vec<LineRange>,
 }
 
 /// What the files hold, as of the last look.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Known {
     /// Whole entries.
     entries: u64,
@@ -32,23 +38,73 @@ struct Known {
     last: u64,
     /// The stream whose last line goes on.
     open: Option<Stream>,
-    /// Numbers that were passed by.
+}
+
+/// What one write brings: bytes, their entries, and what is known after it.
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    entries: Vec<u8>,
     passed: Vec<LineRange>,
+    next: Known,
+}
+
+impl Known {
+    /// With one more entry.
+    fn take(&mut self, entry: &Entry) {
+        self.entries += 1;
+        self.end = entry.end();
+        self.last = entry.range().last.get();
+        self.open = (entry.tail != LineEnd::Lf).then_some(entry.stream);
+    }
+
+    /// The numbers between the last one and `first`.
+    fn passed_by(&self, first: LineNumber) -> Option<LineRange> {
+        let start = LineNumber::new(self.last + 1)?;
+        LineNumber::new(first.before()).filter(|last| *last >= start).map(|last| LineRange::new(start, last))
+    }
+}
+
+impl Piece {
+    fn after(next: Known) -> Self {
+        Self { bytes: Vec::new(), entries: Vec::new(), passed: Vec::new(), next }
+    }
+
+    /// Adds the lines that are not there yet.
+    fn add(&mut self, batch: &LineBatch) {
+        let next = &mut self.next;
+        let fresh = LineNumber::new(next.last + 1).unwrap_or(LineNumber::FIRST);
+        let Some(batch) = batch.slice(LineRange::new(fresh, LineNumber::MAX)) else { return };
+        self.passed.extend(next.passed_by(batch.first()));
+        // One line of one stream goes on in the file; anything else begins on a line of its own.
+        if next.open.is_some_and(|stream| stream != batch.stream() || batch.first() > fresh) {
+            self.bytes.push(b'\n');
+            next.end += 1;
+        }
+        let entry = Entry::new(&batch, next.end);
+        entry.encode(&mut self.entries);
+        self.bytes.extend_from_slice(batch.bytes());
+        next.take(&entry);
+    }
 }
 
 impl Writer {
     pub(super) fn open(folder: RunFolder) -> Result<Self> {
         let log = open_for_writing(&folder.log()).map_err(io_error("open the output of a run"))?;
         let index = open_for_writing(&folder.index()).map_err(io_error("open the index of a run"))?;
-        Ok(Self { folder, log, index: Arc::new(index), known: Known::default() })
+        Ok(Self { folder, log, index: Arc::new(index), known: Known::default(), passed: Vec::new() })
     }
 
     /// Whether its files still lie in the run's folder: another process may have removed the run, and this one made it
-    /// again.
+    /// again; or the output was renamed, and what follows belongs into a new one.
     pub(super) fn is_current(&self) -> bool {
         let inode = |meta: io::Result<std::fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        let there = inode(std::fs::symlink_metadata(self.folder.index()));
-        there.is_some() && there == inode(self.index.metadata())
+        [(self.folder.index(), &*self.index), (self.folder.log(), &self.log)].into_iter().all(
+            |(path, file)| {
+                let there = inode(std::fs::symlink_metadata(path));
+                there.is_some() && there == inode(file.metadata())
+            },
+        )
     }
 
     /// Takes the record where it moves forward; answers whether it did.
@@ -64,60 +120,44 @@ impl Writer {
         }
     }
 
-    /// Appends the lines that are not there yet. The index is written after the bytes, so what a crash leaves half
-    /// written was never acknowledged, and the next append writes over it.
+    /// Appends the lines that are not there yet, in pieces of about a megabyte. The index is written after the bytes,
+    /// so what a crash leaves half written was never acknowledged, and the next append writes over it.
     pub(super) fn append(&mut self, batches: &[LineBatch], durability: Durability) -> Result<Appended> {
         let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
         self.look().map_err(io_error("read the index of a run"))?;
         let mut appended = Appended::all();
-        let (mut bytes, mut entries) = (Vec::new(), Vec::new());
-        let start = self.known.end;
-        let mut next = Known { passed: Vec::new(), ..self.known };
+        let mut piece = Piece::after(self.known);
         for batch in batches {
             self.late(batch, &mut appended);
-            let fresh = LineNumber::new(next.last + 1).unwrap_or(LineNumber::FIRST);
-            let Some(batch) = batch.slice(LineRange::new(fresh, LineNumber::MAX)) else { continue };
-            if batch.first() > fresh
-                && let Some(last) = LineNumber::new(batch.first().before())
-            {
-                next.passed.push(LineRange::new(fresh, last));
+            piece.add(batch);
+            if piece.bytes.len() >= PIECE_BYTES {
+                piece = self.write(piece, durability).map_err(io_error("append lines"))?;
             }
-            // One line of one stream goes on in the file; anything else begins on a line of its own.
-            if next.open.is_some_and(|stream| stream != batch.stream() || batch.first() > fresh) {
-                bytes.push(b'\n');
-                next.end += 1;
-            }
-            Entry::new(&batch, next.end).encode(&mut entries);
-            bytes.extend_from_slice(batch.bytes());
-            next.end += batch.bytes().len() as u64;
-            next.last = batch.last().get();
-            next.open =
-                (batch.tail() == LineEnd::Part || batch.tail() == LineEnd::None).then(|| batch.stream());
-            next.entries += 1;
         }
-        if !entries.is_empty() {
-            self.write(start, &bytes, &entries, durability).map_err(io_error("append lines"))?;
-            self.known.passed.append(&mut next.passed);
-            self.known = Known { passed: std::mem::take(&mut self.known.passed), ..next };
-        }
+        self.write(piece, durability).map_err(io_error("append lines"))?;
         Ok(appended)
     }
 
-    fn write(&self, at: u64, bytes: &[u8], entries: &[u8], durability: Durability) -> io::Result<()> {
-        self.log.write_all_at(bytes, at)?;
-        if durability == Durability::PowerLoss {
-            self.log.sync_data()?;
+    /// Writes a piece and begins the next one.
+    fn write(&mut self, piece: Piece, durability: Durability) -> io::Result<Piece> {
+        if !piece.entries.is_empty() {
+            self.log.write_all_at(&piece.bytes, self.known.end)?;
+            if durability == Durability::PowerLoss {
+                self.log.sync_data()?;
+            }
+            self.index.write_all_at(&piece.entries, self.known.entries * ENTRY_BYTES as u64)?;
+            if durability == Durability::PowerLoss {
+                self.index.sync_data()?;
+            }
+            self.passed.extend(&piece.passed);
+            self.known = piece.next;
         }
-        self.index.write_all_at(entries, self.known.entries * ENTRY_BYTES as u64)?;
-        if durability == Durability::PowerLoss {
-            self.index.sync_data()?;
-        }
-        Ok(())
+        Ok(Piece::after(self.known))
     }
 
     /// Numbers that come after later ones: those that are there are stored, the others have lost their place.
     fn late(&self, batch: &LineBatch, appended: &mut Appended) {
-        for passed in &self.known.passed {
+        for passed in &self.passed {
             if let Some(part) = batch.slice(*passed) {
                 appended.refused.push(Gap {
                     range: part.range(),
@@ -130,28 +170,45 @@ impl Writer {
 
     /// Takes in what another handle or an earlier process wrote.
     fn look(&mut self) -> io::Result<()> {
-        let index = Index::open(self.index.try_clone()?)?;
-        let whole = index.count() * ENTRY_BYTES as u64;
-        if self.index.metadata()?.len() > whole {
-            self.index.set_len(whole)?;
+        let length = self.log.metadata()?.len();
+        let mut index = Index::open(self.index.try_clone()?)?;
+        if recover::is_lost(&index, length)? {
+            index = self.repair(&index, length)?;
+        } else if self.index.metadata()?.len() > index.count() * ENTRY_BYTES as u64 {
+            self.index.set_len(index.count() * ENTRY_BYTES as u64)?;
         }
-        for entry in index.entries(self.known.entries, u64::MAX)? {
-            if entry.first.get() > self.known.last + 1
-                && let (Some(first), Some(last)) =
-                    (LineNumber::new(self.known.last + 1), LineNumber::new(entry.first.before()))
-            {
-                self.known.passed.push(LineRange::new(first, last));
+        if index.count() < self.known.entries {
+            // Not what this writer wrote any more.
+            (self.known, self.passed) = (Known::default(), Vec::new());
+        }
+        while self.known.entries < index.count() {
+            let through = (self.known.entries + ENTRIES).min(index.count());
+            for (_, entry) in index.entries(self.known.entries)? {
+                self.passed.extend(self.known.passed_by(entry.first));
+                self.known.take(&entry);
             }
-            self.known.last = entry.range().last.get();
-            self.known.end = entry.end();
-            self.known.open = (entry.tail != LineEnd::Lf).then_some(entry.stream);
+            self.known.entries = through;
         }
-        self.known.entries = index.count();
         // What lies behind the last entry was never acknowledged.
-        if self.log.metadata()?.len() > self.known.end {
+        if length > self.known.end {
             self.log.set_len(self.known.end)?;
+        } else if length < self.known.end {
+            tracing::warn!(run = ?self.folder, "the output of a run is shorter than what was written to it");
         }
         Ok(())
+    }
+
+    /// Gives lines that the index lost their entries back.
+    fn repair(&self, index: &Index, length: u64) -> io::Result<Index> {
+        let found = recover::find(index, &self.log, length)?;
+        let mut entries = Vec::new();
+        found.iter().for_each(|entry| entry.encode(&mut entries));
+        let end = index.count() * ENTRY_BYTES as u64;
+        self.index.set_len(end)?;
+        self.index.write_all_at(&entries, end)?;
+        let lines: u64 = found.iter().map(|entry| u64::from(entry.lines)).sum();
+        tracing::warn!(run = ?self.folder, lines, "lines that the index had lost were recovered from the output");
+        Index::open(self.index.try_clone()?)
     }
 }
 

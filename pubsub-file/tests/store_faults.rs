@@ -1,0 +1,310 @@
+//! What others do to the store's folder: links, rotation, changed bytes, locks that are held, removal half done.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use proptest::prelude::{Just, ProptestConfig, prop_assert_eq, prop_oneof, proptest};
+use pubsub_core::{
+    ActionId, Durability, ErrorKind, EventId, Gap, LineBatch, LineEnd, LineNumber, Lines, OutputItem,
+    OutputReader as _, OutputSink as _, Retention as _, RunKey, RunQuery, RunRecord, Search, Stage, Stream,
+    Timestamp,
+};
+use pubsub_file::{FileStore, FileStoreConfig};
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn open(folder: &Path) -> FileStore {
+    FileStore::connect(FileStoreConfig::new(folder)).await.unwrap()
+}
+
+fn batch(first: u64, text: impl Into<Vec<u8>>, tail: LineEnd) -> LineBatch {
+    let first = LineNumber::new(first).unwrap();
+    LineBatch::split(first, Timestamp::now(), Stream::Stdout, text.into().into(), tail).unwrap()
+}
+
+fn record() -> RunRecord {
+    let key = RunKey::new(ActionId::new("a").unwrap(), Stage::new("s").unwrap(), EventId::generate(), 1);
+    RunRecord::begun(key, "w")
+}
+
+fn folder_of(root: &Path, record: &RunRecord) -> PathBuf {
+    root.join("runs/a/s").join(record.key.run_id.as_str())
+}
+
+async fn items(store: &FileStore, record: &RunRecord) -> Vec<OutputItem> {
+    let output = store.lines(&record.key.run_id, Lines::ALL).await.unwrap();
+    output.items.map(Result::unwrap).collect().await
+}
+
+/// Lines as text, gaps as their numbers in brackets.
+async fn shape(store: &FileStore, record: &RunRecord) -> Vec<String> {
+    let told = |item| match item {
+        OutputItem::Lines(batch) => batch.lines().map(|line| line.text().into_owned()).collect::<Vec<_>>(),
+        OutputItem::Gap(Gap { range, .. }) => vec![format!("[{}-{}]", range.first, range.last)],
+    };
+    items(store, record).await.into_iter().flat_map(told).collect()
+}
+
+/// Everything below a folder.
+fn count(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[tokio::test]
+async fn a_link_planted_where_ids_are_kept_is_refused() {
+    let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(root.path()).await;
+    let record = record();
+    let digits = record.key.run_id.as_str().get(..2).unwrap();
+    symlink(outside.path(), root.path().join("ids").join(digits)).unwrap();
+    assert_eq!(store.begin(&record).await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(count(outside.path()), 0);
+    // Nor is anything read from there.
+    let planted = format!("runs/a/s/{}", record.key.run_id);
+    fs::write(outside.path().join(record.key.run_id.as_str()), planted).unwrap();
+    let error = store.lines(&record.key.run_id, Lines::ALL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+}
+
+#[tokio::test]
+async fn a_link_planted_for_the_trash_moves_no_run_out_of_the_folder() {
+    let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    fs::remove_dir(root.path().join("trash")).unwrap();
+    symlink(outside.path(), root.path().join("trash")).unwrap();
+    assert_eq!(store.remove(&record.key.run_id).await.unwrap_err().kind(), ErrorKind::Refused);
+    assert!(folder_of(root.path(), &record).is_dir());
+    assert_eq!(count(outside.path()), 0);
+}
+
+#[tokio::test]
+async fn a_link_planted_before_the_store_was_made_is_refused() {
+    for name in ["runs", "ids", "trash"] {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        symlink(outside.path(), root.path().join(name)).unwrap();
+        let error = FileStore::connect(FileStoreConfig::new(root.path())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_remover_left_in_the_trash_goes_at_the_next_start() {
+    let root = tempfile::tempdir().unwrap();
+    drop(open(root.path()).await);
+    let left = root.path().join("trash/some-run-1-2");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("output.log"), "old\n").unwrap();
+    drop(open(root.path()).await);
+    assert_eq!(count(&root.path().join("trash")), 0);
+}
+
+#[tokio::test]
+async fn bytes_that_somebody_changed_are_told_as_a_gap_and_never_as_printed() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    for (number, text) in [(1, "one\n"), (2, "two\n"), (3, "six\n")] {
+        store.append(&record.key, &[batch(number, text, LineEnd::None)]).await.unwrap();
+    }
+    // As long as before, with its line feeds in the same places.
+    fs::write(folder_of(root.path(), &record).join("output.log"), "one\nTWO\nsix\n").unwrap();
+    assert_eq!(shape(&store, &record).await, ["one", "[2-2]", "six"]);
+    let search = Search::regex("(?i)two").unwrap();
+    let hits = store.search(&RunQuery::of_run(record.key.run_id.clone()), &search).await.unwrap();
+    assert_eq!(hits.count().await, 0);
+}
+
+#[tokio::test]
+async fn only_what_was_cut_is_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    for (number, text) in [(1, "one\n"), (2, "two\n")] {
+        store.append(&record.key, &[batch(number, text, LineEnd::None)]).await.unwrap();
+    }
+    fs::write(folder_of(root.path(), &record).join("output.log"), "one\ntw").unwrap();
+    assert_eq!(shape(&store, &record).await, ["one", "[2-2]"]);
+    // The writer goes on, and what comes is readable.
+    store.append(&record.key, &[batch(3, "three\n", LineEnd::None)]).await.unwrap();
+    assert_eq!(shape(&store, &record).await, ["one", "[2-2]", "three"]);
+}
+
+#[tokio::test]
+async fn an_output_that_is_renamed_and_made_anew_takes_the_lines_that_follow() {
+    for recreate in [true, false] {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path()).await;
+        let record = record();
+        store.begin(&record).await.unwrap();
+        store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+        let folder = folder_of(root.path(), &record);
+        fs::rename(folder.join("output.log"), folder.join("output.log.1")).unwrap();
+        if recreate {
+            fs::write(folder.join("output.log"), "").unwrap();
+        }
+        store.append(&record.key, &[batch(2, "two\n", LineEnd::None)]).await.unwrap();
+        assert_eq!(fs::read_to_string(folder.join("output.log.1")).unwrap(), "one\n");
+        assert_eq!(shape(&store, &record).await, ["[1-1]", "two"], "made anew: {recreate}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_files_are_held_does_not_hold_up_another() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let (held, free) = (record(), record());
+    store.begin(&held).await.unwrap();
+    store.begin(&free).await.unwrap();
+    let lock = fs::File::open(folder_of(root.path(), &held).join("index")).unwrap();
+    lock.lock().unwrap();
+    let waiting: Vec<_> = (1..=4)
+        .map(|number| {
+            let (store, key) = (store.clone(), held.key.clone());
+            tokio::spawn(async move { store.append(&key, &[batch(number, "x\n", LineEnd::None)]).await })
+        })
+        .collect();
+    for number in 1..=50 {
+        let lines = [batch(number, "free\n", LineEnd::None)];
+        let appended = tokio::time::timeout(LONG, store.append(&free.key, &lines)).await;
+        assert!(appended.is_ok(), "line {number} of another run waits");
+        appended.unwrap().unwrap();
+    }
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    lock.unlock().unwrap();
+    for task in waiting {
+        tokio::time::timeout(LONG, task).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_record_wakes_those_whom_the_first_one_may_not_have_reached() {
+    let root = tempfile::tempdir().unwrap();
+    let (store, reader) = (open(root.path()).await, open(root.path()).await);
+    let record = record();
+    store.begin(&record).await.unwrap();
+    let mut changes = reader.changes(&RunQuery::of_run(record.key.run_id.clone())).await.unwrap();
+    changes.next().await.unwrap().unwrap();
+    store.begin(&record).await.unwrap();
+    tokio::time::timeout(LONG, changes.next()).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_store_against_power_loss_does_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let config = FileStoreConfig::new(root.path()).with_durability(Durability::PowerLoss);
+    let store = FileStore::connect(config).await.unwrap();
+    let mut record = record();
+    store.begin(&record).await.unwrap();
+    store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+    record.note("n", "t", None);
+    store.finish(&record).await.unwrap();
+    assert_eq!(shape(&open(root.path()).await, &record).await, ["one"]);
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap(), [record.clone()]);
+    assert!(store.remove(&record.key.run_id).await.unwrap());
+}
+
+#[tokio::test]
+async fn runs_come_and_go_side_by_side_in_one_stage() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    // Whoever removes the last run of a stage takes its folder away, perhaps while another makes its run in it.
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    let record = record();
+                    store.begin(&record).await.unwrap();
+                    assert!(store.remove(&record.key.run_id).await.unwrap());
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(store.runs(&RunQuery::all()).await.unwrap().is_empty());
+}
+
+/// Patterns in which the text around a line could matter if it were seen.
+const PATTERNS: [&str; 21] = [
+    "a",
+    "^a",
+    "a$",
+    "^$",
+    r"\Aa",
+    r"a\z",
+    r"\s",
+    "[^a]",
+    r"[^a]b",
+    r"a\nb",
+    "a.b",
+    "(?s)a.b",
+    r"\ba",
+    r"a\B",
+    "b*",
+    r"\r",
+    "(?-m:^)b",
+    "(?R)a$",
+    r"(?-u:\xff)",
+    "é",
+    "(?i)A|B$",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// The model is the pattern on each line alone.
+    #[test]
+    fn a_search_finds_what_each_line_alone_says(
+        parts in proptest::collection::vec((
+            proptest::collection::vec(
+                proptest::sample::select(vec![
+                    &b"a"[..], b"b", b" ", b"\n", b"\n", b"\r", b"\r\n", b"\xff", "é".as_bytes(),
+                ]),
+                1..12,
+            ),
+            prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)],
+            prop_oneof![Just(LineEnd::Part), Just(LineEnd::None)],
+        ), 1..10),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let root = tempfile::tempdir().unwrap();
+            let store = open(root.path()).await;
+            let record = record();
+            store.begin(&record).await.unwrap();
+            let (mut next, mut model) = (LineNumber::FIRST, Vec::new());
+            for (bytes, stream, tail) in parts {
+                let batch = LineBatch::split(next, Timestamp::EPOCH, stream, bytes.concat().into(), tail).unwrap();
+                next = batch.last().plus(1);
+                model.extend(batch.lines());
+                store.append(&record.key, &[batch]).await.unwrap();
+            }
+            for pattern in PATTERNS {
+                let search = Search::regex(pattern).unwrap();
+                let found = store.search(&RunQuery::all(), &search).await.unwrap();
+                let found: Vec<_> = found.map(|hit| hit.unwrap().line).collect().await;
+                let expected: Vec<_> = model.iter().filter(|l| search.is_match(&l.bytes)).cloned().collect();
+                prop_assert_eq!(found, expected, "{}", pattern);
+            }
+            for text in ["a", "b\n", "", " ", "é"] {
+                let search = Search::literal(text).unwrap();
+                let found = store.search(&RunQuery::all(), &search).await.unwrap();
+                let found: Vec<_> = found.map(|hit| hit.unwrap().line).collect().await;
+                let expected: Vec<_> = model.iter().filter(|l| search.is_match(&l.bytes)).cloned().collect();
+                prop_assert_eq!(found, expected, "{:?}", text);
+            }
+            Ok(())
+        })?;
+    }
+}
