@@ -308,3 +308,162 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test]
+async fn an_index_that_was_lost_is_made_again_from_the_output_and_nothing_printed_is_cut() {
+    for keep in [0, 44] {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path()).await;
+        let record = record();
+        store.begin(&record).await.unwrap();
+        store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+        store.append(&record.key, &[batch(2, "two\nthree\n", LineEnd::None)]).await.unwrap();
+        let folder = folder_of(root.path(), &record);
+        // As a power loss leaves it: as long as before, and zeros.
+        let mut index = fs::read(folder.join("index")).unwrap();
+        index.get_mut(keep..).unwrap().fill(0);
+        fs::write(folder.join("index"), index).unwrap();
+        let store = open(root.path()).await;
+        assert_eq!(shape(&store, &record).await, ["one", "two", "three"], "read, {keep}");
+        assert_eq!(fs::read_to_string(folder.join("output.log")).unwrap(), "one\ntwo\nthree\n");
+        // The owner sends again what it is not sure of, and goes on.
+        store.append(&record.key, &[batch(3, "three\nfour\n", LineEnd::None)]).await.unwrap();
+        assert_eq!(fs::read_to_string(folder.join("output.log")).unwrap(), "one\ntwo\nthree\nfour\n");
+        let output = store.lines(&record.key.run_id, Lines::ALL).await.unwrap();
+        let lines: Vec<_> = output.items.map(Result::unwrap).collect().await;
+        let flags = lines.iter().flat_map(|item| match item {
+            OutputItem::Lines(batch) => batch.lines().map(|l| (l.text().into_owned(), l.recovered)).collect(),
+            OutputItem::Gap(_) => Vec::new(),
+        });
+        let expected = [("one", keep == 0), ("two", true), ("three", true), ("four", false)];
+        assert!(flags.eq(expected.map(|(text, flag)| (text.to_owned(), flag))), "{keep}: {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_parts_of_a_line_are_searched_apart_though_the_file_has_them_together() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    let parts = [batch(1, "xa", LineEnd::Part), batch(2, "bx\n", LineEnd::None)];
+    store.append(&record.key, &parts).await.unwrap();
+    for (pattern, expected) in [("a$", 1), ("^b", 1), ("ab", 0)] {
+        let search = Search::regex(pattern).unwrap();
+        let hits = store.search(&RunQuery::all(), &search).await.unwrap();
+        assert_eq!(hits.count().await, expected, "{pattern}");
+    }
+}
+
+#[tokio::test]
+async fn a_search_through_more_than_one_step_finds_every_line_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    let text = |n: u64| format!("{n:05} {}\n", "x".repeat(60_000));
+    for first in (1..=400).step_by(10) {
+        let batches: Vec<_> = (first..first + 10).map(|n| batch(n, text(n), LineEnd::None)).collect();
+        store.append(&record.key, &batches).await.unwrap();
+    }
+    let numbers = async |search: Search| -> Vec<u64> {
+        let hits = store.search(&RunQuery::all(), &search).await.unwrap();
+        hits.map(|hit| hit.unwrap().line.number.get()).collect().await
+    };
+    assert_eq!(numbers(Search::regex("^00[0-9]+ x").unwrap()).await, (1..=400).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(Search::regex("^0[0-9]+3 x").unwrap()).await,
+        (3..=400).step_by(10).collect::<Vec<_>>()
+    );
+    assert_eq!(numbers(Search::literal("00399 ").unwrap()).await, [399]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever an index says, what is shown as printed was printed, and nothing is read without end.
+    #[test]
+    fn garbage_in_the_index_shows_no_line_that_was_not_printed(
+        at in 0usize..220, garbage in proptest::collection::vec(proptest::num::u8::ANY, 0..100),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let root = tempfile::tempdir().unwrap();
+            let store = open(root.path()).await;
+            let record = record();
+            store.begin(&record).await.unwrap();
+            for number in 1..=5 {
+                store.append(&record.key, &[batch(number, format!("line {number}\n"), LineEnd::None)]).await.unwrap();
+            }
+            let path = folder_of(root.path(), &record).join("index");
+            let mut index = fs::read(&path).unwrap();
+            index.splice(at..(at + garbage.len()).min(220), garbage);
+            fs::write(&path, index).unwrap();
+            let seen = tokio::time::timeout(LONG, items(&store, &record)).await.unwrap();
+            for item in seen {
+                if let OutputItem::Lines(batch) = item {
+                    for line in batch.lines() {
+                        let expected = format!("line {}", line.number);
+                        prop_assert_eq!(line.text(), expected);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
+
+/// A file system of two megabytes, away with the test.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+            .arg(folder.path())
+            .status();
+        assert!(mount.unwrap().success());
+        Self(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: mounts a small tmpfs"]
+async fn a_full_disk_is_told_and_the_store_goes_on_once_there_is_room() {
+    let small = Small::mount();
+    let root = small.0.path().join("store");
+    let record = record();
+    {
+        let store = open(&root).await;
+        store.begin(&record).await.unwrap();
+        store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+        let ballast = small.0.path().join("ballast");
+        let big = vec![0; 1 << 20];
+        fs::write(&ballast, &big).unwrap();
+        let lines: Vec<_> =
+            (2..=40).map(|n| batch(n, format!("{n} {}\n", "x".repeat(50_000)), LineEnd::None)).collect();
+        let error = store.append(&record.key, &lines).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full, "{}", error.chain());
+        let seen = shape(&store, &record).await;
+        assert_eq!(seen.first().unwrap(), "one");
+        assert!(
+            seen.iter().skip(1).zip(2..).all(|(line, n)| line.starts_with(&format!("{n} x"))),
+            "whole lines"
+        );
+        // Without a restart.
+        fs::remove_file(&ballast).unwrap();
+        store.append(&record.key, &lines[..20]).await.unwrap();
+        assert_eq!(shape(&store, &record).await.len(), 21);
+    }
+    // And with one.
+    let store = open(&root).await;
+    store.append(&record.key, &[batch(22, "end\n", LineEnd::None)]).await.unwrap();
+    assert_eq!(shape(&store, &record).await.last().unwrap(), "end");
+}
