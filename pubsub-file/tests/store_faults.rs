@@ -106,7 +106,7 @@ async fn what_a_killed_remover_left_in_the_trash_goes_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn bytes_that_somebody_changed_are_told_as_a_gap_and_never_as_printed() {
+async fn lines_that_somebody_tore_up_are_told_as_a_gap_and_their_neighbours_stay() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path()).await;
     let record = record();
@@ -114,12 +114,11 @@ async fn bytes_that_somebody_changed_are_told_as_a_gap_and_never_as_printed() {
     for (number, text) in [(1, "one\n"), (2, "two\n"), (3, "six\n")] {
         store.append(&record.key, &[batch(number, text, LineEnd::None)]).await.unwrap();
     }
-    // As long as before, with its line feeds in the same places.
-    fs::write(folder_of(root.path(), &record).join("output.log"), "one\nTWO\nsix\n").unwrap();
+    fs::write(folder_of(root.path(), &record).join("output.log"), "one\nt\no\nsix\n").unwrap();
     assert_eq!(shape(&store, &record).await, ["one", "[2-2]", "six"]);
-    let search = Search::regex("(?i)two").unwrap();
+    let search = Search::regex("[to]$").unwrap();
     let hits = store.search(&RunQuery::of_run(record.key.run_id.clone()), &search).await.unwrap();
-    assert_eq!(hits.count().await, 0);
+    assert_eq!(hits.count().await, 0, "nothing is found in a gap");
 }
 
 #[tokio::test]
@@ -311,7 +310,7 @@ proptest! {
 
 #[tokio::test]
 async fn an_index_that_was_lost_is_made_again_from_the_output_and_nothing_printed_is_cut() {
-    for keep in [0, 44] {
+    for keep in [0, 40] {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path()).await;
         let record = record();
@@ -384,7 +383,7 @@ proptest! {
     /// Whatever an index says, what is shown as printed was printed, and nothing is read without end.
     #[test]
     fn garbage_in_the_index_shows_no_line_that_was_not_printed(
-        at in 0usize..220, garbage in proptest::collection::vec(proptest::num::u8::ANY, 0..100),
+        at in 0usize..200, garbage in proptest::collection::vec(proptest::num::u8::ANY, 0..100),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
@@ -397,7 +396,7 @@ proptest! {
             }
             let path = folder_of(root.path(), &record).join("index");
             let mut index = fs::read(&path).unwrap();
-            index.splice(at..(at + garbage.len()).min(220), garbage);
+            index.splice(at..(at + garbage.len()).min(200), garbage);
             fs::write(&path, index).unwrap();
             let seen = tokio::time::timeout(LONG, items(&store, &record)).await.unwrap();
             for item in seen {
