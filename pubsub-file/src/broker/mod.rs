@@ -214,9 +214,7 @@ impl Publisher for FileBroker {
             }
         }
         let (many, bytes) = (rows.len(), rows.iter().map(Row::bytes).sum());
-        let work = move |session: &mut session::Session| {
-            rows.iter().map(|row| publish::insert(session, row)).collect::<Result<Vec<_>>>()
-        };
+        let work = move |session: &mut session::Session| publish::insert(session, &rows);
         let mut answers = match self.shared.queue.call(bytes, work).await {
             Ok(published) => published.into_iter().map(Ok).collect(),
             Err(error) => for_each(many, &error),

@@ -1,16 +1,19 @@
 //! Publishing: events become rows.
 
-use pubsub_core::{Error, ErrorKind, Event, Novelty, Position, Published, Result, Role, Timestamp};
-use rusqlite::{OptionalExtension, params};
+use pubsub_core::{
+    ActionId, Error, ErrorKind, Event, EventId, EventType, Novelty, Position, Published, Result, Role,
+    Timestamp,
+};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::session::{Session, now};
 use crate::sqlite::failed;
 
 /// An event as it is written.
 pub(super) struct Row {
-    id: String,
-    event_type: String,
-    action: String,
+    id: EventId,
+    event_type: EventType,
+    action: ActionId,
     role: Option<i64>,
     stage: Option<String>,
     /// Where its chain began, where that is not the event itself.
@@ -50,9 +53,9 @@ impl Row {
         let origin = event.origin.as_ref();
         let root = origin.filter(|_| event.replay_of.is_none()).map(|origin| &origin.root_position);
         Ok(Self {
-            id: event.id.as_str().to_owned(),
-            event_type: event.event_type.as_str().to_owned(),
-            action: event.action_id.as_str().to_owned(),
+            id: event.id.clone(),
+            event_type: event.event_type.clone(),
+            action: event.action_id.clone(),
             role: origin.map(|origin| role_number(origin.role)),
             stage: origin.map(|origin| origin.stage.as_str().to_owned()),
             root: root.and_then(seq_of),
@@ -68,22 +71,23 @@ impl Row {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.body.len() + self.id.len() + self.action.len() + self.event_type.len()
+        self.body.len() + self.id.as_str().len() + self.action.as_str().len() + self.event_type.as_str().len()
     }
 }
 
-/// Writes one event; one whose id is there already changes nothing.
-pub(super) fn insert(session: &mut Session, row: &Row) -> Result<Published> {
+/// Writes events in their order; one whose id is there already changes nothing.
+pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Published>> {
     const INSERT: &str = "INSERT INTO events (id, type, action, role, stage, root, only_group, due, body)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING";
-    let new = session
-        .db
-        .prepare_cached(INSERT)
-        .and_then(|mut statement| {
-            statement.execute(params![
-                row.id,
-                row.event_type,
-                row.action,
+    let what = "publish an event";
+    let mut statement = session.db.prepare_cached(INSERT).map_err(failed(what))?;
+    let mut published = Vec::with_capacity(rows.len());
+    for row in rows {
+        let new = statement
+            .execute(params![
+                row.id.as_str(),
+                row.event_type.as_str(),
+                row.action.as_str(),
                 row.role,
                 row.stage,
                 row.root,
@@ -91,19 +95,22 @@ pub(super) fn insert(session: &mut Session, row: &Row) -> Result<Published> {
                 row.due,
                 row.body.as_bytes(),
             ])
-        })
-        .map_err(failed("publish an event"))?;
-    if new == 1 {
-        session.effects.events = true;
-        let seq = session.db.last_insert_rowid();
-        return Ok(Published { position: position(seq), novelty: Novelty::New });
+            .map_err(failed(what))?;
+        let (seq, novelty) = if new == 1 {
+            session.effects.events = true;
+            (session.db.last_insert_rowid(), Novelty::New)
+        } else {
+            (find(&session.db, &row.id)?, Novelty::Duplicate)
+        };
+        published.push(Published { position: position(seq), novelty });
     }
-    let seq: i64 = session
-        .db
-        .prepare_cached("SELECT seq FROM events WHERE id = ?1")
-        .and_then(|mut statement| statement.query_row([&row.id], |found| found.get(0)))
-        .map_err(failed("find an event that is there"))?;
-    Ok(Published { position: position(seq), novelty: Novelty::Duplicate })
+    Ok(published)
+}
+
+fn find(db: &Connection, id: &EventId) -> Result<i64> {
+    db.prepare_cached("SELECT seq FROM events WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id.as_str()], |found| found.get(0)))
+        .map_err(failed("find an event that is there"))
 }
 
 /// Sets aside what cannot be decoded: it becomes a dead letter of no group, and nobody is given it again.
