@@ -97,7 +97,7 @@ impl<S: OutputSink> OutputSink for Retrying<S> {
             answer.again = appended.again;
             left =
                 answer.again.iter().flat_map(|range| left.iter().filter_map(|b| b.slice(*range))).collect();
-            if left.is_empty() {
+            if left.is_empty() || tried + 1 >= self.tries {
                 break;
             }
             tokio::time::sleep(self.backoff.delay(tried)).await;

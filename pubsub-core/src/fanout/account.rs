@@ -32,16 +32,17 @@ impl SinkAccount {
         self.captured == self.stored + self.waiting + self.dead_lettered + self.dropped
     }
 
-    /// Adds a hole; one that goes on where another ended for the same reason is one.
+    /// Adds a hole in number order; one that goes on where another ended for the same reason is one.
     pub(super) fn hole(&mut self, range: LineRange, bytes: Option<u64>, reason: &str) {
-        if let Some(last) = self.holes.last_mut()
-            && last.range.last.plus(1) == range.first
-            && last.reason == reason
+        let at = self.holes.partition_point(|hole| hole.range.first < range.first);
+        if let Some(before) = at.checked_sub(1).and_then(|index| self.holes.get_mut(index))
+            && before.range.last.plus(1) == range.first
+            && before.reason == reason
         {
-            last.range.last = range.last;
-            last.bytes = last.bytes.zip(bytes).map(|(a, b)| a + b);
+            before.range.last = range.last;
+            before.bytes = before.bytes.zip(bytes).map(|(a, b)| a + b);
         } else if self.holes.len() < MAX_HOLES {
-            self.holes.push(Gap { range, bytes, reason: reason.to_owned() });
+            self.holes.insert(at, Gap { range, bytes, reason: reason.to_owned() });
         }
     }
 }

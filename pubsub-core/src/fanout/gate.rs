@@ -1,11 +1,13 @@
 //! One probe at a time while a store fails, over all runs of the process.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, PoisonError};
 
+use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::{Backoff, Result};
+use crate::{Backoff, Error, ErrorKind, Result};
 
 /// Lets calls through while the sink answers, and one at a time, ever later, while it fails.
 #[derive(Debug)]
@@ -40,10 +42,14 @@ impl Gate {
             if let Some(until) = self.waits_until() {
                 tokio::time::sleep_until(until).await;
             }
-            let answer = call().await;
+            let started = Instant::now();
+            let answer = AssertUnwindSafe(call()).catch_unwind().await.unwrap_or_else(|_| {
+                // Whoever waits for this sink would wait for ever if its panic ended the task.
+                Err(Error::new(ErrorKind::Internal, "the sink panicked"))
+            });
             drop(permit);
             match answer {
-                Err(error) if error.is_retryable() => self.failed(&error),
+                Err(error) if error.is_retryable() => self.failed(started, &error),
                 answer => {
                     self.answered();
                     return answer;
@@ -56,8 +62,12 @@ impl Gate {
         self.lock().until
     }
 
-    fn failed(&self, error: &crate::Error) {
+    fn failed(&self, started: Instant, error: &Error) {
         let mut failing = self.lock();
+        // Calls that were under way when the first one failed tell nothing new, so that many runs wait no longer than one.
+        if failing.until.is_some_and(|until| started < until) {
+            return;
+        }
         if failing.tries == 0 {
             tracing::warn!(sink = self.name, error = %error.chain(), "a sink fails; it is tried again");
         }

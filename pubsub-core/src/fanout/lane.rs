@@ -15,6 +15,9 @@ use crate::{Appended, Error, ErrorKind, LineBatch, LineRange, Result, RunKey, Ru
 /// Most bytes of one append.
 const APPEND_BYTES: usize = 1 << 20;
 
+/// How many times its bound a queue may hold once nobody waits for room any more.
+const UNBLOCKED: usize = 4;
+
 pub(super) struct Lane {
     config: SinkConfig,
     gate: Arc<Gate>,
@@ -22,6 +25,8 @@ pub(super) struct Lane {
     state: Mutex<State>,
     /// For the task: there is something to do.
     work: Notify,
+    /// Bytes that wait for this sink, over all runs.
+    lag: metrics::Gauge,
     /// For everybody else: something was done. Counts nothing; who waits looks at the state again.
     done: watch::Sender<()>,
 }
@@ -31,6 +36,8 @@ struct State {
     queued_bytes: usize,
     /// When the oldest queued batch came.
     since: Option<Instant>,
+    /// The record with which the run begins, until the task takes it.
+    first: Option<RunRecord>,
     /// A record to be brought to the sink as a sign of life.
     update: Option<RunRecord>,
     /// A record that ends the run, or makes it final.
@@ -50,6 +57,16 @@ enum Begun {
     Refused(ErrorKind, String),
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.lag.decrement(gauged(self.lock().queued_bytes));
+    }
+}
+
+fn gauged(bytes: usize) -> f64 {
+    f64::from(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane").field("config", &self.config).field("key", &self.key).finish_non_exhaustive()
@@ -65,7 +82,8 @@ impl Lane {
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 since: None,
-                update: Some(record),
+                first: Some(record),
+                update: None,
                 finish: None,
                 finished: 0,
                 begun: Begun::Not,
@@ -73,6 +91,7 @@ impl Lane {
                 blocking: config.when_full == WhenFull::Block,
                 closed: false,
             }),
+            lag: metrics::gauge!("pipeline_sink_queued_bytes", "sink" => config.name.clone()),
             config,
             gate,
             work: Notify::new(),
@@ -86,12 +105,21 @@ impl Lane {
 
     pub(super) fn push(&self, batches: &[LineBatch]) {
         let mut state = self.lock();
+        let before = state.queued_bytes;
+        let limit = match self.config.when_full {
+            WhenFull::Drop => self.config.queue_bytes,
+            WhenFull::Block if state.blocking => usize::MAX,
+            // A command that goes on printing while it is being stopped must not fill the memory.
+            WhenFull::Block => self.config.queue_bytes.saturating_mul(UNBLOCKED),
+        };
         for batch in batches {
             let lines = batch.len() as u64;
             let bytes = batch.bytes().len();
             state.account.captured += lines;
-            let full = state.queued_bytes >= self.config.queue_bytes;
-            if full && self.config.when_full == WhenFull::Drop {
+            if state.queued_bytes >= limit {
+                if state.account.dropped == 0 {
+                    tracing::warn!(sink = self.config.name, "a sink does not keep up; lines are dropped");
+                }
                 state.account.dropped += lines;
                 state.account.hole(batch.range(), Some(bytes as u64), "dropped: the store did not keep up");
                 self.count("dropped", lines);
@@ -102,8 +130,18 @@ impl Lane {
                 state.queue.push_back(batch.clone());
             }
         }
+        let after = state.queued_bytes;
         drop(state);
-        self.work.notify_one();
+        self.lag.increment(gauged(after.saturating_sub(before)));
+        // Only for the first bytes and for enough of them: a wake for every write would cost more than the write.
+        if before == 0 || (before < self.enough() && after >= self.enough()) {
+            self.work.notify_one();
+        }
+    }
+
+    /// So many bytes are appended without gathering further ones.
+    fn enough(&self) -> usize {
+        APPEND_BYTES.min(self.config.queue_bytes / 2)
     }
 
     pub(super) fn update(&self, record: &RunRecord) {
@@ -232,12 +270,7 @@ pub(super) async fn work(lane: Arc<Lane>) {
                 let _ = tokio::time::timeout_at(until, lane.work.notified()).await;
             }
             Next::Append(batches) => append(&lane, batches).await,
-            Next::Update(record) => {
-                // A sign of life that fails is followed by the next one.
-                if let Err(error) = lane.config.sink.begin(&lane.own(record)).await {
-                    tracing::debug!(sink = lane.config.name, error = %error.chain(), "a sign of life was not taken");
-                }
-            }
+            Next::Update(record) => update(&lane, record).await,
             Next::Finish(record) => finish(&lane, record).await,
             Next::End => break,
         }
@@ -245,7 +278,7 @@ pub(super) async fn work(lane: Arc<Lane>) {
 }
 
 async fn begin(lane: &Lane) {
-    let Some(record) = lane.lock().update.take() else { return };
+    let Some(record) = lane.lock().first.take() else { return };
     let answer = lane.gate.call(|| lane.config.sink.begin(&record)).await;
     lane.change(|state| {
         state.begun = match answer {
@@ -258,9 +291,20 @@ async fn begin(lane: &Lane) {
     });
 }
 
+async fn update(lane: &Lane, record: RunRecord) {
+    if matches!(lane.lock().begun, Begun::Refused(..)) {
+        return;
+    }
+    // Through the gate as well: a sign of life is no second probe of a sink that fails.
+    let own = lane.own(record);
+    if let Err(error) = lane.gate.call(|| lane.config.sink.begin(&own)).await {
+        tracing::debug!(sink = lane.config.name, error = %error.chain(), "a sign of life was not taken");
+    }
+}
+
 fn next(lane: &Lane) -> Next {
     let mut state = lane.lock();
-    let gathering = state.finish.is_none() && !state.closed && state.queued_bytes < APPEND_BYTES;
+    let gathering = state.finish.is_none() && !state.closed && state.queued_bytes < lane.enough();
     if let Some(since) = state.since {
         let until = since + lane.config.delay;
         if gathering && Instant::now() < until {
@@ -276,8 +320,7 @@ fn next(lane: &Lane) -> Next {
         }
         state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
         state.since = state.queue.front().map(|_| since);
-        metrics::gauge!("pipeline_sink_queued_bytes", "sink" => lane.config.name.clone())
-            .set(f64::from(u32::try_from(state.queued_bytes).unwrap_or(u32::MAX)));
+        lane.lag.decrement(gauged(bytes));
         return Next::Append(taken);
     }
     if let Some(record) = state.finish.take() {

@@ -150,11 +150,11 @@ impl FanOut {
             .iter()
             .map(|(config, gate)| Lane::new(config.clone(), Arc::clone(gate), record.clone()))
             .collect();
-        let run = FanOutRun { lanes: lanes.into() };
+        let run = FanOutRun { lanes: Arc::new(Lanes(lanes)) };
         {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             while tasks.try_join_next().is_some() {}
-            for lane in run.lanes.iter() {
+            for lane in run.lanes.0.iter() {
                 tasks.spawn(lane::work(Arc::clone(lane)));
             }
         }
@@ -201,8 +201,12 @@ impl FanOut {
 /// One run on its way to every sink. The last clone that is dropped lets the sinks drain and end.
 #[derive(Clone, Debug)]
 pub struct FanOutRun {
-    lanes: Arc<[Arc<Lane>]>,
+    lanes: Arc<Lanes>,
 }
+
+/// What the handles of a run share; the tasks hold the lanes one by one.
+#[derive(Debug)]
+struct Lanes(Vec<Arc<Lane>>);
 
 /// What became of a run's output.
 #[derive(Clone, Debug)]
@@ -218,24 +222,24 @@ impl FanOutRun {
     /// Queues lines for every sink, in the order of the calls. Never waits: whoever prints waits in [`room`](Self::room)
     /// before it goes on, so that a queue holds its bound and what one read brought.
     pub fn append(&self, batches: &[LineBatch]) {
-        self.lanes.iter().for_each(|lane| lane.push(batches));
+        self.lanes.0.iter().for_each(|lane| lane.push(batches));
     }
 
     /// Waits until no queue of a sink that may hold up the command is over its bound.
     pub async fn room(&self) {
-        for lane in self.lanes.iter() {
+        for lane in self.lanes.0.iter() {
             lane.room().await;
         }
     }
 
     /// From now on nobody waits for room: the command is being stopped.
     pub fn unblock(&self) {
-        self.lanes.iter().for_each(|lane| lane.unblock());
+        self.lanes.0.iter().for_each(|lane| lane.unblock());
     }
 
     /// A later record, as a sign of life; the latest wins where a sink is slow.
     pub fn update(&self, record: &RunRecord) {
-        self.lanes.iter().for_each(|lane| lane.update(record));
+        self.lanes.0.iter().for_each(|lane| lane.update(record));
     }
 
     /// Ends the run: drains, says in the record whether a required sink lacks lines, and seals. Returns once the required
@@ -248,7 +252,7 @@ impl FanOutRun {
             lane.drained().await;
         }
         record.output_incomplete |= self.required().any(Lane::lacks_lines);
-        self.lanes.iter().for_each(|lane| lane.finish(&record));
+        self.lanes.0.iter().for_each(|lane| lane.finish(&record));
         for lane in self.required() {
             lane.finished(record.revision).await;
         }
@@ -258,20 +262,17 @@ impl FanOutRun {
     /// What became of the lines so far, for each sink.
     #[must_use]
     pub fn accounts(&self) -> Vec<SinkAccount> {
-        self.lanes.iter().map(|lane| lane.account()).collect()
+        self.lanes.0.iter().map(|lane| lane.account()).collect()
     }
 
     fn required(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().map(AsRef::as_ref).filter(|lane| lane.need() == Need::Required)
+        self.lanes.0.iter().map(AsRef::as_ref).filter(|lane| lane.need() == Need::Required)
     }
 }
 
-impl Drop for FanOutRun {
+impl Drop for Lanes {
     fn drop(&mut self) {
-        // The tasks hold the lanes one by one, so this count is of handles alone.
-        if Arc::strong_count(&self.lanes) == 1 {
-            self.lanes.iter().for_each(|lane| lane.close());
-        }
+        self.0.iter().for_each(|lane| lane.close());
     }
 }
 

@@ -280,3 +280,47 @@ async fn a_later_revision_reaches_every_sink_after_its_seal() {
     drop(run);
     fan_out.close(Duration::from_secs(1)).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_best_effort_sink_begins_even_where_the_run_ends_at_once() {
+    let sink = Fake::good();
+    let best = SinkConfig::best_effort("slow to start", Arc::clone(&sink) as Arc<dyn OutputSink>);
+    let fan_out = FanOut::new(vec![best]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 3)]);
+    run.finish(ended(record)).await;
+    drop(run);
+    fan_out.close(Duration::from_secs(5)).await.unwrap();
+    let revisions: Vec<u64> = sink.records.lock().unwrap().iter().map(|r| r.revision).collect();
+    assert_eq!(revisions, [1, 2]);
+    assert_eq!(sink.numbers(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_panics_loses_its_lines_and_nobody_waits_for_ever() {
+    let sink = Fake::new(|call, _| if call == 0 { panic!("no") } else { Ok(Appended::all()) });
+    let fan_out = FanOut::new(vec![config("panics", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 3)]);
+    let report =
+        tokio::time::timeout(Duration::from_secs(60), run.finish(ended(record))).await.expect("it ends");
+    assert!(report.record.output_incomplete && report.sinks[0].balances());
+    assert_eq!(report.sinks[0].dead_lettered, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_prints_on_while_it_is_stopped_does_not_fill_the_memory() {
+    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(1000)]);
+    let run = fan_out.begin(&record()).await.unwrap();
+    run.unblock();
+    for n in 0..1000 {
+        run.append(&[batch(n * 10 + 1, 10)]);
+        run.room().await;
+    }
+    let account = &run.accounts()[0];
+    assert!(account.balances() && account.dropped > 9_000 && account.waiting < 1_000, "{account:?}");
+    assert_eq!(account.holes.len(), 1);
+}
