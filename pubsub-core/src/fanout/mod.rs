@@ -1,6 +1,7 @@
 //! From one run's output to every sink: each has its own queue, and none slows another.
 
 mod account;
+mod append;
 mod gate;
 mod lane;
 
