@@ -95,6 +95,8 @@ impl<S: OutputSink> OutputSink for Retrying<S> {
             let appended = self.repeat(|| self.sink.append(run, &left)).await?;
             answer.refused.extend(appended.refused);
             answer.again = appended.again;
+            // In number order, also where a sink names them otherwise.
+            answer.again.sort_unstable_by_key(|range| range.first);
             left =
                 answer.again.iter().flat_map(|range| left.iter().filter_map(|b| b.slice(*range))).collect();
             if left.is_empty() || tried + 1 >= self.tries {

@@ -124,34 +124,41 @@ impl RunOutput {
     /// Ends the output: unfinished lines go out, and nothing more is taken. Answers the seal and the notes.
     #[must_use]
     pub fn close(&self) -> (Seal, Vec<Note>) {
-        // An error says that it was closed before; the seal is the same then.
-        let _ = self.capture(|capture, out| {
-            Stream::BOTH.iter().for_each(|stream| capture.end(*stream, Timestamp::now(), out));
-        });
+        // Under one lock, so that nothing can be captured behind the end and before the seal.
         let mut state = self.lock();
-        state.closed = true;
+        if !state.closed {
+            self.take(&mut state, |capture, out| {
+                Stream::BOTH.iter().for_each(|stream| capture.end(*stream, Timestamp::now(), out));
+            });
+            state.closed = true;
+        }
         (state.capture.seal(), std::mem::take(&mut state.notes))
     }
 
-    /// Captures and queues under one lock, so that every sink gets the numbers in order.
     fn capture(&self, change: impl FnOnce(&mut Capture, &mut Vec<LineBatch>)) -> Result<()> {
         let mut state = self.lock();
         if state.closed {
             return Err(Error::new(ErrorKind::Closed, "the run has ended and takes no more output"));
         }
-        let State { capture, batches, .. } = &mut *state;
+        let begins_to_wait = self.take(&mut state, change);
+        drop(state);
+        if begins_to_wait {
+            self.0.waiting.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Captures and queues under one lock, so that every sink gets the numbers in order. Answers whether an unfinished
+    /// line began to wait.
+    fn take(&self, state: &mut State, change: impl FnOnce(&mut Capture, &mut Vec<LineBatch>)) -> bool {
+        let State { capture, batches, .. } = state;
         let waited = capture.due().is_some();
         change(capture, batches);
-        let waits = capture.due().is_some();
         if !batches.is_empty() {
             self.0.sinks.append(batches);
             batches.clear();
         }
-        drop(state);
-        if waits && !waited {
-            self.0.waiting.notify_one();
-        }
-        Ok(())
+        !waited && capture.due().is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

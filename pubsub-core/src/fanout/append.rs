@@ -1,24 +1,25 @@
 //! One append, repeated until each of its lines is stored or refused.
 
 use super::lane::Lane;
-use crate::{Appended, ErrorKind, LineBatch, LineRange};
+use crate::{Appended, ErrorKind, Gap, LineBatch, LineNumber, LineRange};
 
 /// Brings lines to the sink until each is stored or refused. Nothing passes a line that is to be tried again.
 pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
+    let mut refused = Refused { lane, lines: 0, reason: String::new() };
     if let Some(reason) = lane.refusal() {
-        batches.iter().for_each(|b| lane.refused(b.range(), Some(b.bytes().len() as u64), &reason));
-        return;
+        // Said once, when the run was refused.
+        return batches.iter().for_each(|b| lane.refused(b.range(), b.bytes().len() as u64, &reason));
     }
     let mut stack = vec![batches];
     let mut tries = 0;
     while let Some(batches) = stack.pop() {
-        match lane.gate.call(|| lane.config.sink.append(&lane.key, &batches)).await {
+        match lane.sink.gate.call(|| lane.sink.config.sink.append(&lane.key, &batches)).await {
             Ok(appended) => {
-                let again = settle(lane, &batches, appended);
+                let again = settle(&mut refused, &batches, &appended);
                 if again.is_empty() {
                     tries = 0;
                 } else {
-                    tokio::time::sleep(lane.config.backoff.delay(tries)).await;
+                    tokio::time::sleep(lane.sink.config.backoff.delay(tries)).await;
                     tries += 1;
                     stack.push(again);
                 }
@@ -28,33 +29,96 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
                 stack.push(back);
                 stack.push(front);
             }
-            Err(error) => {
-                let reason = error.message();
-                tracing::warn!(sink = lane.config.name, error = %error.chain(), "a sink refused lines for good");
-                batches.iter().for_each(|b| lane.refused(b.range(), Some(b.bytes().len() as u64), reason));
-            }
+            Err(error) => batches.iter().for_each(|batch| refused.add(batch, error.message())),
         }
     }
 }
 
-/// Enters what became of lines into the account; answers those to be tried again.
-fn settle(lane: &Lane, batches: &[LineBatch], appended: Appended) -> Vec<LineBatch> {
-    let pick = |range: LineRange| batches.iter().filter_map(move |batch| batch.slice(range));
-    let total: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
-    let mut refused = 0;
-    if let Some(first) = appended.refused.first() {
-        tracing::warn!(sink = lane.config.name, reason = first.reason, "a sink refused lines for good");
+/// Lines that were refused in one append, for one warning about all of them.
+struct Refused<'a> {
+    lane: &'a Lane,
+    lines: u64,
+    reason: String,
+}
+
+impl Refused<'_> {
+    fn add(&mut self, batch: &LineBatch, reason: &str) {
+        if self.lines == 0 {
+            reason.clone_into(&mut self.reason);
+        }
+        self.lines += batch.len() as u64;
+        self.lane.refused(batch.range(), batch.bytes().len() as u64, reason);
     }
-    for gap in &appended.refused {
-        for part in pick(gap.range) {
-            refused += part.len() as u64;
-            lane.refused(part.range(), Some(part.bytes().len() as u64), &gap.reason);
+}
+
+impl Drop for Refused<'_> {
+    fn drop(&mut self) {
+        if self.lines > 0 {
+            let (sink, run) = (&self.lane.sink.config.name, &self.lane.key.run_id);
+            tracing::warn!(sink, %run, lines = self.lines, reason = self.reason, "a sink refused lines for good");
         }
     }
-    let again: Vec<LineBatch> = appended.again.iter().flat_map(|range| pick(*range)).collect();
-    let repeated: u64 = again.iter().map(|batch| batch.len() as u64).sum();
-    lane.stored(total.saturating_sub(refused + repeated));
-    again
+}
+
+/// Enters what became of lines into the account, each line once whatever the sink names twice; answers those to be tried
+/// again, in number order.
+fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &Appended) -> Vec<LineBatch> {
+    let total: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
+    let again = in_order(&appended.again);
+    let repeated: Vec<LineBatch> = again.iter().flat_map(|range| pick(batches, *range)).collect();
+    let before = refused.lines;
+    let mut gaps: Vec<&Gap> = appended.refused.iter().collect();
+    gaps.sort_unstable_by_key(|gap| gap.range.first);
+    let mut next = LineNumber::FIRST;
+    for gap in gaps {
+        let unnamed = LineRange::new(gap.range.first.max(next), gap.range.last);
+        for range in without(unnamed, &again) {
+            pick(batches, range).for_each(|part| refused.add(&part, &gap.reason));
+        }
+        next = next.max(gap.range.last.plus(1));
+    }
+    let left: u64 = repeated.iter().map(|batch| batch.len() as u64).sum();
+    refused.lane.stored(total.saturating_sub(left + refused.lines - before));
+    repeated
+}
+
+fn pick(batches: &[LineBatch], range: LineRange) -> impl Iterator<Item = LineBatch> {
+    batches.iter().filter_map(move |batch| batch.slice(range))
+}
+
+/// The same numbers, each once, in growing ranges.
+fn in_order(ranges: &[LineRange]) -> Vec<LineRange> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.first);
+    let mut merged: Vec<LineRange> = Vec::with_capacity(sorted.len());
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.first <= last.last.plus(1) => last.last = last.last.max(range.last),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// What of a range is in none of `named`, which are in order.
+fn without(range: LineRange, named: &[LineRange]) -> Vec<LineRange> {
+    let mut left = Vec::new();
+    let mut first = range.first;
+    for other in named {
+        if other.first > range.last {
+            break;
+        }
+        if let Some(before) = LineNumber::new(other.first.before())
+            && first <= before
+        {
+            left.push(LineRange::new(first, before));
+        }
+        first = first.max(other.last.plus(1));
+    }
+    if first <= range.last {
+        left.push(LineRange::new(first, range.last));
+    }
+    left
 }
 
 fn is_divisible(batches: &[LineBatch]) -> bool {

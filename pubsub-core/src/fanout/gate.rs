@@ -38,9 +38,12 @@ impl Gate {
     {
         loop {
             // The semaphore is never closed, so an error is no permit and the call goes through.
-            let permit = if self.waits_until().is_some() { self.probe.acquire().await.ok() } else { None };
-            if let Some(until) = self.waits_until() {
-                tokio::time::sleep_until(until).await;
+            let mut permit =
+                if self.waits_until().is_some() { self.probe.acquire().await.ok() } else { None };
+            match self.waits_until() {
+                Some(until) => tokio::time::sleep_until(until).await,
+                // Another's probe succeeded meanwhile: those that waited need no turn any more.
+                None => permit = None,
             }
             let started = Instant::now();
             let answer = AssertUnwindSafe(call()).catch_unwind().await.unwrap_or_else(|_| {

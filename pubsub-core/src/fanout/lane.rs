@@ -1,16 +1,15 @@
-//! The way of one run to one sink: a bounded queue and a task that empties it.
+//! The way of one run to one sink: a bounded queue, and the account of what became of its lines.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::account::SinkAccount;
-use super::append::append;
-use super::gate::Gate;
-use super::{Need, SinkConfig, WhenFull};
+use super::meters::{Meters, gauged};
+use super::sink::{Behind, Sink};
+use super::{Need, WhenFull};
 use crate::{Error, ErrorKind, LineBatch, LineRange, Result, RunKey, RunRecord};
 
 /// Most bytes of one append.
@@ -20,14 +19,12 @@ const APPEND_BYTES: usize = 1 << 20;
 const UNBLOCKED: usize = 4;
 
 pub(super) struct Lane {
-    pub(super) config: SinkConfig,
-    pub(super) gate: Arc<Gate>,
+    pub(super) sink: Arc<Sink>,
     pub(super) key: RunKey,
     state: Mutex<State>,
+    meters: Meters,
     /// For the task: there is something to do.
-    work: Notify,
-    /// Bytes that wait for this sink, over all runs.
-    lag: metrics::Gauge,
+    pub(super) work: Notify,
     /// For everybody else: something was done. Counts nothing; who waits looks at the state again.
     done: watch::Sender<()>,
 }
@@ -43,40 +40,54 @@ struct State {
     update: Option<RunRecord>,
     /// A record that ends the run, or makes it final.
     finish: Option<RunRecord>,
-    /// The highest revision that the sink took as an end.
+    /// The highest revision that the sink took, or refused, as an end.
     finished: u64,
+    end_refused: bool,
     begun: Begun,
     account: SinkAccount,
     blocking: bool,
-    closed: bool,
+    /// Set once nobody can give it more.
+    closed: Option<Behind>,
 }
 
-enum Begun {
+pub(super) enum Begun {
     Not,
     Yes,
     /// Refused for good; the message of the error.
     Refused(ErrorKind, String),
+    /// Not even tried: too many runs wait for the sink.
+    Skipped,
+}
+
+/// What the task does next.
+pub(super) enum Next {
+    Wait,
+    Gather(Instant),
+    Append(Vec<LineBatch>),
+    Update(RunRecord),
+    Finish(RunRecord),
+    End,
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.lag.decrement(gauged(self.lock().queued_bytes));
+        let bytes = self.lock().queued_bytes;
+        self.unqueued(bytes);
     }
-}
-
-fn gauged(bytes: usize) -> f64 {
-    f64::from(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lane").field("config", &self.config).field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Lane").field("sink", &self.sink).field("key", &self.key).finish_non_exhaustive()
     }
 }
 
+/// For whoever gives to it.
 impl Lane {
-    pub(super) fn new(config: SinkConfig, gate: Arc<Gate>, record: RunRecord) -> Arc<Self> {
-        let account = SinkAccount { name: config.name.clone(), ..SinkAccount::default() };
+    pub(super) fn new(sink: Arc<Sink>, record: RunRecord) -> Arc<Self> {
+        let name = sink.config.name.clone();
+        let meters = Meters::new(&name);
+        let skipped = sink.config.need == Need::BestEffort && sink.is_overrun();
         Arc::new(Self {
             key: record.key.clone(),
             state: Mutex::new(State {
@@ -87,43 +98,42 @@ impl Lane {
                 update: None,
                 finish: None,
                 finished: 0,
-                begun: Begun::Not,
-                account,
-                blocking: config.when_full == WhenFull::Block,
-                closed: false,
+                end_refused: false,
+                begun: if skipped { Begun::Skipped } else { Begun::Not },
+                account: SinkAccount { name, ..SinkAccount::default() },
+                blocking: sink.config.when_full == WhenFull::Block,
+                closed: None,
             }),
-            lag: metrics::gauge!("pipeline_sink_queued_bytes", "sink" => config.name.clone()),
-            config,
-            gate,
+            sink,
+            meters,
             work: Notify::new(),
             done: watch::Sender::new(()),
         })
     }
 
-    pub(super) const fn need(&self) -> Need {
-        self.config.need
+    pub(super) fn need(&self) -> Need {
+        self.sink.config.need
     }
 
     pub(super) fn push(&self, batches: &[LineBatch]) {
+        let config = &self.sink.config;
         let mut state = self.lock();
         let before = state.queued_bytes;
-        let limit = match self.config.when_full {
-            WhenFull::Drop => self.config.queue_bytes,
+        let limit = match config.when_full {
+            WhenFull::Drop => config.queue_bytes,
             WhenFull::Block if state.blocking => usize::MAX,
             // A command that goes on printing while it is being stopped must not fill the memory.
-            WhenFull::Block => self.config.queue_bytes.saturating_mul(UNBLOCKED),
+            WhenFull::Block => config.queue_bytes.saturating_mul(UNBLOCKED),
         };
+        let crowded = config.when_full == WhenFull::Drop && self.sink.is_full();
+        let (mut captured, mut dropped) = (0, 0);
         for batch in batches {
             let lines = batch.len() as u64;
             let bytes = batch.bytes().len();
-            state.account.captured += lines;
-            if state.queued_bytes >= limit {
-                if state.account.dropped == 0 {
-                    tracing::warn!(sink = self.config.name, "a sink does not keep up; lines are dropped");
-                }
-                state.account.dropped += lines;
+            captured += lines;
+            if crowded || state.queued_bytes >= limit {
+                dropped += lines;
                 state.account.hole(batch.range(), Some(bytes as u64), "dropped: the store did not keep up");
-                self.count("dropped", lines);
             } else {
                 state.account.waiting += lines;
                 state.queued_bytes += bytes;
@@ -131,18 +141,22 @@ impl Lane {
                 state.queue.push_back(batch.clone());
             }
         }
+        let is_first_drop = dropped > 0 && state.account.dropped == 0;
+        state.account.captured += captured;
+        state.account.dropped += dropped;
         let after = state.queued_bytes;
         drop(state);
-        self.lag.increment(gauged(after.saturating_sub(before)));
+        if is_first_drop {
+            tracing::warn!(sink = config.name, "a sink does not keep up; lines are dropped");
+        }
+        self.sink.queue(after - before);
+        self.meters.captured.increment(captured);
+        self.meters.dropped.increment(dropped);
+        self.meters.lag.increment(gauged(after - before));
         // Only for the first bytes and for enough of them: a wake for every write would cost more than the write.
-        if before == 0 || (before < self.enough() && after >= self.enough()) {
+        if after > before && (before == 0 || (before < self.enough() && after >= self.enough())) {
             self.work.notify_one();
         }
-    }
-
-    /// So many bytes are appended without gathering further ones.
-    fn enough(&self) -> usize {
-        APPEND_BYTES.min(self.config.queue_bytes / 2)
     }
 
     pub(super) fn update(&self, record: &RunRecord) {
@@ -159,26 +173,26 @@ impl Lane {
     }
 
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        self.lock().closed = Some(self.sink.wait());
         self.work.notify_one();
     }
 
     pub(super) fn unblock(&self) {
-        self.lock().blocking = false;
-        self.done.send_replace(());
+        self.change(|state| state.blocking = false);
     }
 
     pub(super) fn account(&self) -> SinkAccount {
         self.lock().account.clone()
     }
 
-    pub(super) fn lacks_lines(&self) -> bool {
+    /// Whether the sink lacks lines, or the end.
+    pub(super) fn is_incomplete(&self) -> bool {
         let state = self.lock();
-        state.account.dead_lettered + state.account.dropped > 0
+        state.end_refused || state.account.dead_lettered + state.account.dropped > 0
     }
 
     pub(super) async fn room(&self) {
-        self.until(|state| !state.blocking || state.queued_bytes < self.config.queue_bytes).await;
+        self.until(|state| !state.blocking || state.queued_bytes < self.sink.config.queue_bytes).await;
     }
 
     pub(super) async fn drained(&self) {
@@ -193,9 +207,9 @@ impl Lane {
         self.until(|state| !matches!(state.begun, Begun::Not)).await;
         match &self.lock().begun {
             Begun::Refused(kind, message) => {
-                Err(Error::new(*kind, message.clone()).with("sink", &self.config.name))
+                Err(Error::new(*kind, message.clone()).with("sink", &self.sink.config.name))
             }
-            Begun::Not | Begun::Yes => Ok(()),
+            Begun::Not | Begun::Yes | Begun::Skipped => Ok(()),
         }
     }
 
@@ -211,114 +225,34 @@ impl Lane {
             }
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.done.send_replace(());
-    }
-
-    fn count(&self, result: &'static str, lines: u64) {
-        metrics::counter!("pipeline_sink_lines_total", "sink" => self.config.name.clone(), "result" => result)
-            .increment(lines);
-    }
-
-    /// This sink's record: with its own holes.
-    fn own(&self, mut record: RunRecord) -> RunRecord {
-        record.holes.clone_from(&self.lock().account.holes);
-        record
-    }
-
-    /// Why the sink refused the run, where it did.
-    pub(super) fn refusal(&self) -> Option<String> {
-        match &self.lock().begun {
-            Begun::Refused(_, message) => Some(message.clone()),
-            Begun::Not | Begun::Yes => None,
+/// For the task.
+impl Lane {
+    pub(super) fn next(&self) -> Next {
+        let mut state = self.lock();
+        // First, or a sink that is always behind would never hear that the run is alive.
+        if let Some(record) = state.update.take() {
+            return Next::Update(record);
         }
-    }
-
-    pub(super) fn stored(&self, lines: u64) {
-        self.count("stored", lines);
-        self.change(|state| {
-            state.account.waiting = state.account.waiting.saturating_sub(lines);
-            state.account.stored += lines;
-        });
-    }
-
-    pub(super) fn refused(&self, range: LineRange, bytes: Option<u64>, reason: &str) {
-        self.count("dead_lettered", range.lines());
-        self.change(|state| {
-            state.account.waiting = state.account.waiting.saturating_sub(range.lines());
-            state.account.dead_lettered += range.lines();
-            state.account.hole(range, bytes, reason);
-        });
-    }
-}
-
-/// What the task does next.
-enum Next {
-    Wait,
-    Gather(Instant),
-    Append(Vec<LineBatch>),
-    Update(RunRecord),
-    Finish(RunRecord),
-    End,
-}
-
-/// Empties a lane until its run has ended.
-pub(super) async fn work(lane: Arc<Lane>) {
-    begin(&lane).await;
-    loop {
-        match next(&lane) {
-            Next::Wait => lane.work.notified().await,
-            Next::Gather(until) => {
-                // Woken by more lines, by the end, or by time.
-                let _ = tokio::time::timeout_at(until, lane.work.notified()).await;
-            }
-            Next::Append(batches) => append(&lane, batches).await,
-            Next::Update(record) => update(&lane, record).await,
-            Next::Finish(record) => finish(&lane, record).await,
-            Next::End => break,
+        if let Some(since) = state.since {
+            let until = since + self.sink.config.delay;
+            let gathers =
+                state.finish.is_none() && state.closed.is_none() && state.queued_bytes < self.enough();
+            return if gathers && Instant::now() < until {
+                Next::Gather(until)
+            } else {
+                Next::Append(self.take(state, since))
+            };
         }
-    }
-}
-
-async fn begin(lane: &Lane) {
-    let Some(record) = lane.lock().first.take() else { return };
-    let answer = lane.gate.call(|| lane.config.sink.begin(&record)).await;
-    lane.change(|state| {
-        state.begun = match answer {
-            Ok(()) => Begun::Yes,
-            Err(error) => {
-                tracing::warn!(sink = lane.config.name, error = %error.chain(), "a sink refused a run");
-                Begun::Refused(error.kind(), error.message().to_owned())
-            }
-        };
-    });
-}
-
-async fn update(lane: &Lane, record: RunRecord) {
-    if lane.refusal().is_some() {
-        return;
-    }
-    // Through the gate as well: a sign of life is no second probe of a sink that fails.
-    let own = lane.own(record);
-    if let Err(error) = lane.gate.call(|| lane.config.sink.begin(&own)).await {
-        tracing::debug!(sink = lane.config.name, error = %error.chain(), "a sign of life was not taken");
-    }
-}
-
-fn next(lane: &Lane) -> Next {
-    let mut state = lane.lock();
-    let gathering = state.finish.is_none() && !state.closed && state.queued_bytes < lane.enough();
-    if let Some(since) = state.since {
-        let until = since + lane.config.delay;
-        if gathering && Instant::now() < until {
-            return state.update.take().map_or(Next::Gather(until), Next::Update);
+        if let Some(record) = state.finish.take() {
+            return Next::Finish(record);
         }
+        if state.closed.is_some() { Next::End } else { Next::Wait }
+    }
+
+    /// Lines for one append.
+    fn take(&self, mut state: MutexGuard<'_, State>, since: Instant) -> Vec<LineBatch> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while bytes < APPEND_BYTES
@@ -327,25 +261,85 @@ fn next(lane: &Lane) -> Next {
             bytes += batch.bytes().len();
             taken.push(batch);
         }
+        let was_full = state.queued_bytes >= self.sink.config.queue_bytes;
         state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
         state.since = state.queue.front().map(|_| since);
-        lane.lag.decrement(gauged(bytes));
-        return Next::Append(taken);
+        drop(state);
+        self.unqueued(bytes);
+        if was_full {
+            // Whoever waits for room need not wait for the sink's answer as well.
+            self.done.send_replace(());
+        }
+        taken
     }
-    if let Some(record) = state.finish.take() {
-        return Next::Finish(record);
-    }
-    if let Some(record) = state.update.take() {
-        return Next::Update(record);
-    }
-    if state.closed { Next::End } else { Next::Wait }
-}
 
-async fn finish(lane: &Lane, record: RunRecord) {
-    let revision = record.revision;
-    let own = lane.own(record);
-    if let Err(error) = lane.gate.call(|| lane.config.sink.finish(&own)).await {
-        tracing::warn!(sink = lane.config.name, error = %error.chain(), "a sink refused the end of a run");
+    pub(super) fn take_first(&self) -> Option<RunRecord> {
+        self.lock().first.take()
     }
-    lane.change(|state| state.finished = state.finished.max(revision));
+
+    pub(super) fn set_begun(&self, begun: Begun) {
+        self.change(|state| state.begun = begun);
+    }
+
+    pub(super) fn set_finished(&self, revision: u64, refused: bool) {
+        self.change(|state| {
+            state.end_refused = refused;
+            state.finished = state.finished.max(revision);
+        });
+    }
+
+    /// Why the sink takes nothing of the run, where that is so.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match &self.lock().begun {
+            Begun::Refused(_, message) => Some(message.clone()),
+            Begun::Skipped => Some("too many runs wait for this store".to_owned()),
+            Begun::Not | Begun::Yes => None,
+        }
+    }
+
+    pub(super) fn is_skipped(&self) -> bool {
+        matches!(self.lock().begun, Begun::Skipped)
+    }
+
+    /// This sink's record: with its own holes.
+    pub(super) fn own(&self, mut record: RunRecord) -> RunRecord {
+        record.holes.clone_from(&self.lock().account.holes);
+        record
+    }
+
+    pub(super) fn stored(&self, lines: u64) {
+        self.meters.stored.increment(lines);
+        self.change(|state| {
+            state.account.waiting = state.account.waiting.saturating_sub(lines);
+            state.account.stored += lines;
+        });
+    }
+
+    pub(super) fn refused(&self, range: LineRange, bytes: u64, reason: &str) {
+        self.meters.dead_lettered.increment(range.lines());
+        self.change(|state| {
+            state.account.waiting = state.account.waiting.saturating_sub(range.lines());
+            state.account.dead_lettered += range.lines();
+            state.account.hole(range, Some(bytes), reason);
+        });
+    }
+
+    /// So many bytes are appended without gathering further ones.
+    fn enough(&self) -> usize {
+        APPEND_BYTES.min(self.sink.config.queue_bytes / 2)
+    }
+
+    fn unqueued(&self, bytes: usize) {
+        self.sink.unqueue(bytes);
+        self.meters.lag.decrement(gauged(bytes));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.done.send_replace(());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

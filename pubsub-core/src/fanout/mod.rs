@@ -4,6 +4,9 @@ mod account;
 mod append;
 mod gate;
 mod lane;
+mod meters;
+mod sink;
+mod task;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +15,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub use account::SinkAccount;
-use gate::Gate;
 use lane::Lane;
+use sink::Sink;
 
 use crate::{Backoff, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
 
@@ -121,7 +124,7 @@ impl fmt::Debug for SinkConfig {
 /// The sinks of a process, shared by all its runs.
 #[derive(Debug)]
 pub struct FanOut {
-    sinks: Vec<(SinkConfig, Arc<Gate>)>,
+    sinks: Vec<Arc<Sink>>,
     /// One task for each sink and run; they end with the run, or after it where a best-effort sink is behind.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -130,11 +133,7 @@ impl FanOut {
     /// Of these sinks.
     #[must_use]
     pub fn new(sinks: Vec<SinkConfig>) -> Self {
-        let gated = sinks.into_iter().map(|config| {
-            let gate = Arc::new(Gate::new(config.name.clone(), config.backoff));
-            (config, gate)
-        });
-        Self { sinks: gated.collect(), tasks: Mutex::default() }
+        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Mutex::default() }
     }
 
     /// Begins a run in every sink. Returns once the required ones have it; while one is out of reach, it waits and tries
@@ -146,44 +145,58 @@ impl FanOut {
     /// # Cancel safety
     /// Dropped, the run may have begun in some sinks; begin it again.
     pub async fn begin(&self, record: &RunRecord) -> Result<FanOutRun> {
-        let lanes: Vec<Arc<Lane>> = self
-            .sinks
-            .iter()
-            .map(|(config, gate)| Lane::new(config.clone(), Arc::clone(gate), record.clone()))
-            .collect();
+        let lanes = self.sinks.iter().map(|sink| Lane::new(Arc::clone(sink), record.clone())).collect();
         let run = FanOutRun { lanes: Arc::new(Lanes(lanes)) };
-        {
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            while tasks.try_join_next().is_some() {}
-            for lane in run.lanes.0.iter() {
-                tasks.spawn(lane::work(Arc::clone(lane)));
-            }
-        }
+        run.lanes.0.iter().for_each(|lane| self.spawn(task::work(Arc::clone(lane))));
         for lane in run.required() {
             lane.begun().await?;
         }
         Ok(run)
     }
 
-    /// Brings a later record of a run that another worker made to every sink, as when its outcome is final.
+    /// Brings a later record of a run that another worker made to every sink, as when its outcome is final. Returns once
+    /// the required ones have it; the others take it by themselves.
     ///
     /// # Errors
     /// Where a required sink refuses it for good. While one is out of reach, it waits and tries again.
+    ///
+    /// # Cancel safety
+    /// Dropped, some sinks may have it; call it again.
     pub async fn finish_record(&self, record: &RunRecord) -> Result<()> {
-        for (config, gate) in &self.sinks {
-            match config.need {
-                Need::Required => gate.call(|| config.sink.finish(record)).await?,
-                Need::BestEffort => {
-                    if let Err(error) = config.sink.finish(record).await {
-                        tracing::warn!(sink = config.name, error = %error.chain(), "a record was not brought up to date");
-                    }
-                }
-            }
+        for sink in self.sinks.iter().filter(|sink| sink.config.need == Need::BestEffort) {
+            self.finish_later(Arc::clone(sink), record.clone());
+        }
+        for sink in self.sinks.iter().filter(|sink| sink.config.need == Need::Required) {
+            sink.gate.call(|| sink.config.sink.finish(record)).await?;
         }
         Ok(())
     }
 
-    /// Waits until every sink has what was given to it, at most so long; what is left then is given up.
+    fn finish_later(&self, sink: Arc<Sink>, record: RunRecord) {
+        if sink.is_overrun() {
+            tracing::warn!(sink = sink.config.name, "too many runs wait for a sink; a record is left out");
+            return;
+        }
+        let behind = sink.wait();
+        self.spawn(async move {
+            if let Err(error) = sink.gate.call(|| sink.config.sink.finish(&record)).await {
+                tracing::warn!(sink = sink.config.name, error = %error.chain(), "a record was not brought up to date");
+            }
+            drop(behind);
+        });
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    /// Waits until every sink has what was given to it, at most so long; what is left then is given up. Runs that have
+    /// not been dropped count as not yet done.
+    ///
+    /// # Cancel safety
+    /// Dropped, what is left is given up at once.
     ///
     /// # Errors
     /// [`TimedOut`](ErrorKind::TimedOut) where sinks were still behind.
@@ -252,11 +265,13 @@ impl FanOutRun {
         for lane in self.required() {
             lane.drained().await;
         }
-        record.output_incomplete |= self.required().any(Lane::lacks_lines);
+        record.output_incomplete |= self.required().any(Lane::is_incomplete);
         self.lanes.0.iter().for_each(|lane| lane.finish(&record));
         for lane in self.required() {
             lane.finished(record.revision).await;
         }
+        // A seal that was refused is known only now; the stores hear of it with the next revision.
+        record.output_incomplete |= self.required().any(Lane::is_incomplete);
         FinishReport { record, sinks: self.accounts() }
     }
 

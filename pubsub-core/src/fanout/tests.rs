@@ -1,6 +1,7 @@
 //! Tests of the fan-out with sinks that misbehave.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use async_trait::async_trait;
 use super::{FanOut, SinkConfig};
 use crate::{
     ActionId, Appended, Backoff, Error, ErrorKind, EventId, Gap, LineBatch, LineEnd, LineNumber, LineRange,
-    Masker, OutputSink, Result, RunKey, RunOutput, RunRecord, Stage, Stream, Timestamp,
+    Masker, OutputSink, Result, RunId, RunKey, RunOutput, RunRecord, Stage, Stream, Timestamp,
 };
 
 type Answer = Box<dyn Fn(u32, &[LineBatch]) -> Result<Appended> + Send + Sync>;
@@ -20,9 +21,15 @@ struct Fake {
     calls: AtomicU32,
     probing: AtomicUsize,
     most_probing: AtomicUsize,
-    numbers: Mutex<Vec<u64>>,
+    numbers: Mutex<Vec<(RunId, u64)>>,
     records: Mutex<Vec<RunRecord>>,
+    /// Answers `begin` with these first, the last one first.
+    begin: Mutex<Vec<Error>>,
+    /// What one line costs.
+    slow: Duration,
     hang: bool,
+    /// Out of reach for every call until this is set.
+    up: Arc<AtomicBool>,
 }
 
 impl Fake {
@@ -34,7 +41,10 @@ impl Fake {
             most_probing: AtomicUsize::new(0),
             numbers: Mutex::default(),
             records: Mutex::default(),
+            begin: Mutex::default(),
+            slow: Duration::ZERO,
             hang: false,
+            up: Arc::new(AtomicBool::new(true)),
         })
     }
 
@@ -43,7 +53,20 @@ impl Fake {
     }
 
     fn numbers(&self) -> Vec<u64> {
-        self.numbers.lock().unwrap().clone()
+        self.numbers.lock().unwrap().iter().map(|(_, number)| *number).collect()
+    }
+
+    fn reach(&self) -> Result<()> {
+        let up = self.up.load(Ordering::SeqCst);
+        if up { Ok(()) } else { Err(Error::new(ErrorKind::Unavailable, "connection refused")) }
+    }
+
+    fn runs_are_in_order(&self) -> bool {
+        let mut last: BTreeMap<RunId, u64> = BTreeMap::new();
+        let numbers = self.numbers.lock().unwrap();
+        numbers
+            .iter()
+            .all(|(run, number)| last.insert(run.clone(), *number).is_none_or(|last| last < *number))
     }
 
     fn last_record(&self) -> RunRecord {
@@ -54,17 +77,26 @@ impl Fake {
 #[async_trait]
 impl OutputSink for Fake {
     async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.reach()?;
+        if let Some(error) = self.begin.lock().unwrap().pop() {
+            return Err(error);
+        }
         self.records.lock().unwrap().push(record.clone());
         Ok(())
     }
 
-    async fn append(&self, _run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         if self.hang {
             return std::future::pending().await;
         }
+        self.reach()?;
         let probing = self.probing.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_probing.fetch_max(probing, Ordering::SeqCst);
         tokio::task::yield_now().await;
+        if !self.slow.is_zero() {
+            let lines: usize = batches.iter().map(LineBatch::len).sum();
+            tokio::time::sleep(self.slow * u32::try_from(lines).unwrap()).await;
+        }
         let answer = (self.answer)(self.calls.fetch_add(1, Ordering::SeqCst), batches);
         self.probing.fetch_sub(1, Ordering::SeqCst);
         let appended = answer?;
@@ -72,13 +104,20 @@ impl OutputSink for Fake {
             appended.again.iter().any(|r| r.contains(n))
                 || appended.refused.iter().any(|g| g.range.contains(n))
         };
-        let lines =
-            batches.iter().flat_map(LineBatch::lines).filter(|l| !not(l.number)).map(|l| l.number.get());
+        let lines = batches
+            .iter()
+            .flat_map(LineBatch::lines)
+            .filter(|l| !not(l.number))
+            .map(|l| (run.run_id.clone(), l.number.get()));
         self.numbers.lock().unwrap().extend(lines);
         Ok(appended)
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {
+        if self.hang {
+            return std::future::pending().await;
+        }
+        self.reach()?;
         self.records.lock().unwrap().push(record.clone());
         Ok(())
     }
@@ -323,4 +362,295 @@ async fn a_command_that_prints_on_while_it_is_stopped_does_not_fill_the_memory()
     let account = &run.accounts()[0];
     assert!(account.balances() && account.dropped > 9_000 && account.waiting < 1_000, "{account:?}");
     assert_eq!(account.holes.len(), 1);
+}
+
+/// A sink that is out of reach until this is set.
+fn down_until(up: &Arc<AtomicBool>) -> Arc<Fake> {
+    let up = Arc::clone(up);
+    Fake::new(move |_, _| {
+        if up.load(Ordering::SeqCst) {
+            Ok(Appended::all())
+        } else {
+            Err(Error::new(ErrorKind::Unavailable, "503"))
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_stays_flat_while_a_store_is_down_and_all_of_it_is_there_in_order_afterwards() {
+    const QUEUE: usize = 64 * 1024;
+    const LINES: u64 = 12_000;
+    let (up, good) = (Arc::new(AtomicBool::new(false)), Fake::good());
+    let down = down_until(&up);
+    let fan_out = FanOut::new(vec![config("down", &down).with_queue_bytes(QUEUE), config("good", &good)]);
+    let mut jobs = tokio::task::JoinSet::new();
+    let mut runs = Vec::new();
+    for _ in 0..10 {
+        let record = record();
+        let run = fan_out.begin(&record).await.unwrap();
+        runs.push((run.clone(), record));
+        jobs.spawn(async move {
+            for n in 0..LINES / 200 {
+                run.append(&[batch(n * 200 + 1, 200)]);
+                run.room().await;
+            }
+        });
+    }
+    for _ in 0..600 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for (run, _) in &runs {
+            let account = &run.accounts()[0];
+            // At least 7 bytes a line: a full queue, one append under way, and what one read brought.
+            assert!(account.balances() && account.waiting * 7 <= 2 * QUEUE as u64 + 4000, "{account:?}");
+        }
+    }
+    assert_eq!(jobs.len(), 10, "the commands are held up");
+    up.store(true, Ordering::SeqCst);
+    while let Some(job) = jobs.join_next().await {
+        job.unwrap();
+    }
+    for (run, record) in &runs {
+        let report = run.finish(ended(record.clone())).await;
+        assert!(!report.record.output_incomplete);
+        assert_eq!((report.sinks[0].stored, report.sinks[1].stored), (LINES, LINES));
+    }
+    assert_eq!(down.numbers().len() as u64, 10 * LINES);
+    assert!(down.runs_are_in_order());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_best_effort_store_that_is_down_fills_no_memory_however_many_runs_end() {
+    let up = Arc::new(AtomicBool::new(false));
+    let down = Arc::new(Fake { up: Arc::clone(&up), ..Arc::into_inner(Fake::good()).unwrap() });
+    let best =
+        SinkConfig::best_effort("down", Arc::clone(&down) as Arc<dyn OutputSink>).with_queue_bytes(1000);
+    let fan_out = FanOut::new(vec![best]);
+    let (mut kept, mut dropped) = (0, 0);
+    for _ in 0..3000 {
+        let record = record();
+        let run = fan_out.begin(&record).await.unwrap();
+        run.append(&[batch(1, 10)]);
+        let report = run.finish(ended(record)).await;
+        kept += report.sinks[0].waiting;
+        dropped += report.sinks[0].dropped;
+        drop(run);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(fan_out.sinks[0].is_overrun());
+    assert!(fan_out.tasks.lock().unwrap().len() <= 1002);
+    // At least 7 bytes a line; what the queues of all runs hold together is bounded.
+    assert!(dropped > 0 && kept * 7 <= 17 * 1000, "{kept} {dropped}");
+    up.store(true, Ordering::SeqCst);
+    fan_out.close(Duration::from_secs(120)).await.unwrap();
+    assert!(!fan_out.sinks[0].is_overrun());
+    let ends = down.records.lock().unwrap().iter().filter(|record| record.revision == 2).count();
+    assert_eq!(ends, 1000, "those that waited were brought there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_printed_is_stored_before_a_slow_sink_is_done() {
+    // 2,000 lines a second: 100 lines cost 50 ms.
+    let sink = Arc::new(Fake { slow: Duration::from_micros(500), ..Arc::into_inner(Fake::good()).unwrap() });
+    let fan_out = FanOut::new(vec![config("slow", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    for n in 0..500 {
+        run.append(&[batch(n * 100 + 1, 100)]);
+        run.room().await;
+    }
+    let report = run.finish(ended(record)).await;
+    assert_eq!(report.sinks[0].stored, 50_000);
+    assert_eq!(sink.numbers(), (1..=50_000).collect::<Vec<_>>());
+    assert_eq!(sink.last_record().revision, 2, "the seal comes after the last line");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_dropped_while_the_store_was_down_can_be_asked_for_again() {
+    let up = Arc::new(AtomicBool::new(false));
+    let sink = down_until(&up);
+    let fan_out = FanOut::new(vec![config("down", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 3)]);
+    let cut = tokio::time::timeout(Duration::from_secs(60), run.finish(ended(record.clone()))).await;
+    assert!(cut.is_err(), "a required store that is away holds the end back");
+    up.store(true, Ordering::SeqCst);
+    let report = run.finish(ended(record)).await;
+    assert_eq!((report.sinks[0].stored, report.record.output_incomplete), (3, false));
+    assert_eq!(sink.numbers(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_when_the_time_is_up_is_counted_as_waiting() {
+    let sink = down_until(&Arc::new(AtomicBool::new(false)));
+    let fan_out = FanOut::new(vec![config("down", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 3)]);
+    let started = tokio::time::Instant::now();
+    let error = fan_out.close(Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!((error.kind(), started.elapsed().as_secs()), (ErrorKind::TimedOut, 5));
+    assert!(run.accounts()[0].balances() && run.accounts()[0].waiting == 3);
+    assert!(sink.records.lock().unwrap().iter().all(|r| r.revision == 1), "it was never sealed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_to_be_tried_again_go_in_order_also_where_the_sink_names_them_otherwise_or_twice() {
+    let gap = |range| Gap { range, bytes: None, reason: "mapping".into() };
+    let sink = Fake::new(move |call, batches| match call {
+        0 => Ok(Appended::all()
+            .with_again(range(8, 9))
+            .with_again(range(3, 4))
+            .with_again(range(4, 4))
+            .with_refused(gap(range(9, 10)))
+            .with_refused(gap(range(10, 10)))),
+        1 => {
+            let numbers: Vec<u64> =
+                batches.iter().flat_map(LineBatch::lines).map(|line| line.number.get()).collect();
+            assert_eq!(numbers, [3, 4, 8, 9]);
+            Ok(Appended::all())
+        }
+        _ => panic!("nothing is left"),
+    });
+    let fan_out = FanOut::new(vec![config("untidy", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 12)]);
+    let report = run.finish(ended(record)).await;
+    let account = &report.sinks[0];
+    assert!(account.balances(), "{account:?}");
+    assert_eq!((account.stored, account.dead_lettered, account.waiting), (11, 1, 0));
+    assert_eq!(account.holes.iter().map(|hole| hole.range).collect::<Vec<_>>(), [range(10, 10)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_always_behind_still_hears_that_the_run_is_alive() {
+    let sink = Arc::new(Fake { slow: Duration::from_millis(1), ..Arc::into_inner(Fake::good()).unwrap() });
+    let fan_out = FanOut::new(vec![config("behind", &sink).with_queue_bytes(2000)]);
+    let mut record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    for n in 0..100 {
+        run.append(&[batch(n * 100 + 1, 100)]);
+        run.room().await;
+        if n % 20 == 10 {
+            record.revision += 1;
+            run.update(&record);
+        }
+    }
+    let beats = sink.records.lock().unwrap().len();
+    assert!(beats >= 5, "{beats} records while lines never stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hanging_best_effort_sink_does_not_hold_up_a_record_of_another_worker() {
+    let good = Fake::good();
+    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let best = SinkConfig::best_effort("hanging", hanging as Arc<dyn OutputSink>);
+    let fan_out = FanOut::new(vec![best, config("good", &good)]);
+    tokio::time::timeout(Duration::from_secs(60), fan_out.finish_record(&record())).await.unwrap().unwrap();
+    assert_eq!(good.last_record().revision, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_begins_once_a_required_sink_takes_it_and_never_where_it_refuses() {
+    let away = Error::new(ErrorKind::Unavailable, "away");
+    let patient = Arc::new(Fake { begin: Mutex::new(vec![away]), ..Arc::into_inner(Fake::good()).unwrap() });
+    let fan_out = FanOut::new(vec![config("patient", &patient)]);
+    fan_out.begin(&record()).await.unwrap();
+    assert_eq!(patient.records.lock().unwrap().len(), 1);
+
+    let no = Error::new(ErrorKind::Refused, "read-only");
+    let refuses = Arc::new(Fake { begin: Mutex::new(vec![no]), ..Arc::into_inner(Fake::good()).unwrap() });
+    let fan_out = FanOut::new(vec![config("refuses", &refuses)]);
+    let error = fan_out.begin(&record()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert!(error.to_string().contains("sink=refuses"), "{error}");
+    fan_out.close(Duration::from_secs(1)).await.unwrap();
+}
+
+/// Counts warnings on this thread.
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_whose_lines_are_all_refused_is_one_warning() {
+    let warnings = Arc::new(AtomicUsize::new(0));
+    let _guard = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let sink = Fake::new(|_, _| Err(Error::new(ErrorKind::TooLarge, "over 1 byte")));
+    let fan_out = FanOut::new(vec![config("tiny", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 100)]);
+    let report = run.finish(ended(record)).await;
+    assert_eq!(report.sinks[0].dead_lettered, 100);
+    assert_eq!(report.sinks[0].holes.len(), 1, "refused for one reason, side by side: one hole");
+    assert_eq!(warnings.load(Ordering::SeqCst), 1);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_a_sink_answers_each_line_is_stored_once_in_order_or_counted(
+        answers in proptest::collection::vec((0u8..6, 1u64..40, 0u64..6, 1u64..40, 0u64..6), 0..30),
+        sizes in proptest::collection::vec(1u64..12, 1..8),
+    ) {
+        let gap = |range| Gap { range, bytes: None, reason: "mapping".into() };
+        let sink = Fake::new(move |call, _| {
+            let Some((kind, a, more, b, further)) = answers.get(call as usize).copied() else {
+                return Ok(Appended::all());
+            };
+            match kind {
+                0 => Err(Error::new(ErrorKind::Unavailable, "503")),
+                1 => Err(Error::new(ErrorKind::TooLarge, "too large")),
+                2 => Err(Error::new(ErrorKind::Refused, "no")),
+                3 => Ok(Appended::all().with_again(range(a, a + more)).with_again(range(b, b + further))),
+                4 => Ok(Appended::all()
+                    .with_again(range(a, a + more))
+                    .with_refused(gap(range(b, b + further)))
+                    .with_refused(gap(range(a + 1, b + a + 1)))),
+                _ => Ok(Appended::all()),
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let fan_out = FanOut::new(vec![config("any", &sink)]);
+            let record = record();
+            let run = fan_out.begin(&record).await.unwrap();
+            let mut next = 1;
+            for lines in sizes {
+                run.append(&[batch(next, lines)]);
+                next += lines;
+                tokio::task::yield_now().await;
+                assert!(run.accounts()[0].balances());
+            }
+            let account = run.finish(ended(record)).await.sinks.remove(0);
+            assert!(account.balances() && account.waiting == 0, "{account:?}");
+            let holes = account.holes.iter().flat_map(|h| h.range.first.get()..=h.range.last.get());
+            let mut all: Vec<u64> = sink.numbers().into_iter().chain(holes).collect();
+            assert_eq!(account.stored, sink.numbers().len() as u64);
+            all.sort_unstable();
+            assert_eq!(all, (1..next).collect::<Vec<_>>(), "stored once, or a hole, never both");
+        });
+    }
 }

@@ -1,0 +1,63 @@
+//! What all runs of a process share of one sink.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::SinkConfig;
+use super::gate::Gate;
+
+/// How many runs' full queues may wait for one sink that drops: with a store away, memory does not grow with the runs.
+const ALL_RUNS: usize = 16;
+
+/// Most ended runs that wait for a best-effort sink; what ends after them is not brought there.
+const MAX_BEHIND: usize = 1000;
+
+/// A sink, its gate, and what waits for it.
+#[derive(Debug)]
+pub(super) struct Sink {
+    pub(super) config: SinkConfig,
+    pub(super) gate: Gate,
+    queued: AtomicUsize,
+    behind: AtomicUsize,
+}
+
+impl Sink {
+    pub(super) fn new(config: SinkConfig) -> Arc<Self> {
+        let gate = Gate::new(config.name.clone(), config.backoff);
+        Arc::new(Self { config, gate, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn queue(&self, bytes: usize) {
+        self.queued.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn unqueue(&self, bytes: usize) {
+        self.queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the queues of all runs together are full.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) >= self.config.queue_bytes.saturating_mul(ALL_RUNS)
+    }
+
+    /// Whether so many ended runs wait that no further one may.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) >= MAX_BEHIND
+    }
+
+    /// Counts one ended run that waits, until the answer is dropped.
+    pub(super) fn wait(self: &Arc<Self>) -> Behind {
+        self.behind.fetch_add(1, Ordering::Relaxed);
+        Behind(Arc::clone(self))
+    }
+}
+
+/// An ended run that waits for a sink.
+#[derive(Debug)]
+pub(super) struct Behind(Arc<Sink>);
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        self.0.behind.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,66 @@
+//! The task that empties a lane.
+
+use std::sync::Arc;
+
+use super::append::append;
+use super::lane::{Begun, Lane, Next};
+use crate::RunRecord;
+
+/// Empties a lane until its run has ended.
+pub(super) async fn work(lane: Arc<Lane>) {
+    begin(&lane).await;
+    loop {
+        match lane.next() {
+            Next::Wait => lane.work.notified().await,
+            Next::Gather(until) => {
+                // Woken by more lines, by the end, or by time.
+                let _ = tokio::time::timeout_at(until, lane.work.notified()).await;
+            }
+            Next::Append(batches) => append(&lane, batches).await,
+            Next::Update(record) => update(&lane, record).await,
+            Next::Finish(record) => finish(&lane, record).await,
+            Next::End => break,
+        }
+    }
+}
+
+async fn begin(lane: &Lane) {
+    let Some(record) = lane.take_first() else { return };
+    let config = &lane.sink.config;
+    if lane.is_skipped() {
+        tracing::warn!(sink = config.name, run = %lane.key.run_id, "too many runs wait for a sink; this one is left out");
+        return;
+    }
+    match lane.sink.gate.call(|| config.sink.begin(&record)).await {
+        Ok(()) => lane.set_begun(Begun::Yes),
+        Err(error) => {
+            tracing::warn!(sink = config.name, error = %error.chain(), "a sink refused a run");
+            lane.set_begun(Begun::Refused(error.kind(), error.message().to_owned()));
+        }
+    }
+}
+
+async fn update(lane: &Lane, record: RunRecord) {
+    if lane.refusal().is_some() {
+        return;
+    }
+    // Through the gate as well: a sign of life is no second probe of a sink that fails.
+    let own = lane.own(record);
+    if let Err(error) = lane.sink.gate.call(|| lane.sink.config.sink.begin(&own)).await {
+        tracing::debug!(sink = lane.sink.config.name, error = %error.chain(), "a sign of life was not taken");
+    }
+}
+
+async fn finish(lane: &Lane, record: RunRecord) {
+    let revision = record.revision;
+    if lane.is_skipped() {
+        return lane.set_finished(revision, true);
+    }
+    // Also where the begin was refused: a store that takes the end at least says that the run was there.
+    let own = lane.own(record);
+    let answer = lane.sink.gate.call(|| lane.sink.config.sink.finish(&own)).await;
+    if let Err(error) = &answer {
+        tracing::warn!(sink = lane.sink.config.name, error = %error.chain(), "a sink refused the end of a run");
+    }
+    lane.set_finished(revision, answer.is_err());
+}
