@@ -1,4 +1,10 @@
 //! From one run's output to every sink: each has its own queue, and none slows another.
+//!
+//! Memory is bounded for each run and sink, and over all runs where a sink drops. A queue on disk is a wrapper around the
+//! sink: to the fan-out it is a sink that is never out of reach, so that its own queue hardly fills.
+//!
+//! Of each run one append at a time is under way to a sink, whether or not that sink needs order: nothing ever passes a
+//! line that is to be tried again.
 
 mod account;
 mod append;
