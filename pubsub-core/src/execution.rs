@@ -110,6 +110,13 @@ impl Execution {
         self
     }
 
+    /// With another time after which a handler that was asked to stop is dropped.
+    #[must_use]
+    pub const fn with_stop_limit(mut self, limit: Duration) -> Self {
+        self.stop_limit = limit;
+        self
+    }
+
     /// Runs one attempt. Returns once every required sink has its output and its record.
     ///
     /// # Errors
@@ -143,9 +150,7 @@ impl Execution {
         exit.detail = exit.detail.map(|detail| output.mask(&detail));
         let (seal, notes) = output.close();
         let verdict = self.classification.classify(&exit);
-        for note in notes {
-            record.note(&note.kind, note.text, note.after_line);
-        }
+        notes.into_iter().for_each(|note| record.add_note(note));
         record.complete(&exit, verdict, &seal);
         if finality == Finality::Final {
             record.conclude();
@@ -249,6 +254,27 @@ mod tests {
         let json = String::from_utf8(record.to_json().unwrap()).unwrap();
         assert!(!json.contains("S3cr3t") && json.contains("left because of ***"), "{json}");
         assert!(verify(&store, &record.key.run_id).await.unwrap().agrees());
+    }
+
+    #[tokio::test]
+    async fn a_note_keeps_the_time_at_which_it_was_made() {
+        let store = MemoryStore::new();
+        let (_stopper, stop) = Stop::pair();
+        let notes_first = handler_fn(|context: RunContext| async move {
+            context.output.note("early", "before the line");
+            let noted = crate::Timestamp::now();
+            while crate::Timestamp::now() <= noted {
+                tokio::task::yield_now().await;
+            }
+            context.output.line("printed later").await.unwrap();
+            Exit::code(0).into()
+        });
+        let done = run(&Execution::new(), &store, &notes_first, stop).await;
+        let id = &done.report.record.key.run_id;
+        let output = store.lines(id, Lines::ALL).await.unwrap();
+        let items: Vec<_> = futures::StreamExt::collect(output.items).await;
+        let Some(Ok(crate::OutputItem::Lines(printed))) = items.first() else { panic!("{items:?}") };
+        assert!(output.record.notes[0].time < printed.time(), "{:?}", output.record.notes);
     }
 
     #[tokio::test(start_paused = true)]

@@ -224,8 +224,12 @@ impl RunRecord {
 
     /// Adds a note; past [`MAX_NOTES`] the last one says that there were more.
     pub fn note(&mut self, kind: &str, text: impl Into<String>, after_line: Option<LineNumber>) {
+        self.add_note(Note { time: Timestamp::now(), kind: kind.to_owned(), text: text.into(), after_line });
+    }
+
+    /// Adds a note that was made before, with its own time.
+    pub(crate) fn add_note(&mut self, note: Note) {
         self.revision += 1;
-        let note = Note { time: Timestamp::now(), kind: kind.to_owned(), text: text.into(), after_line };
         if self.notes.len() < MAX_NOTES {
             self.notes.push(note);
         } else if let Some(last) = self.notes.last_mut() {
