@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pubsub_pipeline::{Command, ConnectedStore, Error, Execution, Masker, SinkConfig, WhenFull};
+use pubsub_pipeline::{Command, ConnectedStore, Error, Execution, Masker, SinkConfig};
 
 use crate::args::RunOptions;
 use crate::codes::Done;
@@ -39,12 +39,7 @@ pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execu
     let execution = Execution::new().with_masker(masker).with_metadata(metadata);
     // A command has its own grace first; only then may it be given up.
     let stop_limit = execution.stop_limit.max(options.grace.saturating_mul(2));
-    Ok(with_stop_limit(execution, stop_limit))
-}
-
-fn with_stop_limit(mut execution: Execution, limit: std::time::Duration) -> Execution {
-    execution.stop_limit = limit;
-    execution
+    Ok(execution.with_stop_limit(stop_limit))
 }
 
 /// The stores as sinks. Those that are not required hold up nothing: what they cannot keep up with is told as a hole.
@@ -54,7 +49,7 @@ pub(crate) fn sinks(stores: Vec<(ConnectedStore, bool)>) -> Vec<SinkConfig> {
         if required {
             SinkConfig::required(name, connected.store)
         } else {
-            SinkConfig::best_effort(name, connected.store).with_when_full(WhenFull::Drop)
+            SinkConfig::best_effort(name, connected.store)
         }
     });
     sinks.collect()

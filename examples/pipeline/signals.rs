@@ -1,6 +1,14 @@
 //! Signals to this program.
 
+use std::time::Duration;
+
+use pubsub_pipeline::{Cause, Stopper};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::codes::Done;
+
+/// How long a cut may take: KILL was sent, what is left is to say so.
+const CUT: Duration = Duration::from_secs(5);
 
 /// A signal that asks this program to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,5 +49,29 @@ impl Signals {
             Some(()) = self.terminate.recv() => Asked::Terminate,
             else => std::future::pending().await,
         }
+    }
+
+    /// Waits for the end of work that `stopper` stops. The first signal asks it to stop, and `asked` is called; the
+    /// second cuts it. What has not ended soon after that is left behind.
+    pub(crate) async fn watch<T>(
+        &mut self,
+        ended: impl Future<Output = Done<T>>,
+        stopper: &Stopper,
+        asked: impl FnOnce() -> Done<()>,
+    ) -> Done<(Option<T>, Option<Asked>)> {
+        let mut ended = std::pin::pin!(ended);
+        let first = tokio::select! {
+            done = &mut ended => return Ok((Some(done?), None)),
+            first = self.next() => first,
+        };
+        asked()?;
+        stopper.stop(Cause::Shutdown);
+        tokio::select! {
+            done = &mut ended => return Ok((Some(done?), Some(first))),
+            _ = self.next() => {}
+        }
+        stopper.cut(Cause::Shutdown);
+        let done = tokio::time::timeout(CUT, ended).await.ok().transpose()?;
+        Ok((done, Some(first)))
     }
 }

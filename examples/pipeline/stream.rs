@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_pipeline::{
-    Cause, Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop, Stopper, Timestamp,
+    Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop, Timestamp,
 };
 
 use crate::args;
@@ -18,9 +18,6 @@ use crate::signals::{Asked, Signals};
 
 /// How long stores that are not required may take after the run, to get what they lack.
 const LATE_STORES: Duration = Duration::from_secs(10);
-
-/// How long a cut may take: KILL was sent, what is left is to say so in the stores.
-const CUT: Duration = Duration::from_secs(5);
 
 /// Runs it, stores its output, and shows it. No event is published: the run has an id of its own.
 pub(crate) async fn stream(
@@ -51,7 +48,7 @@ pub(crate) async fn stream(
         display.finished().await;
         Done::Ok(report.record)
     };
-    let (record, asked) = watched(ended, &stopper, &mut signals).await?;
+    let (record, asked) = signals.watch(ended, &stopper, || Ok(())).await?;
     let Some(record) = record else { return Ok(asked.map_or(1, Asked::code)) };
     let late = tokio::select! {
         late = fan_out.close(LATE_STORES) => late,
@@ -67,26 +64,4 @@ pub(crate) async fn stream(
         screen.notice("a required store refused lines of the output for good")?;
     }
     Ok(asked.map_or_else(|| of_run(&record, args.run.pass_code), Asked::code))
-}
-
-/// Waits for the end of the run. The first signal stops the command, the second cuts it; what has not ended then is
-/// left behind.
-async fn watched<T>(
-    ended: impl Future<Output = Done<T>>,
-    stopper: &Stopper,
-    signals: &mut Signals,
-) -> Done<(Option<T>, Option<Asked>)> {
-    let mut ended = std::pin::pin!(ended);
-    let first = tokio::select! {
-        done = &mut ended => return Ok((Some(done?), None)),
-        first = signals.next() => first,
-    };
-    stopper.stop(Cause::Shutdown);
-    tokio::select! {
-        done = &mut ended => return Ok((Some(done?), Some(first))),
-        _ = signals.next() => {}
-    }
-    stopper.cut(Cause::Shutdown);
-    let done = tokio::time::timeout(CUT, ended).await.ok().transpose()?;
-    Ok((done, Some(first)))
 }

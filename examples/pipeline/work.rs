@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use pubsub_pipeline::{
-    Backoff, Cause, Error, ErrorKind, FanOut, RetryPolicy, RunRecord, Stop, Timestamp, Worker,
-};
+use pubsub_pipeline::{Backoff, Error, ErrorKind, FanOut, RetryPolicy, RunRecord, Stop, Timestamp, Worker};
 
 use crate::args::{self, Retry};
 use crate::codes::{DONE, Done};
@@ -14,9 +12,6 @@ use crate::places::Places;
 use crate::runs;
 use crate::screen::{Form, Screen, aside, aside_document};
 use crate::signals::{Asked, Signals};
-
-/// How long after a cut: KILL was sent, what is left is to release the events.
-const CUT: Duration = Duration::from_secs(5);
 
 /// How long a fixed policy waits.
 const FIXED: Duration = Duration::from_secs(1);
@@ -49,26 +44,14 @@ pub(crate) async fn work(
         worker = worker.until_idle();
     }
     let (stopper, stop) = Stop::pair();
-    let mut working = tokio::spawn(worker.run(stop));
-    let first = tokio::select! {
-        done = &mut working => return finished(done, None),
-        first = signals.next() => first,
+    let working = tokio::spawn(worker.run(stop));
+    let ended = async {
+        let done = working.await;
+        done.map_err(|e| Error::new(ErrorKind::Internal, "the worker panicked").with_source(e))??;
+        Done::Ok(())
     };
-    screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?;
-    stopper.stop(Cause::Shutdown);
-    tokio::select! {
-        done = &mut working => return finished(done, Some(first)),
-        _ = signals.next() => {}
-    }
-    stopper.cut(Cause::Shutdown);
-    match tokio::time::timeout(CUT, working).await {
-        Ok(done) => finished(done, Some(first)),
-        Err(_) => Ok(first.code()),
-    }
-}
-
-fn finished(done: Result<pubsub_pipeline::Result<()>, tokio::task::JoinError>, asked: Option<Asked>) -> Done {
-    done.map_err(|e| Error::new(ErrorKind::Internal, "the worker panicked").with_source(e))??;
+    let draining = || Ok(screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?);
+    let (_, asked) = signals.watch(ended, &stopper, draining).await?;
     Ok(asked.map_or(DONE, Asked::code))
 }
 
@@ -84,11 +67,7 @@ fn tell(form: Form, record: &RunRecord) {
 fn policy(retry: Retry, attempts: u32) -> RetryPolicy {
     match retry {
         Retry::None => RetryPolicy::none(),
-        Retry::Fixed => RetryPolicy::default().with_attempts(attempts).with_backoff(Backoff {
-            base: FIXED,
-            factor: 1,
-            cap: FIXED,
-        }),
+        Retry::Fixed => RetryPolicy::default().with_attempts(attempts).with_backoff(Backoff::fixed(FIXED)),
         Retry::Exponential => RetryPolicy::default().with_attempts(attempts),
     }
 }

@@ -249,7 +249,7 @@ impl Delivery {
     }
 
     /// Repeats a call while the broker is out of reach, until the lease is known to be lost.
-    async fn retrying<T, Fut>(&self, call: impl Fn() -> Fut) -> Result<T>
+    pub(crate) async fn retrying<T, Fut>(&self, call: impl Fn() -> Fut) -> Result<T>
     where
         Fut: Future<Output = Result<T>>,
     {

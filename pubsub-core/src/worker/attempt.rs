@@ -6,9 +6,8 @@ use std::sync::Arc;
 use super::Shared;
 use super::outcome::{chain_is_full, events};
 use crate::{
-    Backoff, Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
-    Outcome, Pipeline, PublisherExt as _, Result, Retryable, RunKey, RunRecord, SealBuilder, Stop, Stopper,
-    Try, Verdict,
+    Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
+    Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Stop, Stopper, Try, Verdict,
 };
 
 /// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
@@ -83,7 +82,7 @@ impl Shared {
         }
         record.conclude();
         let conclusion = Conclusion { record: record.clone(), values };
-        self.conclude(&delivery, &conclusion).await?;
+        delivery.conclude(conclusion.clone()).await?;
         sinks.finish(record.clone()).await;
         self.tell(&record);
         self.publish(&delivery, &conclusion).await?;
@@ -99,11 +98,10 @@ impl Shared {
         verdict: Verdict,
     ) -> Result<()> {
         let mut record = RunRecord::begun(self.key(delivery, numbers), self.execution.owner.clone());
-        let verdict = Verdict { retryable: Retryable::Never, ..verdict };
         record.complete(exit, verdict, &SealBuilder::new().seal());
         record.conclude();
         let conclusion = Conclusion { record, values: BTreeMap::new() };
-        self.conclude(delivery, &conclusion).await?;
+        delivery.conclude(conclusion.clone()).await?;
         self.fan_out.finish_record(&conclusion.record).await?;
         self.tell(&conclusion.record);
         self.publish(delivery, &conclusion).await
@@ -114,35 +112,12 @@ impl Shared {
         RunKey::new(event.action_id.clone(), self.stage.clone(), event.id.clone(), numbers.attempt)
     }
 
-    async fn conclude(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<()> {
-        self.repeat(delivery, || delivery.conclude(conclusion.clone())).await
-    }
-
     async fn publish(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<()> {
         let made = events(delivery.event(), delivery.position(), conclusion, self.then.as_ref())?;
         for event in made {
-            self.repeat(delivery, || async { self.broker.publish_one(event.clone()).await.map(|_| ()) })
-                .await?;
+            delivery.retrying(|| self.broker.publish_one(event.clone())).await?;
         }
         Ok(())
-    }
-
-    /// Repeats a call to the broker while it is out of reach and the lease is not known to be lost.
-    async fn repeat<F>(&self, delivery: &Delivery, mut call: impl FnMut() -> F) -> Result<()>
-    where
-        F: Future<Output = Result<()>>,
-    {
-        let backoff = Backoff::default();
-        let mut tries = 0;
-        loop {
-            match call().await {
-                Err(error) if error.is_retryable() && *delivery.state().borrow() != LeaseState::Lost => {
-                    tokio::time::sleep(backoff.delay(tries)).await;
-                    tries += 1;
-                }
-                answer => return answer,
-            }
-        }
     }
 }
 

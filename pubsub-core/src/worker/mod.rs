@@ -200,7 +200,7 @@ impl Worker {
     async fn work(self, stop: Stop) -> Result<()> {
         let subscription = self.subscription.with_prefetch(1);
         let group = subscription.group().map(|group| group.name.clone());
-        let deliveries = Deliveries::open(&*self.shared.broker, subscription).await?;
+        let mut deliveries = Deliveries::open(&*self.shared.broker, subscription).await?;
         let (cut, cut_seen) = Stop::pair();
         let mut slots = Slots {
             shared: Arc::new(self.shared),
@@ -211,7 +211,6 @@ impl Worker {
             concurrency: self.concurrency,
             stop: cut_seen,
         };
-        let mut deliveries = deliveries;
         let idle = group.filter(|_| self.ends_when_idle);
         let ended = slots.take(&mut deliveries, stop.clone(), idle).await;
         slots.parked.clear();
