@@ -49,6 +49,8 @@ pub struct BrokerCapabilities {
     pub groups: Support,
     /// Subscriptions without a group.
     pub broadcast: Support,
+    /// Subscriptions without a group that start elsewhere than at the latest event.
+    pub broadcast_start: Support,
     /// `deliver_at` and retry after a time.
     pub delay: Support,
     /// Dead letters and their replay.

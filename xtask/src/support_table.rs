@@ -51,8 +51,8 @@ fn table() -> String {
 
 fn brokers() -> String {
     let mut text = String::from(
-        "| broker | groups | broadcast | delay | dead letters | cancel | order of an action's events | an id is known | largest event | an acknowledged publish survives |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| broker | groups | broadcast | from any place | delay | dead letters | cancel | order of an action's events | an id is known | largest event | an acknowledged publish survives |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for broker in BROKERS {
         let order = match broker.order {
@@ -63,10 +63,11 @@ fn brokers() -> String {
             broker.dedupe_window.map_or("as long as its event".to_owned(), |time| format!("{time:?}"));
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {order} | {known} | {} KiB | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {order} | {known} | {} KiB | {} |",
             broker.name,
             yes(broker.groups),
             yes(broker.broadcast),
+            yes(broker.broadcast_start),
             yes(broker.delay),
             yes(broker.dead_letters),
             yes(broker.cancel),

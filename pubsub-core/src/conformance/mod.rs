@@ -10,6 +10,14 @@
     clippy::indexing_slicing,
     reason = "a rule fails by panicking"
 )]
+pub mod broker;
+#[expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a rule fails by panicking"
+)]
 pub mod store;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Subscriptions without a group: each event to each subscriber, at most once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -18,13 +19,14 @@ pub(super) const BROADCAST_BUFFER: usize = 1024;
 pub(super) struct Listener {
     pub(super) subscription: Subscription,
     pub(super) events: broadcast::Receiver<Leased>,
-    pub(super) closed: watch::Receiver<bool>,
+    pub(super) closed: Arc<watch::Sender<bool>>,
     pub(super) later: BTreeMap<(Instant, String), Leased>,
 }
 
 impl Listener {
     /// The next event that is wanted and due; `None` once the broker is closed.
-    pub(super) async fn next(&mut self) -> Option<Result<Vec<Leased>>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Leased>> {
+        let mut closed = self.closed.subscribe();
         loop {
             let due = self.later.first_key_value().map(|((when, _), _)| *when);
             let timer = async {
@@ -35,14 +37,14 @@ impl Listener {
             };
             let event = tokio::select! {
                 biased;
-                _ = self.closed.wait_for(|closed| *closed) => return None,
-                () = timer => return self.later.pop_first().map(|(_, event)| Ok(vec![event])),
+                _ = closed.wait_for(|closed| *closed) => return None,
+                () = timer => return self.later.pop_first().map(|(_, event)| Ok(event)),
                 event = self.events.recv() => event,
             };
             match event {
                 Ok(event) if !self.subscription.wants(&event.event) => {}
                 Ok(event) => match event.event.deliver_at.and_then(|at| until(Instant::now(), at)) {
-                    None => return Some(Ok(vec![event])),
+                    None => return Some(Ok(event)),
                     Some(_) if self.later.len() >= BROADCAST_BUFFER => return Some(Err(missed(1))),
                     Some(when) => {
                         self.later.insert((when, event.position.as_str().to_owned()), event);

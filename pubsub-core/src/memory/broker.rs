@@ -9,15 +9,14 @@ use async_trait::async_trait;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use super::batches::InBatches;
 use super::broadcast::{BROADCAST_BUFFER, Listener, NoLeases, handed};
 use super::group::GroupState;
 use super::log::{Log, MemoryLimits, number_of};
 use super::member::Member;
 use crate::{
     ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Depth, Durability, Error,
-    ErrorKind, Event, EventId, GroupInfo, GroupName, Leased, Novelty, Order, Position, Published, Publisher,
-    Result, Scope, StartAt, Subscribed, Subscriber, Subscription, Support, Timestamp,
+    ErrorKind, Event, EventId, GroupInfo, GroupName, InBatches, Leased, Novelty, Order, Position, Published,
+    Publisher, Result, Scope, StartAt, Subscribed, Subscriber, Subscription, Support, Timestamp,
 };
 
 /// What the broker in memory can do.
@@ -25,6 +24,7 @@ pub const MEMORY_BROKER: BrokerCapabilities = BrokerCapabilities {
     name: "memory",
     groups: Support::Yes,
     broadcast: Support::Yes,
+    broadcast_start: Support::No,
     delay: Support::Yes,
     dead_letters: Support::Yes,
     cancel: Support::Yes,
@@ -157,18 +157,14 @@ impl MemoryBroker {
         let listener = Listener {
             subscription,
             events: self.shared.broadcast.subscribe(),
-            closed: self.closed.subscribe(),
+            closed: Arc::clone(&self.closed),
             later: BTreeMap::new(),
         };
         let entries = futures::stream::unfold(listener, |mut listener| async {
             let next = listener.next().await?;
             Some((next, listener))
         });
-        Ok(Subscribed {
-            entries: Box::pin(InBatches::new(entries)),
-            leases: Arc::new(NoLeases),
-            claims: Arc::new(NoLeases),
-        })
+        Ok(Subscribed { entries: Box::pin(entries), leases: Arc::new(NoLeases), claims: Arc::new(NoLeases) })
     }
 }
 
@@ -233,8 +229,8 @@ impl Subscriber for MemoryBroker {
                 standing.members += 1;
             }
         }
-        let closed = self.closed.subscribe();
-        let member = Arc::new(Member::new(Arc::clone(&self.shared), closed, &group, subscription.prefetch()));
+        let (shared, closed) = (Arc::clone(&self.shared), Arc::clone(&self.closed));
+        let member = Arc::new(Member::new(shared, closed, &group, subscription.prefetch()));
         let taking = Some(Arc::clone(&member));
         let entries = futures::stream::unfold(taking, |member| async {
             let member = member?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -11,13 +12,13 @@ use super::broker::Shared;
 use super::log::{Log, number_of, position};
 use crate::{
     Begin, Claims, Conclusion, DeadLetter, Error, ErrorKind, GroupName, Holder, LeaseId, Leased, Leases,
-    OpenAttempt, Renewal, Result, Settlement, Stage, Timestamp,
+    OpenAttempt, Renewal, Result, Settlement, Stage, Taken, Timestamp,
 };
 
 /// One subscription of a group; it is a member as long as its stream, its leases or its claims are held.
 pub(super) struct Member {
     shared: Arc<Shared>,
-    closed: watch::Receiver<bool>,
+    closed: Arc<watch::Sender<bool>>,
     owner: Arc<str>,
     group: GroupName,
     stage: Option<Stage>,
@@ -30,7 +31,7 @@ impl Member {
     /// The caller has counted it among the group's members.
     pub(super) fn new(
         shared: Arc<Shared>,
-        closed: watch::Receiver<bool>,
+        closed: Arc<watch::Sender<bool>>,
         group: &crate::Group,
         prefetch: usize,
     ) -> Self {
@@ -40,8 +41,8 @@ impl Member {
     }
 
     /// Leases what is ready, waiting for it; `None` once the broker is closed.
-    pub(super) async fn take(&self) -> Option<Result<Vec<Leased>>> {
-        let mut closed = self.closed.clone();
+    pub(super) async fn take(self: &Arc<Self>) -> Option<Result<Taken>> {
+        let mut closed = self.closed.subscribe();
         loop {
             let (changed, timer) = {
                 let mut log = self.shared.log();
@@ -56,7 +57,9 @@ impl Member {
                 group.turn(now);
                 let taken = group.take(now, &self.owner, self.prefetch);
                 if !taken.is_empty() {
-                    return Some(Ok(self.leased(log, &taken)));
+                    let leased = self.leased(log, &taken);
+                    let member = Arc::clone(self);
+                    return Some(Ok(Taken::new(leased, move |left| member.give_back(&left))));
                 }
                 // Made under the lock, so that nothing is published between looking and listening.
                 (Arc::clone(&group.changed).notified_owned(), group.next_timer())
@@ -83,6 +86,17 @@ impl Member {
             Some(Leased { event, position, lease: Some(id) })
         };
         taken.iter().filter_map(lease).collect()
+    }
+
+    fn give_back(&self, left: &[LeaseId]) {
+        let mut log = self.shared.log();
+        for lease in left {
+            if let Err(error) =
+                self.settle_one(&mut log, lease, Settlement::Release { after: Duration::ZERO })
+            {
+                tracing::debug!(%error, "another has it already");
+            }
+        }
     }
 
     fn gone(&self) -> Error {

@@ -1,6 +1,5 @@
 //! A broker and a store in memory: the readable reference of what every backend does.
 
-mod batches;
 mod broadcast;
 mod broker;
 mod group;

@@ -47,7 +47,7 @@ fn hold(session: &Session, of: &Of, lease: &LeaseId, until: i64) -> Result<bool>
 }
 
 /// Whether the chain of an event was cancelled.
-fn is_cancelled(db: &Connection, seq: i64) -> Result<bool> {
+pub(super) fn is_cancelled(db: &Connection, seq: i64) -> Result<bool> {
     db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM events e JOIN cancels c ON c.action = e.action
          WHERE e.seq = ?1 AND coalesce(e.root, e.seq) <= c.seq)",
@@ -98,7 +98,9 @@ fn settle_one(session: &mut Session, of: &Of, lease: &LeaseId, settlement: &Sett
     let Some(seq) = seq_of(&lease.entry) else { return Ok(false) };
     let (owner, count) = (lease.owner.as_ref(), count_of(lease));
     if let Settlement::Retry { after } | Settlement::Release { after } = settlement {
-        let due = if after.is_zero() { 0 } else { now() + micros(*after) };
+        // What is cancelled is concluded at once, not when its time has come.
+        let at_once = after.is_zero() || is_cancelled(&session.db, seq)?;
+        let due = if at_once { 0 } else { now() + micros(*after) };
         let done = session
             .db
             .prepare_cached(

@@ -104,6 +104,15 @@ pub(super) fn cancel(session: &mut Session, action: &ActionId) -> Result<i64> {
             params![action.as_str(), seq],
         )
         .map_err(failed(what))?;
+    // What is to come later is concluded at once.
+    session
+        .db
+        .execute(
+            "UPDATE pending SET due = 0 WHERE state = 0 AND due > 0 AND seq IN
+             (SELECT seq FROM events WHERE action = ?1 AND coalesce(root, seq) <= ?2)",
+            params![action.as_str(), seq],
+        )
+        .map_err(failed(what))?;
     session
         .db
         .execute("UPDATE counters SET value = value + 1 WHERE name = 'cancels'", [])

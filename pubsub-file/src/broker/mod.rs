@@ -42,6 +42,7 @@ pub const FILE_BROKER: BrokerCapabilities = BrokerCapabilities {
     name: "file",
     groups: Support::Yes,
     broadcast: Support::Yes,
+    broadcast_start: Support::Yes,
     delay: Support::Yes,
     dead_letters: Support::Yes,
     cancel: Support::Yes,

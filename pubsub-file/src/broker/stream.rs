@@ -1,6 +1,5 @@
 //! The entries of a group's member.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use pubsub_core::{
-    Begin, Claims, Conclusion, Error, ErrorKind, Event, Group, LeaseId, Leased, Leases, Renewal, Result,
-    Settlement, Stage, Subscription,
+    Begin, Claims, Conclusion, Error, ErrorKind, Event, Group, InBatches, LeaseId, Leased, Leases, Renewal,
+    Result, Settlement, Stage, Subscription, Taken,
 };
 use tokio::sync::{Mutex, watch};
 
@@ -18,7 +17,7 @@ use super::claims::{self, Of};
 use super::group::{self, Matcher};
 use super::publish::{position, set_aside};
 use super::session::now;
-use super::take::{self, Row, Taken, Taker};
+use super::take::{self, Row, Taker};
 use super::writer::Queue;
 
 /// Longest wait for what no signal told.
@@ -76,7 +75,9 @@ impl Member {
         match self.shared.queue.call(0, work).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.join_again().await?;
-                Ok(Batch::empty(&self.shared.queue, &self.owner))
+                let mut nothing = take::Taken::default();
+                nothing.more = true;
+                Ok(Batch::new(&self.shared.queue, id, &self.owner, nothing))
             }
             taken => taken,
         }
@@ -99,69 +100,43 @@ impl Drop for Member {
     }
 }
 
-/// What a take brought and nobody got yet; what is left when it is dropped is given back, wherever that happens: in the
-/// stream, or on the way to one that was dropped meanwhile.
+/// What a take brought.
 struct Batch {
-    queue: Arc<Queue>,
-    group: i64,
-    owner: Arc<str>,
-    rows: VecDeque<Row>,
+    taken: Taken,
+    is_empty: bool,
     next_due: Option<i64>,
     more: bool,
 }
 
 impl Batch {
-    fn new(queue: &Arc<Queue>, group: i64, owner: &Arc<str>, taken: Taken) -> Self {
-        Self {
-            queue: Arc::clone(queue),
-            group,
-            owner: Arc::clone(owner),
-            rows: taken.rows.into(),
-            next_due: taken.next_due,
-            more: taken.more,
-        }
-    }
-
-    fn empty(queue: &Arc<Queue>, owner: &Arc<str>) -> Self {
-        let mut nothing = Self::new(queue, 0, owner, Taken::default());
-        nothing.more = true;
-        nothing
-    }
-
-    /// The next that can be decoded; what cannot is set aside.
-    fn next(&mut self) -> Option<Leased> {
-        while let Some(row) = self.rows.pop_front() {
-            match Event::from_cloud_event(&row.body) {
-                Ok(event) => {
-                    let entry = position(row.seq);
-                    let count = u64::try_from(row.count).unwrap_or(0);
-                    let lease = LeaseId { entry: entry.clone(), owner: Arc::clone(&self.owner), count };
-                    return Some(Leased { event, position: entry, lease: Some(lease) });
-                }
-                Err(error) => {
-                    let (seq, reason) = (row.seq, error.chain());
-                    self.queue.leave(move |session| set_aside(session, seq, &reason));
-                }
+    /// Decodes what was taken; what cannot be decoded is set aside.
+    fn new(queue: &Arc<Queue>, group: i64, owner: &Arc<str>, rows: take::Taken) -> Self {
+        let decode = |row: Row| match Event::from_cloud_event(&row.body) {
+            Ok(event) => {
+                let entry = position(row.seq);
+                let count = u64::try_from(row.count).unwrap_or(0);
+                let lease = LeaseId { entry: entry.clone(), owner: Arc::clone(owner), count };
+                Some(Leased { event, position: entry, lease: Some(lease) })
             }
-        }
-        None
+            Err(error) => {
+                let (seq, reason) = (row.seq, error.chain());
+                queue.leave(move |session| set_aside(session, seq, &reason));
+                None
+            }
+        };
+        let leased: Vec<Leased> = rows.rows.into_iter().filter_map(decode).collect();
+        let is_empty = leased.is_empty();
+        let queue = Arc::clone(queue);
+        let give_back = move |left: Vec<LeaseId>| {
+            queue.leave(move |session| take::give_back(session, group, &left));
+        };
+        let (next_due, more) = (rows.next_due, rows.more);
+        Self { taken: Taken::new(leased, give_back), is_empty, next_due, more }
     }
 }
 
-impl Drop for Batch {
-    fn drop(&mut self) {
-        let rows: Vec<_> = self.rows.drain(..).map(|row| (row.seq, row.count)).collect();
-        if rows.is_empty() {
-            return;
-        }
-        let (group, owner) = (self.group, Arc::clone(&self.owner));
-        self.queue.leave(move |session| take::give_back(session, group, &owner, &rows));
-    }
-}
-
-/// The batch is dropped before the member, which may be the last to keep the broker open.
+/// What a member takes, as long as it has not ended.
 struct Entries {
-    batch: Batch,
     member: Arc<Member>,
     events: watch::Receiver<u64>,
     state: State,
@@ -177,24 +152,20 @@ enum State {
 
 /// The stream of a member's entries.
 pub(super) fn entries(member: Arc<Member>) -> BoxStream<'static, Result<Leased>> {
-    let batch = Batch::empty(&member.shared.queue, &member.owner);
     let events = member.shared.signals.events.subscribe();
-    let entries = Entries { batch, member, events, state: State::Going };
-    stream::unfold(entries, |mut entries| async move {
+    let entries = Entries { member, events, state: State::Going };
+    let batches = stream::unfold(entries, |mut entries| async move {
         let item = entries.next().await?;
         Some((item, entries))
-    })
-    .boxed()
+    });
+    InBatches::new(batches).boxed()
 }
 
 impl Entries {
-    async fn next(&mut self) -> Option<Result<Leased>> {
+    async fn next(&mut self) -> Option<Result<Taken>> {
         loop {
             if self.member.shared.is_closed() || self.state == State::Ended {
                 return None;
-            }
-            if let Some(leased) = self.batch.next() {
-                return Some(Ok(leased));
             }
             if let State::Pausing(failures) = self.state {
                 let longest = 50_u64.saturating_mul(1 << failures.min(6));
@@ -204,9 +175,11 @@ impl Entries {
             match self.member.take().await {
                 Ok(batch) => {
                     self.state = State::Going;
-                    self.batch = batch;
-                    if self.batch.rows.is_empty() && !self.batch.more {
-                        self.wait().await;
+                    if !batch.is_empty {
+                        return Some(Ok(batch.taken));
+                    }
+                    if !batch.more {
+                        self.wait(batch.next_due).await;
                     }
                 }
                 Err(error) if error.is_retryable() => {
@@ -223,8 +196,8 @@ impl Entries {
     }
 
     /// Waits for a change, the next due time, or a while.
-    async fn wait(&mut self) {
-        let due = self.batch.next_due.map_or(LONGEST_WAIT, |due| {
+    async fn wait(&mut self, next_due: Option<i64>) {
+        let due = next_due.map_or(LONGEST_WAIT, |due| {
             Duration::from_micros(u64::try_from(due.saturating_sub(now())).unwrap_or(0))
         });
         // A millisecond more: timers round down, and a look that comes too early is for nothing.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Claim, ErrorKind, Result};
+use pubsub_core::{Claim, ErrorKind, LeaseId, Result};
 use rusqlite::{OptionalExtension, params};
 
 use super::claims;
 use super::group::{MATCH_COLUMNS, Matcher, seen};
-use super::publish::set_aside;
+use super::publish::{seq_of, set_aside};
 use super::session::{Scan, Session, micros, now};
 use crate::sqlite::failed;
 
@@ -292,7 +292,9 @@ fn take_from(
             }
         }
         let due: Option<i64> = row.get(6).map_err(failed(what))?;
-        if let Some(due) = due.filter(|due| *due > now) {
+        if let Some(due) = due.filter(|due| *due > now)
+            && !claims::is_cancelled(&session.db, seq)?
+        {
             insert.execute(params![taker.group, seq, 0, due, "", 0]).map_err(failed("put an event off"))?;
             taken.kept = true;
             continue;
@@ -310,18 +312,19 @@ fn take_from(
 }
 
 /// Gives back what nobody will look at, as when a stream is dropped.
-pub(super) fn give_back(session: &mut Session, group: i64, owner: &str, rows: &[(i64, i64)]) -> Result<()> {
-    for (seq, count) in rows {
+pub(super) fn give_back(session: &mut Session, group: i64, left: &[LeaseId]) -> Result<()> {
+    for lease in left {
+        let (Some(seq), Ok(count)) = (seq_of(&lease.entry), i64::try_from(lease.count)) else { continue };
         session
             .db
             .prepare_cached(
                 "UPDATE pending SET state = 0, due = 0, owner = ''
                  WHERE grp = ?1 AND seq = ?2 AND owner = ?3 AND count = ?4",
             )
-            .and_then(|mut statement| statement.execute(params![group, seq, owner, count]))
+            .and_then(|mut statement| statement.execute(params![group, seq, lease.owner.as_ref(), count]))
             .map_err(failed("release an event"))?;
     }
-    session.effects.events |= !rows.is_empty();
+    session.effects.events |= !left.is_empty();
     Ok(())
 }
 
