@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::BrokerFixture;
-use super::sample::{LONG, Member, depth, event, group_of, named, on, publish};
+use super::sample::{LONG, LOOK_AGAIN, Member, depth, event, group_of, named, on, publish};
 use crate::{ActionId, Broker, BrokerCapabilities, GroupName, Scope, Timestamp};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -99,7 +101,7 @@ pub async fn members_are_counted(fixture: &dyn BrokerFixture, _: BrokerCapabilit
         let broker = fixture.broker();
         let all = async move {
             while broker.groups(&Scope::default()).await.unwrap()[0].members != expected {
-                tokio::task::yield_now().await;
+                sleep(LOOK_AGAIN).await;
             }
         };
         tokio::time::timeout(LONG, all)

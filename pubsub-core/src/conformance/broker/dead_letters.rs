@@ -1,7 +1,9 @@
 //! §4.2: dead letters keep the bytes, the reason and the counts; they can be listed and replayed.
 
+use tokio::time::sleep;
+
 use super::BrokerFixture;
-use super::sample::{LONG, Member, assert_kind, event, go, group_of, named, on, publish};
+use super::sample::{LONG, LOOK_AGAIN, Member, assert_kind, event, go, group_of, named, on, publish};
 use crate::{
     Broker, BrokerCapabilities, DeadLetter, ErrorKind, Event, GroupName, PublisherExt as _, Settlement,
     Timestamp,
@@ -90,7 +92,7 @@ pub async fn a_replay_is_a_new_event_for_its_group_alone(
     }
     let broker = fixture.broker();
     let first = named("t", "a", "1").with_header("k", "v").with_payload("[1]".parse().unwrap());
-    publish(&*broker, &[first.clone()]).await;
+    publish(&*broker, std::slice::from_ref(&first)).await;
     let mut member = Member::join(&*broker, on("s", &["t:a"])).await;
     let mut other = Member::join(&*broker, on("s", &["t:*"])).await;
     let leased = member.next().await;
@@ -187,7 +189,7 @@ pub async fn what_cannot_be_decoded_becomes_one_and_stops_nobody(
             if letters.len() >= bad.len() {
                 return letters;
             }
-            tokio::task::yield_now().await;
+            sleep(LOOK_AGAIN).await;
         }
     };
     let letters = tokio::time::timeout(LONG, all).await.expect("each becomes a dead letter");

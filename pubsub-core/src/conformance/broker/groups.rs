@@ -1,7 +1,11 @@
 //! §4.2: a group is durable, shared by its members, and what it was made as.
 
+use tokio::time::sleep;
+
 use super::BrokerFixture;
-use super::sample::{LONG, Member, SHORT_LEASE, assert_kind, depth, group_of, named, on, publish};
+use super::sample::{
+    LONG, LOOK_AGAIN, Member, SHORT_LEASE, assert_kind, depth, group_of, named, on, publish,
+};
 use crate::{BrokerCapabilities, ErrorKind, Event, Order, PublisherExt as _, Scope, StartAt};
 
 fn ten() -> Vec<Event> {
@@ -123,7 +127,7 @@ pub async fn a_removed_group_is_gone_and_one_with_members_stays(
     // A member leaves in its own time.
     let removed = async {
         while broker.remove_group(&name).await.is_err() {
-            tokio::task::yield_now().await;
+            sleep(LOOK_AGAIN).await;
         }
     };
     tokio::time::timeout(LONG, removed).await.expect("a dropped member leaves its group");

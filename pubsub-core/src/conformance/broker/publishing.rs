@@ -124,7 +124,7 @@ pub async fn an_event_of_the_largest_size_is_taken(fixture: &dyn BrokerFixture, 
     let broker = fixture.broker();
     let text = "x".repeat(can.max_event_bytes - 64 * 1024);
     let large = named("t", "a", "large").with_payload(format!("\"{text}\"").parse().unwrap());
-    publish(&*broker, &[large.clone()]).await;
+    publish(&*broker, std::slice::from_ref(&large)).await;
     let mut member = Member::join(&*broker, on("s", &["t:a"])).await;
     assert!(member.next().await.event == large, "the payload differs");
 }

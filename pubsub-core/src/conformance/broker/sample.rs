@@ -1,15 +1,18 @@
 //! What the rules share: events, subscriptions, and a member whose leases nobody keeps.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::time::timeout;
 
 use crate::{
-    ActionId, Begin, Broker, Conclusion, Error, ErrorKind, Event, EventId, EventType, GroupName, LeaseId,
-    Leased, PublisherExt as _, Renewal, Result, RunKey, RunRecord, Scope, Settlement, Stage, Subscribed,
-    Subscription, Try,
+    ActionId, Begin, Broker, Claims, Conclusion, Error, ErrorKind, Event, EventId, EventType, GroupName,
+    LeaseId, Leased, Leases, PublisherExt as _, Renewal, Result, RunKey, RunRecord, Scope, Settlement, Stage,
+    Subscribed, Subscription, Try,
 };
 
 /// How long a rule waits for what has to come.
@@ -17,6 +20,9 @@ pub(super) const LONG: Duration = Duration::from_secs(15);
 
 /// How long a rule watches that nothing comes.
 const WHILE: Duration = Duration::from_millis(120);
+
+/// How soon a rule looks again for what nothing tells it of.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A lease that a rule can see the end of.
 pub(super) const SHORT_LEASE: Duration = Duration::from_millis(300);
@@ -54,7 +60,7 @@ pub(super) async fn publish(broker: &dyn Broker, events: &[Event]) {
     }
 }
 
-pub(super) fn assert_kind<T: std::fmt::Debug>(answer: Result<T>, kind: ErrorKind) -> Error {
+pub(super) fn assert_kind<T: fmt::Debug>(answer: Result<T>, kind: ErrorKind) -> Error {
     let error = answer.unwrap_err();
     assert_eq!(error.kind(), kind, "{error}");
     error
@@ -84,8 +90,12 @@ pub(super) async fn depth(broker: &dyn Broker, scope: &Scope) -> (u64, u64, u64)
 }
 
 /// A member of a group as the broker sees it: nobody renews what it takes. One that does nothing is as good as dead.
-#[derive(Debug)]
-pub struct Member(Subscribed);
+pub struct Member {
+    /// Never locked: it makes the member one that threads can share.
+    entries: Mutex<BoxStream<'static, Result<Leased>>>,
+    leases: Arc<dyn Leases>,
+    claims: Arc<dyn Claims>,
+}
 
 impl Member {
     /// Subscribes.
@@ -93,7 +103,12 @@ impl Member {
     /// # Panics
     /// Where it is refused.
     pub async fn join(broker: &dyn Broker, subscription: Subscription) -> Self {
-        Self(broker.subscribe(subscription).await.unwrap())
+        let Subscribed { entries, leases, claims } = broker.subscribe(subscription).await.unwrap();
+        Self { entries: Mutex::new(entries), leases, claims }
+    }
+
+    fn entries(&mut self) -> &mut BoxStream<'static, Result<Leased>> {
+        self.entries.get_mut().unwrap()
     }
 
     /// Waits for the next event.
@@ -102,7 +117,7 @@ impl Member {
     /// Where none comes.
     pub async fn next(&mut self) -> Leased {
         loop {
-            let next = timeout(LONG, self.0.entries.next()).await.expect("no event comes");
+            let next = timeout(LONG, self.entries().next()).await.expect("no event comes");
             match next.expect("the stream has ended") {
                 Err(error) if error.is_retryable() => {}
                 leased => return leased.unwrap(),
@@ -131,20 +146,20 @@ impl Member {
     /// # Panics
     /// Where something comes.
     pub async fn nothing(&mut self) {
-        if let Ok(came) = timeout(WHILE, self.0.entries.next()).await {
+        if let Ok(came) = timeout(WHILE, self.entries().next()).await {
             panic!("nothing was to come, and {came:?} came");
         }
     }
 
     /// Waits for the end of the stream.
     pub(super) async fn end(&mut self) {
-        while let Some(item) = timeout(LONG, self.0.entries.next()).await.expect("the stream does not end") {
+        while let Some(item) = timeout(LONG, self.entries().next()).await.expect("the stream does not end") {
             drop(item);
         }
     }
 
     pub(super) async fn poll_once(&mut self) -> Option<Leased> {
-        let next = self.0.entries.next();
+        let next = self.entries().next();
         let biased = async {
             tokio::select! {
                 biased;
@@ -157,12 +172,12 @@ impl Member {
 
     /// Begins the work.
     pub async fn begin(&self, leased: &Leased) -> Result<Begin> {
-        self.0.claims.begin(lease(leased)).await
+        self.claims.begin(lease(leased)).await
     }
 
     /// Concludes it.
     pub async fn conclude(&self, leased: &Leased, conclusion: Conclusion) -> Result<()> {
-        self.0.claims.conclude(lease(leased), conclusion).await
+        self.claims.conclude(lease(leased), conclusion).await
     }
 
     /// Settles it.
@@ -172,7 +187,7 @@ impl Member {
 
     pub(super) async fn settle_all(&self, all: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
         let many = all.len();
-        let answers = self.0.leases.settle(all).await;
+        let answers = self.leases.settle(all).await;
         assert_eq!(answers.len(), many, "each settlement is answered");
         answers
     }
@@ -203,10 +218,16 @@ impl Member {
     }
 
     pub(super) async fn renew_all(&self, leases: &[LeaseId]) -> Result<Vec<Renewal>> {
-        self.0.leases.renew(leases).await
+        self.leases.renew(leases).await
     }
 }
 
 pub(super) fn lease(leased: &Leased) -> &LeaseId {
     leased.lease.as_ref().expect("a group leases what it hands out")
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").finish_non_exhaustive()
+    }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use futures::future::join_all;
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use super::BrokerFixture;
-use super::sample::{Member, depth, event, lease, named, on};
+use super::sample::{LOOK_AGAIN, Member, depth, event, lease, named, on};
 use crate::{BrokerCapabilities, Event, Publisher as _, Renewal, Scope, Settlement};
 
 /// §4.2: each event to one member of a group, whoever publishes and takes at the same time.
@@ -54,7 +55,7 @@ pub async fn many_members_and_publishers_lose_and_repeat_nothing(
 
 async fn all_seen(seen: &Mutex<BTreeMap<String, usize>>, many: usize) {
     while seen.lock().await.len() < many {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        sleep(LOOK_AGAIN).await;
     }
 }
 
