@@ -7,12 +7,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::account::SinkAccount;
+use super::cost::cost;
 use super::meters::{Meters, gauged};
 use super::sink::{Behind, Sink};
 use super::{Need, WhenFull};
 use crate::{Error, ErrorKind, LineBatch, LineRange, Result, RunKey, RunRecord};
 
-/// Most bytes of one append.
+/// Most bytes of one append, as they are counted in the queue.
 const APPEND_BYTES: usize = 1 << 20;
 
 /// How many times its bound a queue may hold once nobody waits for room any more.
@@ -31,6 +32,7 @@ pub(super) struct Lane {
 
 struct State {
     queue: VecDeque<LineBatch>,
+    /// What the queue costs.
     queued_bytes: usize,
     /// When the oldest queued batch came.
     since: Option<Instant>,
@@ -129,14 +131,17 @@ impl Lane {
         let (mut captured, mut dropped) = (0, 0);
         for batch in batches {
             let lines = batch.len() as u64;
-            let bytes = batch.bytes().len();
             captured += lines;
             if crowded || state.queued_bytes >= limit {
                 dropped += lines;
-                state.account.hole(batch.range(), Some(bytes as u64), "dropped: the store did not keep up");
+                state.account.hole(
+                    batch.range(),
+                    Some(batch.bytes().len() as u64),
+                    "dropped: the store did not keep up",
+                );
             } else {
                 state.account.waiting += lines;
-                state.queued_bytes += bytes;
+                state.queued_bytes += cost(batch);
                 state.since.get_or_insert_with(Instant::now);
                 state.queue.push_back(batch.clone());
             }
@@ -258,7 +263,7 @@ impl Lane {
         while bytes < APPEND_BYTES
             && let Some(batch) = state.queue.pop_front()
         {
-            bytes += batch.bytes().len();
+            bytes += cost(&batch);
             taken.push(batch);
         }
         let was_full = state.queued_bytes >= self.sink.config.queue_bytes;

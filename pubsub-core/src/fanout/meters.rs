@@ -8,7 +8,7 @@ pub(super) struct Meters {
     pub(super) stored: Counter,
     pub(super) dead_lettered: Counter,
     pub(super) dropped: Counter,
-    /// Bytes that wait for the sink, over all runs.
+    /// Bytes of memory that wait for the sink, over all runs.
     pub(super) lag: Gauge,
 }
 

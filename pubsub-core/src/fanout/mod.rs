@@ -8,6 +8,7 @@
 
 mod account;
 mod append;
+mod cost;
 mod gate;
 mod lane;
 mod meters;
@@ -26,7 +27,8 @@ use sink::Sink;
 
 use crate::{Backoff, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
 
-/// Most bytes that wait for a sink and a run, beside what one read brings.
+/// Most bytes of memory that wait for a sink and a run, beside what one read brings. What a batch and its lines cost
+/// beside their bytes counts as well.
 pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
 
 /// How long a sink gathers lines before it appends them, unless told otherwise.
@@ -62,7 +64,7 @@ pub struct SinkConfig {
     pub need: Need,
     /// What happens while its queue is full.
     pub when_full: WhenFull,
-    /// Most bytes that wait for it, for each run.
+    /// Most bytes of memory that wait for it, for each run.
     pub queue_bytes: usize,
     /// How long it gathers.
     pub delay: Duration,
@@ -96,7 +98,7 @@ impl SinkConfig {
         self
     }
 
-    /// With another bound on what waits, in bytes.
+    /// With another bound on what waits, in bytes of memory.
     #[must_use]
     pub const fn with_queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;

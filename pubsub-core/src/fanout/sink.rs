@@ -35,6 +35,11 @@ impl Sink {
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
     /// Whether the queues of all runs together are full.
     pub(super) fn is_full(&self) -> bool {
         self.queued.load(Ordering::Relaxed) >= self.config.queue_bytes.saturating_mul(ALL_RUNS)

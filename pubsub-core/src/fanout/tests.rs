@@ -1,5 +1,8 @@
 //! Tests of the fan-out with sinks that misbehave.
 
+#[path = "tests/bounds.rs"]
+mod bounds;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,6 +53,11 @@ impl Fake {
 
     fn good() -> Arc<Self> {
         Self::new(|_, _| Ok(Appended::all()))
+    }
+
+    /// Accepts calls and never answers, but for `begin`.
+    fn hanging() -> Arc<Self> {
+        Arc::new(Self { hang: true, ..Arc::into_inner(Self::good()).unwrap() })
     }
 
     fn numbers(&self) -> Vec<u64> {
@@ -222,7 +230,7 @@ async fn of_lines_that_are_too_large_together_only_the_one_that_is_too_large_alo
 #[tokio::test(start_paused = true)]
 async fn a_hanging_best_effort_sink_stops_neither_the_others_nor_the_end() {
     let good = Fake::good();
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let hanging = Fake::hanging();
     let best = SinkConfig::best_effort("hanging", Arc::clone(&hanging) as Arc<dyn OutputSink>)
         .with_queue_bytes(1000)
         .with_delay(Duration::ZERO);
@@ -248,8 +256,8 @@ async fn a_hanging_best_effort_sink_stops_neither_the_others_nor_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_required_sink_holds_up_the_command_until_it_is_stopped() {
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
-    let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(1000)]);
+    let hanging = Fake::hanging();
+    let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(30_000)]);
     let run = fan_out.begin(&record()).await.unwrap();
     let output = RunOutput::new(Arc::new(Masker::default()), run.clone());
     let mut written = 0;
@@ -351,7 +359,7 @@ async fn a_sink_that_panics_loses_its_lines_and_nobody_waits_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_command_that_prints_on_while_it_is_stopped_does_not_fill_the_memory() {
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let hanging = Fake::hanging();
     let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(1000)]);
     let run = fan_out.begin(&record()).await.unwrap();
     run.unblock();
@@ -544,7 +552,7 @@ async fn a_sink_that_is_always_behind_still_hears_that_the_run_is_alive() {
 #[tokio::test(start_paused = true)]
 async fn a_hanging_best_effort_sink_does_not_hold_up_a_record_of_another_worker() {
     let good = Fake::good();
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let hanging = Fake::hanging();
     let best = SinkConfig::best_effort("hanging", hanging as Arc<dyn OutputSink>);
     let fan_out = FanOut::new(vec![best, config("good", &good)]);
     tokio::time::timeout(Duration::from_secs(60), fan_out.finish_record(&record())).await.unwrap().unwrap();
