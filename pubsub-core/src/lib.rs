@@ -68,8 +68,8 @@ pub use exit::{
     Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
 };
 pub use fanout::{
-    DEFAULT_QUEUE_BYTES, DEFAULT_SINK_DELAY, FanOut, FanOutRun, FinishReport, Need, SinkAccount, SinkConfig,
-    WhenFull,
+    DEFAULT_CALL_LIMIT, DEFAULT_QUEUE_BYTES, DEFAULT_SINK_DELAY, FanOut, FanOutRun, FinishReport, Need,
+    SinkAccount, SinkConfig, WhenFull,
 };
 pub use follow::{Follow, FollowFrom, Followed, Target, follow};
 pub use grouped::{Grouped, MAX_GROUPED};

@@ -34,6 +34,9 @@ pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
 /// How long a sink gathers lines before it appends them, unless told otherwise.
 pub const DEFAULT_SINK_DELAY: Duration = Duration::from_millis(100);
 
+/// How long one call to a sink may take, unless told otherwise.
+pub const DEFAULT_CALL_LIMIT: Duration = Duration::from_secs(30);
+
 /// Whether the work is done only once this sink has everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Need {
@@ -70,6 +73,10 @@ pub struct SinkConfig {
     pub delay: Duration,
     /// How it is tried again.
     pub backoff: Backoff,
+    /// How long one call may take. One that takes longer is dropped, counts as [`TimedOut`](ErrorKind::TimedOut), and is
+    /// repeated as after any failure that may pass; lines then go in smaller appends. Each call of an [`OutputSink`] is
+    /// safe to drop and to repeat.
+    pub call_limit: Duration,
 }
 
 impl SinkConfig {
@@ -83,6 +90,7 @@ impl SinkConfig {
             queue_bytes: DEFAULT_QUEUE_BYTES,
             delay: DEFAULT_SINK_DELAY,
             backoff: Backoff::default(),
+            call_limit: DEFAULT_CALL_LIMIT,
         }
     }
 
@@ -116,6 +124,13 @@ impl SinkConfig {
     #[must_use]
     pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// With another limit on the time of one call; [`Duration::MAX`] for a sink that may take as long as it wants.
+    #[must_use]
+    pub const fn with_call_limit(mut self, limit: Duration) -> Self {
+        self.call_limit = limit;
         self
     }
 }

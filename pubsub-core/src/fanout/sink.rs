@@ -23,7 +23,7 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(config: SinkConfig) -> Arc<Self> {
-        let gate = Gate::new(config.name.clone(), config.backoff);
+        let gate = Gate::new(config.name.clone(), config.backoff, config.call_limit);
         Arc::new(Self { config, gate, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
     }
 

@@ -2,6 +2,8 @@
 
 #[path = "tests/bounds.rs"]
 mod bounds;
+#[path = "tests/limits.rs"]
+mod limits;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
