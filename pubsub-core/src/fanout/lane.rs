@@ -50,6 +50,8 @@ struct State {
     blocking: bool,
     /// Set once nobody can give it more.
     closed: Option<Behind>,
+    /// Its task has ended: nothing more will reach the sink.
+    ended: bool,
 }
 
 pub(super) enum Begun {
@@ -69,13 +71,6 @@ pub(super) enum Next {
     Update(RunRecord),
     Finish(RunRecord),
     End,
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        let bytes = self.lock().queued_bytes;
-        self.unqueued(bytes);
-    }
 }
 
 impl std::fmt::Debug for Lane {
@@ -105,6 +100,7 @@ impl Lane {
                 account: SinkAccount { name, ..SinkAccount::default() },
                 blocking: sink.config.when_full == WhenFull::Block,
                 closed: None,
+                ended: false,
             }),
             sink,
             meters,
@@ -122,23 +118,25 @@ impl Lane {
         let mut state = self.lock();
         let before = state.queued_bytes;
         let limit = match config.when_full {
+            _ if state.ended => 0,
             WhenFull::Drop => config.queue_bytes,
             WhenFull::Block if state.blocking => usize::MAX,
             // A command that goes on printing while it is being stopped must not fill the memory.
             WhenFull::Block => config.queue_bytes.saturating_mul(UNBLOCKED),
         };
         let crowded = config.when_full == WhenFull::Drop && self.sink.is_full();
+        let reason = if state.ended {
+            "dropped: the store was given up"
+        } else {
+            "dropped: the store did not keep up"
+        };
         let (mut captured, mut dropped) = (0, 0);
         for batch in batches {
             let lines = batch.len() as u64;
             captured += lines;
             if crowded || state.queued_bytes >= limit {
                 dropped += lines;
-                state.account.hole(
-                    batch.range(),
-                    Some(batch.bytes().len() as u64),
-                    "dropped: the store did not keep up",
-                );
+                state.account.hole(batch.range(), Some(batch.bytes().len() as u64), reason);
             } else {
                 state.account.waiting += lines;
                 state.queued_bytes += cost(batch);
@@ -150,11 +148,12 @@ impl Lane {
         state.account.captured += captured;
         state.account.dropped += dropped;
         let after = state.queued_bytes;
+        // Before the task can take it out again, or there would be less than nothing for a moment.
+        self.sink.queue(after - before);
         drop(state);
         if is_first_drop {
-            tracing::warn!(sink = config.name, "a sink does not keep up; lines are dropped");
+            tracing::warn!(sink = config.name, reason, "lines are dropped for a sink");
         }
-        self.sink.queue(after - before);
         self.meters.captured.increment(captured);
         self.meters.dropped.increment(dropped);
         self.meters.lag.increment(gauged(after - before));
@@ -208,17 +207,24 @@ impl Lane {
         self.until(|state| state.finished >= revision).await;
     }
 
+    pub(super) fn has_finished(&self, revision: u64) -> bool {
+        self.lock().finished >= revision
+    }
+
     pub(super) async fn begun(&self) -> Result<()> {
         self.until(|state| !matches!(state.begun, Begun::Not)).await;
         match &self.lock().begun {
             Begun::Refused(kind, message) => {
                 Err(Error::new(*kind, message.clone()).with("sink", &self.sink.config.name))
             }
-            Begun::Not | Begun::Yes | Begun::Skipped => Ok(()),
+            Begun::Not => Err(super::closed().with("sink", &self.sink.config.name)),
+            Begun::Yes | Begun::Skipped => Ok(()),
         }
     }
 
-    async fn until(&self, mut fits: impl FnMut(&State) -> bool) {
+    /// Waits until it is so, or never will be because the task has ended.
+    async fn until(&self, fits: impl Fn(&State) -> bool) {
+        let fits = |state: &State| state.ended || fits(state);
         if fits(&self.lock()) {
             return;
         }
@@ -276,6 +282,18 @@ impl Lane {
             self.done.send_replace(());
         }
         taken
+    }
+
+    /// Nothing more will reach the sink. What waits is told as waiting, and held no longer.
+    pub(super) fn end(&self) {
+        let (mut bytes, mut queue) = (0, VecDeque::new());
+        self.change(|state| {
+            state.ended = true;
+            state.since = None;
+            std::mem::swap(&mut state.queued_bytes, &mut bytes);
+            std::mem::swap(&mut state.queue, &mut queue);
+        });
+        self.unqueued(bytes);
     }
 
     pub(super) fn take_first(&self) -> Option<RunRecord> {

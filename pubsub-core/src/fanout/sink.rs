@@ -40,6 +40,11 @@ impl Sink {
         self.queued.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    pub(super) fn behind(&self) -> usize {
+        self.behind.load(Ordering::Relaxed)
+    }
+
     /// Whether the queues of all runs together are full.
     pub(super) fn is_full(&self) -> bool {
         self.queued.load(Ordering::Relaxed) >= self.config.queue_bytes.saturating_mul(ALL_RUNS)

@@ -61,7 +61,7 @@ async fn what_was_queued_is_given_back_whole() {
     let lines = super::batch(1, 1000);
     run.append(std::slice::from_ref(&lines));
     assert_eq!(fan_out.sinks[0].queued(), cost(&lines));
-    run.finish(super::ended(record)).await;
+    run.finish(super::ended(record)).await.unwrap();
     assert_eq!(fan_out.sinks[0].queued(), 0);
     drop(run);
     fan_out.close(Duration::from_secs(1)).await.unwrap();

@@ -76,7 +76,7 @@ async fn a_call_that_is_not_answered_is_given_up_and_repeated() {
         (DEFAULT_CALL_LIMIT + Duration::from_millis(500), DEFAULT_CALL_LIMIT + Duration::from_secs(2));
     assert!((least..most).contains(&started.elapsed()), "{:?}", started.elapsed());
     run.append(&[batch(1, 100)]);
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!((report.sinks[0].stored, report.record.output_incomplete), (100, false));
     assert_eq!(sink.inner.numbers(), (1..=100).collect::<Vec<_>>());
     assert_eq!(sink.finishes.load(Ordering::SeqCst), 2);
@@ -103,7 +103,8 @@ async fn a_store_that_is_too_slow_for_what_an_append_brings_gets_less_at_a_time(
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 500), batch(501, 500)]);
-    let report = tokio::time::timeout(Duration::from_secs(3600), run.finish(ended(record))).await.unwrap();
+    let report =
+        tokio::time::timeout(Duration::from_secs(3600), run.finish(ended(record))).await.unwrap().unwrap();
     assert_eq!((report.sinks[0].stored, report.record.output_incomplete), (1000, false));
     assert_eq!(sink.numbers(), (1..=1000).collect::<Vec<_>>());
 }
