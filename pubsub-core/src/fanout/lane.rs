@@ -156,6 +156,7 @@ impl Lane {
         }
         self.meters.captured.increment(captured);
         self.meters.dropped.increment(dropped);
+        self.meters.waiting.increment(gauged(captured - dropped));
         self.meters.lag.increment(gauged(after - before));
         // Only for the first bytes and for enough of them: a wake for every write would cost more than the write.
         if after > before && (before == 0 || (before < self.enough() && after >= self.enough())) {
@@ -286,14 +287,18 @@ impl Lane {
 
     /// Nothing more will reach the sink. What waits is told as waiting, and held no longer.
     pub(super) fn end(&self) {
-        let (mut bytes, mut queue) = (0, VecDeque::new());
+        let (mut bytes, mut queue, mut waiting) = (0, VecDeque::new(), 0);
         self.change(|state| {
             state.ended = true;
+            waiting = state.account.waiting;
             state.since = None;
             std::mem::swap(&mut state.queued_bytes, &mut bytes);
             std::mem::swap(&mut state.queue, &mut queue);
         });
         self.unqueued(bytes);
+        // The metrics go on after the run.
+        self.meters.dropped.increment(waiting);
+        self.meters.waiting.decrement(gauged(waiting));
     }
 
     pub(super) fn take_first(&self) -> Option<RunRecord> {
@@ -332,6 +337,7 @@ impl Lane {
 
     pub(super) fn stored(&self, lines: u64) {
         self.meters.stored.increment(lines);
+        self.meters.waiting.decrement(gauged(lines));
         self.change(|state| {
             state.account.waiting = state.account.waiting.saturating_sub(lines);
             state.account.stored += lines;
@@ -340,6 +346,7 @@ impl Lane {
 
     pub(super) fn refused(&self, range: LineRange, bytes: u64, reason: &str) {
         self.meters.dead_lettered.increment(range.lines());
+        self.meters.waiting.decrement(gauged(range.lines()));
         self.change(|state| {
             state.account.waiting = state.account.waiting.saturating_sub(range.lines());
             state.account.dead_lettered += range.lines();

@@ -6,6 +6,8 @@ mod bounds;
 mod ending;
 #[path = "tests/limits.rs"]
 mod limits;
+#[path = "tests/metrics.rs"]
+mod metrics_tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
