@@ -8,6 +8,8 @@ mod ending;
 mod limits;
 #[path = "tests/metrics.rs"]
 mod metrics_tests;
+#[path = "tests/printing.rs"]
+mod printing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
