@@ -4,6 +4,8 @@
 mod bounds;
 #[path = "tests/ending.rs"]
 mod ending;
+#[path = "tests/faults.rs"]
+mod faults;
 #[path = "tests/limits.rs"]
 mod limits;
 #[path = "tests/metrics.rs"]
@@ -392,48 +394,6 @@ fn down_until(up: &Arc<AtomicBool>) -> Arc<Fake> {
             Err(Error::new(ErrorKind::Unavailable, "503"))
         }
     })
-}
-
-#[tokio::test(start_paused = true)]
-async fn memory_stays_flat_while_a_store_is_down_and_all_of_it_is_there_in_order_afterwards() {
-    const QUEUE: usize = 64 * 1024;
-    const LINES: u64 = 12_000;
-    let (up, good) = (Arc::new(AtomicBool::new(false)), Fake::good());
-    let down = down_until(&up);
-    let fan_out = FanOut::new(vec![config("down", &down).with_queue_bytes(QUEUE), config("good", &good)]);
-    let mut jobs = tokio::task::JoinSet::new();
-    let mut runs = Vec::new();
-    for _ in 0..10 {
-        let record = record();
-        let run = fan_out.begin(&record).await.unwrap();
-        runs.push((run.clone(), record));
-        jobs.spawn(async move {
-            for n in 0..LINES / 200 {
-                run.append(&[batch(n * 200 + 1, 200)]);
-                run.room().await;
-            }
-        });
-    }
-    for _ in 0..600 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        for (run, _) in &runs {
-            let account = &run.accounts()[0];
-            // At least 7 bytes a line: a full queue, one append under way, and what one read brought.
-            assert!(account.balances() && account.waiting * 7 <= 2 * QUEUE as u64 + 4000, "{account:?}");
-        }
-    }
-    assert_eq!(jobs.len(), 10, "the commands are held up");
-    up.store(true, Ordering::SeqCst);
-    while let Some(job) = jobs.join_next().await {
-        job.unwrap();
-    }
-    for (run, record) in &runs {
-        let report = run.finish(ended(record.clone())).await.unwrap();
-        assert!(!report.record.output_incomplete);
-        assert_eq!((report.sinks[0].stored, report.sinks[1].stored), (LINES, LINES));
-    }
-    assert_eq!(down.numbers().len() as u64, 10 * LINES);
-    assert!(down.runs_are_in_order());
 }
 
 #[tokio::test(start_paused = true)]
