@@ -22,7 +22,9 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn new(config: SinkConfig) -> Arc<Self> {
+    pub(super) fn new(mut config: SinkConfig) -> Arc<Self> {
+        // A bound of nothing is never kept, and whoever waits for room would wait for ever.
+        config.queue_bytes = config.queue_bytes.max(1);
         let gate = Gate::new(config.name.clone(), config.backoff, config.call_limit);
         Arc::new(Self { config, gate, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
     }

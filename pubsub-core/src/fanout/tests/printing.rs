@@ -74,3 +74,16 @@ async fn many_that_print_at_once_wait_in_turn_and_lose_nothing() {
     let report = run.finish(super::ended(record())).await.unwrap();
     assert_eq!(report.sinks[0].stored, 5000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_without_room_still_takes_one_piece_at_a_time() {
+    let sink = Fake::good();
+    let fan_out = FanOut::new(vec![config("narrow", &sink).with_queue_bytes(0)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    let output = RunOutput::new(Arc::new(Masker::default()), run.clone());
+    for _ in 0..10 {
+        tokio::time::timeout(Duration::from_secs(60), output.line("line")).await.unwrap().unwrap();
+    }
+    assert_eq!(run.finish(super::ended(record)).await.unwrap().sinks[0].stored, 10);
+}
