@@ -68,8 +68,8 @@ pub use exit::{
     Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
 };
 pub use fanout::{
-    DEFAULT_CALL_LIMIT, DEFAULT_QUEUE_BYTES, DEFAULT_SINK_DELAY, FanOut, FanOutRun, FinishReport, Need,
-    SinkAccount, SinkConfig, WhenFull,
+    DEFAULT_QUEUE_BYTES, DEFAULT_SINK_DELAY, FanOut, FanOutRun, FinishReport, Need, SinkAccount, SinkConfig,
+    WhenFull,
 };
 pub use follow::{Follow, FollowFrom, Followed, Target, follow};
 pub use grouped::{Grouped, MAX_GROUPED};
@@ -83,7 +83,7 @@ pub use payload::Payload;
 pub use publisher::{Novelty, Published, Publisher, PublisherExt};
 pub use reader::{Hit, Lines, Output, OutputItem, OutputReader, Retention, RunQuery, Store};
 pub use record::{DEFAULT_BEAT, Judgement, MAX_NOTES, Note, RECORD_VERSION, RunKey, RunRecord, RunStatus};
-pub use retry::{Backoff, Retrying};
+pub use retry::{Backoff, DEFAULT_CALL_LIMIT, Retrying};
 pub use run_output::RunOutput;
 pub use seal::{Counts, Digest, Seal, SealBuilder};
 pub use search::{MAX_SEARCH_BYTES, Search};

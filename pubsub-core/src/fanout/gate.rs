@@ -8,6 +8,7 @@ use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::retry::limited;
 use crate::{Backoff, Error, ErrorKind, Result};
 
 /// Lets calls through while the sink answers, and one at a time, ever later, while it fails.
@@ -60,13 +61,11 @@ impl Gate {
             None => permit = None,
         }
         let started = Instant::now();
-        let limited = async { tokio::time::timeout(self.limit, call()).await };
-        let answer = match AssertUnwindSafe(limited).catch_unwind().await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Error::new(ErrorKind::TimedOut, "the sink did not answer")),
+        let limited = async { limited(self.limit, call()).await };
+        let answer = AssertUnwindSafe(limited).catch_unwind().await.unwrap_or_else(|_| {
             // Whoever waits for this sink would wait for ever if its panic ended the task.
-            Err(_) => Err(Error::new(ErrorKind::Internal, "the sink panicked")),
-        };
+            Err(Error::new(ErrorKind::Internal, "the sink panicked"))
+        });
         match &answer {
             Err(error) if error.is_retryable() => self.failed(started, error),
             _ => self.answered(),

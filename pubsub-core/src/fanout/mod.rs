@@ -25,7 +25,7 @@ use lane::Lane;
 use sink::Sink;
 use tasks::{Beginning, Tasks};
 
-use crate::{Backoff, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
+use crate::{Backoff, DEFAULT_CALL_LIMIT, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
 
 /// Most bytes of memory that wait for a sink and a run, beside what one read brings. What a batch and its lines cost
 /// beside their bytes counts as well.
@@ -33,9 +33,6 @@ pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
 
 /// How long a sink gathers lines before it appends them, unless told otherwise.
 pub const DEFAULT_SINK_DELAY: Duration = Duration::from_millis(100);
-
-/// How long one call to a sink may take, unless told otherwise.
-pub const DEFAULT_CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Whether the work is done only once this sink has everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
