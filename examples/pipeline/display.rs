@@ -27,10 +27,14 @@ impl Display {
         Ok(Arc::new(Self { screen: Mutex::new(Some(screen)), finished: watch::Sender::new(false) }))
     }
 
-    /// Shows at once, and holds up the command where whoever reads is slow, as a pipe would.
+    /// Shows at once, and holds up the command where whoever reads is slow, as a pipe would. What is shown twice would be
+    /// seen twice, so no call is given up.
     pub(crate) fn sink(self: &Arc<Self>) -> SinkConfig {
         let sink: Arc<dyn OutputSink> = Arc::new(Shown(Arc::clone(self)));
-        SinkConfig::best_effort("display", sink).with_when_full(WhenFull::Block).with_delay(Duration::ZERO)
+        SinkConfig::best_effort("display", sink)
+            .with_when_full(WhenFull::Block)
+            .with_delay(Duration::ZERO)
+            .with_call_limit(Duration::MAX)
     }
 
     /// Waits until all was shown.

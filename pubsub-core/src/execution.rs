@@ -120,7 +120,8 @@ impl Execution {
     /// Runs one attempt. Returns once every required sink has its output and its record.
     ///
     /// # Errors
-    /// Where a required sink refuses the run for good; then nothing was run.
+    /// Where a required sink refuses the run for good; then nothing was run. [`Closed`](crate::ErrorKind::Closed) where
+    /// the sinks were given up: if not at the begin, the work was done and a required store lacks its end.
     ///
     /// # Cancel safety
     /// Dropped, the work is cut and the run is left without an end: readers will judge it lost.
@@ -155,7 +156,7 @@ impl Execution {
         if finality == Finality::Final {
             record.conclude();
         }
-        let report = sinks.finish(record).await;
+        let report = sinks.finish(record).await?;
         Ok(Executed { report, exit, verdict, values, sinks })
     }
 

@@ -48,8 +48,11 @@ impl RunOutput {
     /// [`Closed`](ErrorKind::Closed) once the run has ended.
     ///
     /// # Cancel safety
-    /// The bytes are taken at once; only the wait can be dropped.
+    /// The bytes are taken at once, and only the wait after them is dropped; but while a queue is over its bound because
+    /// an earlier wait was dropped or another prints as well, the wait comes first, and bytes dropped in it are not taken.
     pub async fn write(&self, stream: Stream, bytes: Bytes) -> Result<()> {
+        // Or whoever drops each wait could fill the memory.
+        self.0.sinks.room().await;
         self.capture(|capture, out| capture.push(stream, bytes, Instant::now(), Timestamp::now(), out))?;
         self.0.sinks.room().await;
         Ok(())
@@ -59,6 +62,9 @@ impl RunOutput {
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed) once the run has ended.
+    ///
+    /// # Cancel safety
+    /// As [`write`](Self::write).
     pub async fn line(&self, text: impl AsRef<str>) -> Result<()> {
         let mut bytes = text.as_ref().as_bytes().to_vec();
         bytes.push(b'\n');

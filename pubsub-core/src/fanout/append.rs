@@ -13,7 +13,7 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
     let mut stack = vec![batches];
     let mut tries = 0;
     while let Some(batches) = stack.pop() {
-        match lane.sink.gate.call(|| lane.sink.config.sink.append(&lane.key, &batches)).await {
+        match lane.sink.gate.once(|| lane.sink.config.sink.append(&lane.key, &batches)).await {
             Ok(appended) => {
                 let again = settle(&mut refused, &batches, &appended);
                 if again.is_empty() {
@@ -24,11 +24,16 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
                     stack.push(again);
                 }
             }
-            Err(error) if error.kind() == ErrorKind::TooLarge && is_divisible(&batches) => {
+            // A store that is too slow for so much would never be done with it: less at a time.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::TimedOut)
+                    && is_divisible(&batches) =>
+            {
                 let (front, back) = halve(batches);
                 stack.push(back);
                 stack.push(front);
             }
+            Err(error) if error.is_retryable() => stack.push(batches),
             Err(error) => batches.iter().for_each(|batch| refused.add(batch, error.message())),
         }
     }

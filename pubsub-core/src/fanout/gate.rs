@@ -2,11 +2,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::retry::limited;
 use crate::{Backoff, Error, ErrorKind, Result};
 
 /// Lets calls through while the sink answers, and one at a time, ever later, while it fails.
@@ -14,6 +16,8 @@ use crate::{Backoff, Error, ErrorKind, Result};
 pub(super) struct Gate {
     name: String,
     backoff: Backoff,
+    /// How long one call may take.
+    limit: Duration,
     probe: Semaphore,
     failing: Mutex<Failing>,
 }
@@ -27,8 +31,8 @@ struct Failing {
 }
 
 impl Gate {
-    pub(super) fn new(name: String, backoff: Backoff) -> Self {
-        Self { name, backoff, probe: Semaphore::new(1), failing: Mutex::default() }
+    pub(super) fn new(name: String, backoff: Backoff, limit: Duration) -> Self {
+        Self { name, backoff, limit, probe: Semaphore::new(1), failing: Mutex::default() }
     }
 
     /// Repeats a call until it succeeds or fails for good.
@@ -37,28 +41,38 @@ impl Gate {
         F: Future<Output = Result<T>>,
     {
         loop {
-            // The semaphore is never closed, so an error is no permit and the call goes through.
-            let mut permit =
-                if self.waits_until().is_some() { self.probe.acquire().await.ok() } else { None };
-            match self.waits_until() {
-                Some(until) => tokio::time::sleep_until(until).await,
-                // Another's probe succeeded meanwhile: those that waited need no turn any more.
-                None => permit = None,
-            }
-            let started = Instant::now();
-            let answer = AssertUnwindSafe(call()).catch_unwind().await.unwrap_or_else(|_| {
-                // Whoever waits for this sink would wait for ever if its panic ended the task.
-                Err(Error::new(ErrorKind::Internal, "the sink panicked"))
-            });
-            drop(permit);
-            match answer {
-                Err(error) if error.is_retryable() => self.failed(started, &error),
-                answer => {
-                    self.answered();
-                    return answer;
-                }
+            match self.once(&mut call).await {
+                Err(error) if error.is_retryable() => {}
+                answer => return answer,
             }
         }
+    }
+
+    /// Makes a call once it may be made. One that takes too long is dropped, and [`TimedOut`](ErrorKind::TimedOut).
+    pub(super) async fn once<T, F>(&self, call: impl FnOnce() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        // The semaphore is never closed, so an error is no permit and the call goes through.
+        let mut permit = if self.waits_until().is_some() { self.probe.acquire().await.ok() } else { None };
+        match self.waits_until() {
+            Some(until) => tokio::time::sleep_until(until).await,
+            // Another's probe succeeded meanwhile: those that waited need no turn any more.
+            None => permit = None,
+        }
+        let started = Instant::now();
+        let limited = async { limited(self.limit, call()).await };
+        let answer = AssertUnwindSafe(limited).catch_unwind().await.unwrap_or_else(|_| {
+            // Whoever waits for this sink would wait for ever if its panic ended the task.
+            Err(Error::new(ErrorKind::Internal, "the sink panicked"))
+        });
+        match &answer {
+            Err(error) if error.is_retryable() => self.failed(started, error),
+            _ => self.answered(),
+        }
+        // Only now, or whoever has the next turn would not know yet how long to wait.
+        drop(permit);
+        answer
     }
 
     fn waits_until(&self) -> Option<Instant> {

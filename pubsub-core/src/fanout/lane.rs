@@ -7,12 +7,13 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::account::SinkAccount;
+use super::cost::cost;
 use super::meters::{Meters, gauged};
 use super::sink::{Behind, Sink};
 use super::{Need, WhenFull};
 use crate::{Error, ErrorKind, LineBatch, LineRange, Result, RunKey, RunRecord};
 
-/// Most bytes of one append.
+/// Most bytes of one append, as they are counted in the queue.
 const APPEND_BYTES: usize = 1 << 20;
 
 /// How many times its bound a queue may hold once nobody waits for room any more.
@@ -31,6 +32,7 @@ pub(super) struct Lane {
 
 struct State {
     queue: VecDeque<LineBatch>,
+    /// What the queue costs.
     queued_bytes: usize,
     /// When the oldest queued batch came.
     since: Option<Instant>,
@@ -48,6 +50,8 @@ struct State {
     blocking: bool,
     /// Set once nobody can give it more.
     closed: Option<Behind>,
+    /// Its task has ended: nothing more will reach the sink.
+    ended: bool,
 }
 
 pub(super) enum Begun {
@@ -67,13 +71,6 @@ pub(super) enum Next {
     Update(RunRecord),
     Finish(RunRecord),
     End,
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        let bytes = self.lock().queued_bytes;
-        self.unqueued(bytes);
-    }
 }
 
 impl std::fmt::Debug for Lane {
@@ -103,6 +100,7 @@ impl Lane {
                 account: SinkAccount { name, ..SinkAccount::default() },
                 blocking: sink.config.when_full == WhenFull::Block,
                 closed: None,
+                ended: false,
             }),
             sink,
             meters,
@@ -120,23 +118,28 @@ impl Lane {
         let mut state = self.lock();
         let before = state.queued_bytes;
         let limit = match config.when_full {
+            _ if state.ended => 0,
             WhenFull::Drop => config.queue_bytes,
             WhenFull::Block if state.blocking => usize::MAX,
             // A command that goes on printing while it is being stopped must not fill the memory.
             WhenFull::Block => config.queue_bytes.saturating_mul(UNBLOCKED),
         };
         let crowded = config.when_full == WhenFull::Drop && self.sink.is_full();
+        let reason = if state.ended {
+            "dropped: the store was given up"
+        } else {
+            "dropped: the store did not keep up"
+        };
         let (mut captured, mut dropped) = (0, 0);
         for batch in batches {
             let lines = batch.len() as u64;
-            let bytes = batch.bytes().len();
             captured += lines;
             if crowded || state.queued_bytes >= limit {
                 dropped += lines;
-                state.account.hole(batch.range(), Some(bytes as u64), "dropped: the store did not keep up");
+                state.account.hole(batch.range(), Some(batch.bytes().len() as u64), reason);
             } else {
                 state.account.waiting += lines;
-                state.queued_bytes += bytes;
+                state.queued_bytes += cost(batch);
                 state.since.get_or_insert_with(Instant::now);
                 state.queue.push_back(batch.clone());
             }
@@ -145,13 +148,15 @@ impl Lane {
         state.account.captured += captured;
         state.account.dropped += dropped;
         let after = state.queued_bytes;
+        // Before the task can take it out again, or there would be less than nothing for a moment.
+        self.sink.queue(after - before);
         drop(state);
         if is_first_drop {
-            tracing::warn!(sink = config.name, "a sink does not keep up; lines are dropped");
+            tracing::warn!(sink = config.name, reason, "lines are dropped for a sink");
         }
-        self.sink.queue(after - before);
         self.meters.captured.increment(captured);
         self.meters.dropped.increment(dropped);
+        self.meters.waiting.increment(gauged(captured - dropped));
         self.meters.lag.increment(gauged(after - before));
         // Only for the first bytes and for enough of them: a wake for every write would cost more than the write.
         if after > before && (before == 0 || (before < self.enough() && after >= self.enough())) {
@@ -203,17 +208,24 @@ impl Lane {
         self.until(|state| state.finished >= revision).await;
     }
 
+    pub(super) fn has_finished(&self, revision: u64) -> bool {
+        self.lock().finished >= revision
+    }
+
     pub(super) async fn begun(&self) -> Result<()> {
         self.until(|state| !matches!(state.begun, Begun::Not)).await;
         match &self.lock().begun {
             Begun::Refused(kind, message) => {
                 Err(Error::new(*kind, message.clone()).with("sink", &self.sink.config.name))
             }
-            Begun::Not | Begun::Yes | Begun::Skipped => Ok(()),
+            Begun::Not => Err(super::closed().with("sink", &self.sink.config.name)),
+            Begun::Yes | Begun::Skipped => Ok(()),
         }
     }
 
-    async fn until(&self, mut fits: impl FnMut(&State) -> bool) {
+    /// Waits until it is so, or never will be because the task has ended.
+    async fn until(&self, fits: impl Fn(&State) -> bool) {
+        let fits = |state: &State| state.ended || fits(state);
         if fits(&self.lock()) {
             return;
         }
@@ -258,7 +270,7 @@ impl Lane {
         while bytes < APPEND_BYTES
             && let Some(batch) = state.queue.pop_front()
         {
-            bytes += batch.bytes().len();
+            bytes += cost(&batch);
             taken.push(batch);
         }
         let was_full = state.queued_bytes >= self.sink.config.queue_bytes;
@@ -271,6 +283,22 @@ impl Lane {
             self.done.send_replace(());
         }
         taken
+    }
+
+    /// Nothing more will reach the sink. What waits is told as waiting, and held no longer.
+    pub(super) fn end(&self) {
+        let (mut bytes, mut queue, mut waiting) = (0, VecDeque::new(), 0);
+        self.change(|state| {
+            state.ended = true;
+            waiting = state.account.waiting;
+            state.since = None;
+            std::mem::swap(&mut state.queued_bytes, &mut bytes);
+            std::mem::swap(&mut state.queue, &mut queue);
+        });
+        self.unqueued(bytes);
+        // The metrics go on after the run.
+        self.meters.dropped.increment(waiting);
+        self.meters.waiting.decrement(gauged(waiting));
     }
 
     pub(super) fn take_first(&self) -> Option<RunRecord> {
@@ -309,6 +337,7 @@ impl Lane {
 
     pub(super) fn stored(&self, lines: u64) {
         self.meters.stored.increment(lines);
+        self.meters.waiting.decrement(gauged(lines));
         self.change(|state| {
             state.account.waiting = state.account.waiting.saturating_sub(lines);
             state.account.stored += lines;
@@ -317,6 +346,7 @@ impl Lane {
 
     pub(super) fn refused(&self, range: LineRange, bytes: u64, reason: &str) {
         self.meters.dead_lettered.increment(range.lines());
+        self.meters.waiting.decrement(gauged(range.lines()));
         self.change(|state| {
             state.account.waiting = state.account.waiting.saturating_sub(range.lines());
             state.account.dead_lettered += range.lines();

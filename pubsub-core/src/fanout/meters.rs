@@ -7,8 +7,11 @@ pub(super) struct Meters {
     pub(super) captured: Counter,
     pub(super) stored: Counter,
     pub(super) dead_lettered: Counter,
+    /// Not even tried, or given up while they waited.
     pub(super) dropped: Counter,
-    /// Bytes that wait for the sink, over all runs.
+    /// Lines that wait for the sink, over all runs: captured = stored + waiting + dead-lettered + dropped.
+    pub(super) waiting: Gauge,
+    /// Bytes of memory that wait for the sink, over all runs.
     pub(super) lag: Gauge,
 }
 
@@ -20,12 +23,13 @@ impl Meters {
             stored: lines("stored"),
             dead_lettered: lines("dead_lettered"),
             dropped: lines("dropped"),
+            waiting: metrics::gauge!("pipeline_sink_waiting_lines", "sink" => sink.to_owned()),
             lag: metrics::gauge!("pipeline_sink_queued_bytes", "sink" => sink.to_owned()),
         }
     }
 }
 
-/// A number of bytes as a gauge takes it.
-pub(super) fn gauged(bytes: usize) -> f64 {
-    f64::from(u32::try_from(bytes).unwrap_or(u32::MAX))
+/// A number of bytes or lines as a gauge takes it.
+pub(super) fn gauged(amount: impl TryInto<u32>) -> f64 {
+    f64::from(amount.try_into().unwrap_or(u32::MAX))
 }

@@ -8,25 +8,27 @@
 
 mod account;
 mod append;
+mod cost;
 mod gate;
 mod lane;
 mod meters;
 mod sink;
 mod task;
+mod tasks;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::task::JoinSet;
 
 pub use account::SinkAccount;
 use lane::Lane;
 use sink::Sink;
+use tasks::{Beginning, Tasks};
 
-use crate::{Backoff, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
+use crate::{Backoff, DEFAULT_CALL_LIMIT, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
 
-/// Most bytes that wait for a sink and a run, beside what one read brings.
+/// Most bytes of memory that wait for a sink and a run, beside what one read brings. What a batch and its lines cost
+/// beside their bytes counts as well.
 pub const DEFAULT_QUEUE_BYTES: usize = 4 << 20;
 
 /// How long a sink gathers lines before it appends them, unless told otherwise.
@@ -62,12 +64,16 @@ pub struct SinkConfig {
     pub need: Need,
     /// What happens while its queue is full.
     pub when_full: WhenFull,
-    /// Most bytes that wait for it, for each run.
+    /// Most bytes of memory that wait for it, for each run.
     pub queue_bytes: usize,
     /// How long it gathers.
     pub delay: Duration,
     /// How it is tried again.
     pub backoff: Backoff,
+    /// How long one call may take. One that takes longer is dropped, counts as [`TimedOut`](ErrorKind::TimedOut), and is
+    /// repeated as after any failure that may pass; lines then go in smaller appends. Each call of an [`OutputSink`] is
+    /// safe to drop and to repeat.
+    pub call_limit: Duration,
 }
 
 impl SinkConfig {
@@ -81,6 +87,7 @@ impl SinkConfig {
             queue_bytes: DEFAULT_QUEUE_BYTES,
             delay: DEFAULT_SINK_DELAY,
             backoff: Backoff::default(),
+            call_limit: DEFAULT_CALL_LIMIT,
         }
     }
 
@@ -96,7 +103,7 @@ impl SinkConfig {
         self
     }
 
-    /// With another bound on what waits, in bytes.
+    /// With another bound on what waits, in bytes of memory.
     #[must_use]
     pub const fn with_queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;
@@ -116,6 +123,13 @@ impl SinkConfig {
         self.backoff = backoff;
         self
     }
+
+    /// With another limit on the time of one call; [`Duration::MAX`] for a sink that may take as long as it wants.
+    #[must_use]
+    pub const fn with_call_limit(mut self, limit: Duration) -> Self {
+        self.call_limit = limit;
+        self
+    }
 }
 
 impl fmt::Debug for SinkConfig {
@@ -131,32 +145,34 @@ impl fmt::Debug for SinkConfig {
 #[derive(Debug)]
 pub struct FanOut {
     sinks: Vec<Arc<Sink>>,
-    /// One task for each sink and run; they end with the run, or after it where a best-effort sink is behind.
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Tasks,
 }
 
 impl FanOut {
     /// Of these sinks.
     #[must_use]
     pub fn new(sinks: Vec<SinkConfig>) -> Self {
-        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Mutex::default() }
+        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Tasks::default() }
     }
 
     /// Begins a run in every sink. Returns once the required ones have it; while one is out of reach, it waits and tries
     /// again. The others begin by themselves.
     ///
     /// # Errors
-    /// Where a required sink refuses the run for good.
+    /// Where a required sink refuses the run for good; [`Closed`](ErrorKind::Closed) once the sinks were given up.
     ///
     /// # Cancel safety
-    /// Dropped, the run may have begun in some sinks; begin it again.
+    /// Dropped, as after an error, it leaves nothing under way and nothing in memory. Sinks that were in reach have the
+    /// record of a run without an end; begin it again.
     pub async fn begin(&self, record: &RunRecord) -> Result<FanOutRun> {
         let lanes = self.sinks.iter().map(|sink| Lane::new(Arc::clone(sink), record.clone())).collect();
         let run = FanOutRun { lanes: Arc::new(Lanes(lanes)) };
-        run.lanes.0.iter().for_each(|lane| self.spawn(task::work(Arc::clone(lane))));
+        let work = |lane: &Arc<Lane>| self.tasks.spawn(task::work(Arc::clone(lane)));
+        let beginning = Beginning::new(run.lanes.0.iter().map(work));
         for lane in run.required() {
             lane.begun().await?;
         }
+        beginning.done();
         Ok(run)
     }
 
@@ -164,7 +180,8 @@ impl FanOut {
     /// the required ones have it; the others take it by themselves.
     ///
     /// # Errors
-    /// Where a required sink refuses it for good. While one is out of reach, it waits and tries again.
+    /// Where a required sink refuses it for good; [`Closed`](ErrorKind::Closed) once the sinks were given up. While one is
+    /// out of reach, it waits and tries again.
     ///
     /// # Cancel safety
     /// Dropped, some sinks may have it; call it again.
@@ -173,7 +190,10 @@ impl FanOut {
             self.finish_later(Arc::clone(sink), record.clone());
         }
         for sink in self.sinks.iter().filter(|sink| sink.config.need == Need::Required) {
-            sink.gate.call(|| sink.config.sink.finish(record)).await?;
+            tokio::select! {
+                answer = sink.gate.call(|| sink.config.sink.finish(record)) => answer?,
+                () = self.tasks.given_up() => return Err(closed().with("sink", &sink.config.name)),
+            }
         }
         Ok(())
     }
@@ -184,7 +204,7 @@ impl FanOut {
             return;
         }
         let behind = sink.wait();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             if let Err(error) = sink.gate.call(|| sink.config.sink.finish(&record)).await {
                 tracing::warn!(sink = sink.config.name, error = %error.chain(), "a record was not brought up to date");
             }
@@ -192,30 +212,27 @@ impl FanOut {
         });
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
-
-    /// Waits until every sink has what was given to it, at most so long; what is left then is given up. Runs that have
-    /// not been dropped count as not yet done.
+    /// Waits until every sink has what was given to it, at most so long. What is left then is given up for good: whoever
+    /// waits for a required sink is told [`Closed`](ErrorKind::Closed), and no run begins any more. Runs that have not
+    /// been dropped count as not yet done.
     ///
     /// # Cancel safety
-    /// Dropped, what is left is given up at once.
+    /// Dropped, the sinks go on; call it again.
     ///
     /// # Errors
     /// [`TimedOut`](ErrorKind::TimedOut) where sinks were still behind.
     pub async fn close(&self, limit: Duration) -> Result<()> {
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        let drained = tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await;
-        if drained.is_err() {
-            let behind = tasks.len();
-            tasks.shutdown().await;
-            return Err(Error::new(ErrorKind::TimedOut, "sinks were still behind").with("tasks", behind));
+        if tokio::time::timeout(limit, self.tasks.ended()).await.is_ok() {
+            return Ok(());
         }
-        Ok(())
+        let behind = self.tasks.give_up();
+        self.tasks.ended().await;
+        Err(Error::new(ErrorKind::TimedOut, "sinks were still behind").with("tasks", behind))
     }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the sinks were given up before they had everything")
 }
 
 /// One run on its way to every sink. The last clone that is dropped lets the sinks drain and end.
@@ -265,9 +282,13 @@ impl FanOutRun {
     /// Ends the run: drains, says in the record whether a required sink lacks lines, and seals. Returns once the required
     /// sinks have all of it; the others go on by themselves. May be called again with a later revision.
     ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) where required sinks were given up by [`FanOut::close`] before they had all of it:
+    /// with the name of each and how many of its lines waited. [`accounts`](Self::accounts) says the rest.
+    ///
     /// # Cancel safety
     /// Dropped, the sinks go on with what they were given; call it again.
-    pub async fn finish(&self, mut record: RunRecord) -> FinishReport {
+    pub async fn finish(&self, mut record: RunRecord) -> Result<FinishReport> {
         for lane in self.required() {
             lane.drained().await;
         }
@@ -276,9 +297,15 @@ impl FanOutRun {
         for lane in self.required() {
             lane.finished(record.revision).await;
         }
+        let mut left = self.required().filter(|lane| !lane.has_finished(record.revision)).peekable();
+        if left.peek().is_some() {
+            return Err(left.fold(closed(), |error, lane| {
+                error.with("sink", &lane.sink.config.name).with("waiting", lane.account().waiting)
+            }));
+        }
         // A seal that was refused is known only now; the stores hear of it with the next revision.
         record.output_incomplete |= self.required().any(Lane::is_incomplete);
-        FinishReport { record, sinks: self.accounts() }
+        Ok(FinishReport { record, sinks: self.accounts() })
     }
 
     /// What became of the lines so far, for each sink.

@@ -22,8 +22,10 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    pub(super) fn new(config: SinkConfig) -> Arc<Self> {
-        let gate = Gate::new(config.name.clone(), config.backoff);
+    pub(super) fn new(mut config: SinkConfig) -> Arc<Self> {
+        // A bound of nothing is never kept, and whoever waits for room would wait for ever.
+        config.queue_bytes = config.queue_bytes.max(1);
+        let gate = Gate::new(config.name.clone(), config.backoff, config.call_limit);
         Arc::new(Self { config, gate, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
     }
 
@@ -33,6 +35,16 @@ impl Sink {
 
     pub(super) fn unqueue(&self, bytes: usize) {
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn behind(&self) -> usize {
+        self.behind.load(Ordering::Relaxed)
     }
 
     /// Whether the queues of all runs together are full.

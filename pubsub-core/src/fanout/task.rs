@@ -7,19 +7,37 @@ use super::lane::{Begun, Lane, Next};
 use crate::RunRecord;
 
 /// Empties a lane until its run has ended.
-pub(super) async fn work(lane: Arc<Lane>) {
-    begin(&lane).await;
-    loop {
-        match lane.next() {
-            Next::Wait => lane.work.notified().await,
-            Next::Gather(until) => {
-                // Woken by more lines, by the end, or by time.
-                let _ = tokio::time::timeout_at(until, lane.work.notified()).await;
+pub(super) fn work(lane: Arc<Lane>) -> impl Future<Output = ()> + Send {
+    // Made here and not in the future, for one that is given up before its first step has to say so as well.
+    let task = Task(lane);
+    async move { task.run().await }
+}
+
+/// Says when it ends, however it ends: whoever waits for the lane would wait for ever.
+struct Task(Arc<Lane>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Task {
+    async fn run(&self) {
+        let lane = &*self.0;
+        begin(lane).await;
+        loop {
+            match lane.next() {
+                Next::Wait => lane.work.notified().await,
+                Next::Gather(until) => {
+                    // Woken by more lines, by the end, or by time.
+                    let _ = tokio::time::timeout_at(until, lane.work.notified()).await;
+                }
+                Next::Append(batches) => append(lane, batches).await,
+                Next::Update(record) => update(lane, record).await,
+                Next::Finish(record) => finish(lane, record).await,
+                Next::End => break,
             }
-            Next::Append(batches) => append(&lane, batches).await,
-            Next::Update(record) => update(&lane, record).await,
-            Next::Finish(record) => finish(&lane, record).await,
-            Next::End => break,
         }
     }
 }

@@ -1,5 +1,18 @@
 //! Tests of the fan-out with sinks that misbehave.
 
+#[path = "tests/bounds.rs"]
+mod bounds;
+#[path = "tests/ending.rs"]
+mod ending;
+#[path = "tests/faults.rs"]
+mod faults;
+#[path = "tests/limits.rs"]
+mod limits;
+#[path = "tests/metrics.rs"]
+mod metrics_tests;
+#[path = "tests/printing.rs"]
+mod printing;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,6 +63,11 @@ impl Fake {
 
     fn good() -> Arc<Self> {
         Self::new(|_, _| Ok(Appended::all()))
+    }
+
+    /// Accepts calls and never answers, but for `begin`.
+    fn hanging() -> Arc<Self> {
+        Arc::new(Self { hang: true, ..Arc::into_inner(Self::good()).unwrap() })
     }
 
     fn numbers(&self) -> Vec<u64> {
@@ -163,7 +181,7 @@ async fn a_refused_batch_leaves_a_hole_in_its_place_and_the_rest_is_there() {
     for n in 0..10 {
         run.append(&[batch(n * 100 + 1, 100)]);
     }
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!(sink.numbers(), (1..=600).chain(701..=1000).collect::<Vec<_>>());
     let account = &report.sinks[0];
     assert!(account.balances() && report.record.output_incomplete, "{account:?}");
@@ -193,7 +211,7 @@ async fn only_what_failed_is_repeated_and_nothing_passes_it() {
     for n in 0..30 {
         run.append(&[batch(6 + n * 5000, 5000)]);
     }
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert!(report.sinks[0].balances() && !report.record.output_incomplete);
     assert_eq!(sink.numbers().len(), 150_005);
     assert_eq!(sink.numbers().last(), Some(&150_005));
@@ -214,7 +232,7 @@ async fn of_lines_that_are_too_large_together_only_the_one_that_is_too_large_alo
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 20), batch(21, 1)]);
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!(sink.numbers(), (1..=6).chain(8..=21).collect::<Vec<_>>());
     assert_eq!(report.sinks[0].holes[0].range, range(7, 7));
 }
@@ -222,7 +240,7 @@ async fn of_lines_that_are_too_large_together_only_the_one_that_is_too_large_alo
 #[tokio::test(start_paused = true)]
 async fn a_hanging_best_effort_sink_stops_neither_the_others_nor_the_end() {
     let good = Fake::good();
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let hanging = Fake::hanging();
     let best = SinkConfig::best_effort("hanging", Arc::clone(&hanging) as Arc<dyn OutputSink>)
         .with_queue_bytes(1000)
         .with_delay(Duration::ZERO);
@@ -238,7 +256,7 @@ async fn a_hanging_best_effort_sink_stops_neither_the_others_nor_the_end() {
         assert!(accounts[0].waiting <= 250, "{accounts:?}");
         tokio::task::yield_now().await;
     }
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!(good.numbers().len(), 10_000);
     assert!(!report.record.output_incomplete, "a best-effort sink makes nothing incomplete");
     assert!(report.sinks[0].dropped > 9_000 && !report.sinks[0].holes.is_empty());
@@ -248,8 +266,8 @@ async fn a_hanging_best_effort_sink_stops_neither_the_others_nor_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_required_sink_holds_up_the_command_until_it_is_stopped() {
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
-    let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(1000)]);
+    let hanging = Fake::hanging();
+    let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(30_000)]);
     let run = fan_out.begin(&record()).await.unwrap();
     let output = RunOutput::new(Arc::new(Masker::default()), run.clone());
     let mut written = 0;
@@ -284,10 +302,10 @@ async fn while_a_sink_fails_one_call_at_a_time_probes_it_for_all_runs() {
     }
     // The first calls may meet; once one has failed, they queue.
     let first = &runs[0];
-    first.0.finish(ended(first.1.clone())).await;
+    first.0.finish(ended(first.1.clone())).await.unwrap();
     assert!(started.elapsed() > Duration::from_secs(10), "{:?}", started.elapsed());
     for (run, record) in &runs[1..] {
-        run.finish(ended(record.clone())).await;
+        run.finish(ended(record.clone())).await.unwrap();
     }
     assert_eq!(sink.numbers().len(), 100);
 }
@@ -312,9 +330,9 @@ async fn a_later_revision_reaches_every_sink_after_its_seal() {
     let fan_out = FanOut::new(vec![config("one", &one), config("two", &two)]);
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
-    let mut record = run.finish(ended(record)).await.record;
+    let mut record = run.finish(ended(record)).await.unwrap().record;
     record.conclude();
-    run.finish(record).await;
+    run.finish(record).await.unwrap();
     assert!(one.last_record().is_final && two.last_record().is_final);
     drop(run);
     fan_out.close(Duration::from_secs(1)).await.unwrap();
@@ -328,7 +346,7 @@ async fn a_best_effort_sink_begins_even_where_the_run_ends_at_once() {
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 3)]);
-    run.finish(ended(record)).await;
+    run.finish(ended(record)).await.unwrap();
     drop(run);
     fan_out.close(Duration::from_secs(5)).await.unwrap();
     let revisions: Vec<u64> = sink.records.lock().unwrap().iter().map(|r| r.revision).collect();
@@ -343,15 +361,17 @@ async fn a_sink_that_panics_loses_its_lines_and_nobody_waits_for_ever() {
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 3)]);
-    let report =
-        tokio::time::timeout(Duration::from_secs(60), run.finish(ended(record))).await.expect("it ends");
+    let report = tokio::time::timeout(Duration::from_secs(60), run.finish(ended(record)))
+        .await
+        .expect("it ends")
+        .unwrap();
     assert!(report.record.output_incomplete && report.sinks[0].balances());
     assert_eq!(report.sinks[0].dead_lettered, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_command_that_prints_on_while_it_is_stopped_does_not_fill_the_memory() {
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let hanging = Fake::hanging();
     let fan_out = FanOut::new(vec![config("hanging", &hanging).with_queue_bytes(1000)]);
     let run = fan_out.begin(&record()).await.unwrap();
     run.unblock();
@@ -377,48 +397,6 @@ fn down_until(up: &Arc<AtomicBool>) -> Arc<Fake> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_stays_flat_while_a_store_is_down_and_all_of_it_is_there_in_order_afterwards() {
-    const QUEUE: usize = 64 * 1024;
-    const LINES: u64 = 12_000;
-    let (up, good) = (Arc::new(AtomicBool::new(false)), Fake::good());
-    let down = down_until(&up);
-    let fan_out = FanOut::new(vec![config("down", &down).with_queue_bytes(QUEUE), config("good", &good)]);
-    let mut jobs = tokio::task::JoinSet::new();
-    let mut runs = Vec::new();
-    for _ in 0..10 {
-        let record = record();
-        let run = fan_out.begin(&record).await.unwrap();
-        runs.push((run.clone(), record));
-        jobs.spawn(async move {
-            for n in 0..LINES / 200 {
-                run.append(&[batch(n * 200 + 1, 200)]);
-                run.room().await;
-            }
-        });
-    }
-    for _ in 0..600 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        for (run, _) in &runs {
-            let account = &run.accounts()[0];
-            // At least 7 bytes a line: a full queue, one append under way, and what one read brought.
-            assert!(account.balances() && account.waiting * 7 <= 2 * QUEUE as u64 + 4000, "{account:?}");
-        }
-    }
-    assert_eq!(jobs.len(), 10, "the commands are held up");
-    up.store(true, Ordering::SeqCst);
-    while let Some(job) = jobs.join_next().await {
-        job.unwrap();
-    }
-    for (run, record) in &runs {
-        let report = run.finish(ended(record.clone())).await;
-        assert!(!report.record.output_incomplete);
-        assert_eq!((report.sinks[0].stored, report.sinks[1].stored), (LINES, LINES));
-    }
-    assert_eq!(down.numbers().len() as u64, 10 * LINES);
-    assert!(down.runs_are_in_order());
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_best_effort_store_that_is_down_fills_no_memory_however_many_runs_end() {
     let up = Arc::new(AtomicBool::new(false));
     let down = Arc::new(Fake { up: Arc::clone(&up), ..Arc::into_inner(Fake::good()).unwrap() });
@@ -430,14 +408,14 @@ async fn a_best_effort_store_that_is_down_fills_no_memory_however_many_runs_end(
         let record = record();
         let run = fan_out.begin(&record).await.unwrap();
         run.append(&[batch(1, 10)]);
-        let report = run.finish(ended(record)).await;
+        let report = run.finish(ended(record)).await.unwrap();
         kept += report.sinks[0].waiting;
         dropped += report.sinks[0].dropped;
         drop(run);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(fan_out.sinks[0].is_overrun());
-    assert!(fan_out.tasks.lock().unwrap().len() <= 1002);
+    assert!(fan_out.tasks.len() <= 1002);
     // At least 7 bytes a line; what the queues of all runs hold together is bounded.
     assert!(dropped > 0 && kept * 7 <= 17 * 1000, "{kept} {dropped}");
     up.store(true, Ordering::SeqCst);
@@ -458,7 +436,7 @@ async fn everything_printed_is_stored_before_a_slow_sink_is_done() {
         run.append(&[batch(n * 100 + 1, 100)]);
         run.room().await;
     }
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!(report.sinks[0].stored, 50_000);
     assert_eq!(sink.numbers(), (1..=50_000).collect::<Vec<_>>());
     assert_eq!(sink.last_record().revision, 2, "the seal comes after the last line");
@@ -475,7 +453,7 @@ async fn an_end_that_was_dropped_while_the_store_was_down_can_be_asked_for_again
     let cut = tokio::time::timeout(Duration::from_secs(60), run.finish(ended(record.clone()))).await;
     assert!(cut.is_err(), "a required store that is away holds the end back");
     up.store(true, Ordering::SeqCst);
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!((report.sinks[0].stored, report.record.output_incomplete), (3, false));
     assert_eq!(sink.numbers(), [1, 2, 3]);
 }
@@ -516,7 +494,7 @@ async fn lines_to_be_tried_again_go_in_order_also_where_the_sink_names_them_othe
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 12)]);
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     let account = &report.sinks[0];
     assert!(account.balances(), "{account:?}");
     assert_eq!((account.stored, account.dead_lettered, account.waiting), (11, 1, 0));
@@ -544,7 +522,7 @@ async fn a_sink_that_is_always_behind_still_hears_that_the_run_is_alive() {
 #[tokio::test(start_paused = true)]
 async fn a_hanging_best_effort_sink_does_not_hold_up_a_record_of_another_worker() {
     let good = Fake::good();
-    let hanging = Arc::new(Fake { hang: true, ..Arc::into_inner(Fake::good()).unwrap() });
+    let hanging = Fake::hanging();
     let best = SinkConfig::best_effort("hanging", hanging as Arc<dyn OutputSink>);
     let fan_out = FanOut::new(vec![best, config("good", &good)]);
     tokio::time::timeout(Duration::from_secs(60), fan_out.finish_record(&record())).await.unwrap().unwrap();
@@ -602,7 +580,7 @@ async fn a_batch_whose_lines_are_all_refused_is_one_warning() {
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 100)]);
-    let report = run.finish(ended(record)).await;
+    let report = run.finish(ended(record)).await.unwrap();
     assert_eq!(report.sinks[0].dead_lettered, 100);
     assert_eq!(report.sinks[0].holes.len(), 1, "refused for one reason, side by side: one hole");
     assert_eq!(warnings.load(Ordering::SeqCst), 1);
@@ -644,7 +622,7 @@ proptest::proptest! {
                 tokio::task::yield_now().await;
                 assert!(run.accounts()[0].balances());
             }
-            let account = run.finish(ended(record)).await.sinks.remove(0);
+            let account = run.finish(ended(record)).await.unwrap().sinks.remove(0);
             assert!(account.balances() && account.waiting == 0, "{account:?}");
             let holes = account.holes.iter().flat_map(|h| h.range.first.get()..=h.range.last.get());
             let mut all: Vec<u64> = sink.numbers().into_iter().chain(holes).collect();

@@ -59,7 +59,7 @@ impl Shared {
         let executed = match executed {
             Ok(executed) => executed,
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "a required store refused a run; its event is put off");
+                tracing::warn!(error = %error.chain(), "a required store does not have a run; its event is put off");
                 return delivery.release_in(self.lease).await;
             }
         };
@@ -83,7 +83,8 @@ impl Shared {
         record.conclude();
         let conclusion = Conclusion { record: record.clone(), values };
         delivery.conclude(conclusion.clone()).await?;
-        sinks.finish(record.clone()).await;
+        // Where it fails, whoever gets the event next finds the conclusion and brings its record there.
+        sinks.finish(record.clone()).await?;
         self.tell(&record);
         self.publish(&delivery, &conclusion).await?;
         delivery.ack().await

@@ -21,6 +21,9 @@ use crate::{
 /// How long a worker drains when it is asked to stop, unless told otherwise.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
+/// How long a run that was cut may take until its handler is dropped, and a little more.
+const CUT_LIMIT: Duration = Duration::from_secs(12);
+
 /// How often a worker that ends when idle asks whether it is.
 const IDLE_POLL: Duration = Duration::from_millis(100);
 
@@ -184,7 +187,8 @@ impl Worker {
     }
 
     /// Works until it is asked to stop: a stop takes nothing new and drains; what is cut, at the drain limit or by a cut,
-    /// is released. Then waits for the sinks, at most the drain limit again.
+    /// is released. Then waits for the sinks, at most the drain limit again: a run whose required stores lack something
+    /// then is given up, and its event comes back.
     ///
     /// # Errors
     /// Where it cannot subscribe, or the broker ends the subscription for good.
@@ -310,7 +314,14 @@ impl Slots {
             () = tokio::time::sleep(limit) => crate::Cause::Shutdown,
         };
         cut.cut(cut_now);
-        while self.running.join_next().await.is_some() {}
+        let ended = async { while self.running.join_next().await.is_some() {} };
+        if tokio::time::timeout(CUT_LIMIT + limit, ended).await.is_err() {
+            // They wait for a store that is out of reach. Their events come back.
+            if let Err(error) = self.shared.fan_out.close(Duration::ZERO).await {
+                tracing::warn!(error = %error.chain(), "required stores do not have every run; they are given up");
+            }
+            while self.running.join_next().await.is_some() {}
+        }
     }
 }
 

@@ -278,3 +278,42 @@ async fn events_of_one_action_run_one_after_the_other_and_others_beside_them() {
     assert!(bench.runs().await.iter().all(|run| run.outcome == Some(Outcome::Succeeded)));
     assert_eq!(most.load(Ordering::SeqCst), 2);
 }
+
+/// A store that is out of reach from the first append on.
+struct Away(MemoryStore);
+
+#[async_trait::async_trait]
+impl crate::OutputSink for Away {
+    async fn begin(&self, record: &RunRecord) -> crate::Result<()> {
+        self.0.begin(record).await
+    }
+
+    async fn append(&self, _: &crate::RunKey, _: &[crate::LineBatch]) -> crate::Result<crate::Appended> {
+        Err(crate::Error::new(crate::ErrorKind::Unavailable, "503"))
+    }
+
+    async fn finish(&self, _: &RunRecord) -> crate::Result<()> {
+        Err(crate::Error::new(crate::ErrorKind::Unavailable, "503"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_required_store_is_away_ends_within_its_limits_and_the_event_comes_back() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let fan_out = FanOut::new(vec![SinkConfig::required("away", Arc::new(Away(bench.store.clone())))]);
+    let (broker, stage) = (Arc::clone(&bench.broker), Stage::new("s").unwrap());
+    let worker = Worker::new(broker, fan_out, exits(0), stage, ["t:a".parse().unwrap()]).unwrap();
+    let (stopper, stop) = Stop::pair();
+    let working = tokio::spawn(worker.with_drain(Duration::from_secs(20)).run(stop));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let asked = tokio::time::Instant::now();
+    stopper.stop(Cause::Shutdown);
+    working.await.unwrap().unwrap();
+    // Until it is cut, until the cut is over, and for the sinks.
+    assert!(asked.elapsed() < Duration::from_secs(20 + 12 + 20 + 1), "{:?}", asked.elapsed());
+    assert!(bench.events("*-completed:a").await.is_empty(), "what is not stored is not concluded");
+    run(bench.worker("s", "t:a", exits(0))).await;
+    let attempts: Vec<_> = bench.runs().await.iter().map(|r| (r.key.attempt, r.outcome)).collect();
+    assert_eq!(attempts, [(1, None), (2, Some(Outcome::Succeeded))]);
+}
