@@ -4,22 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::Value;
 
 use crate::Place;
 use crate::rounds::{
-    BEGIN, Chance, LIMIT, Witness, concluded, killed, logs, nobody_is_left, none_is_running, rounds, runs,
-    start_aside, to_the_end,
+    BEGIN, Chance, LIMIT, SAID, WITNESS, Witness, concluded, killed, logs, nobody_is_left, none_is_running,
+    rounds, runs, start_aside, to_the_end,
 };
 
 const ROUNDS: u64 = 25;
 const LONG_ROUNDS: u64 = 200;
 
 const ACTIONS: u64 = 4;
-const EVENTS: u64 = 10;
+const EVENTS: u64 = 20;
 
 /// The first stage: prints numbered lines, with pauses in which it may be killed. The event's id says how many, how
 /// long, and how it ends; what it writes for the next stage names the attempt.
@@ -31,7 +31,7 @@ i=0
 while [ $i -lt $lines ]; do
   i=$((i+1))
   echo "$i of $lines by $PIPELINE_RUN_ID"
-  [ $((i % 25)) -ne 0 ] || sleep 0.0$pause
+  [ $((i % 25)) -ne 0 ] || [ $pause = 0 ] || sleep 0.0$pause
 done
 echo "from=$PIPELINE_ATTEMPT" >>"$PIPELINE_OUTPUT"
 echo "end $run" >>witness
@@ -44,6 +44,21 @@ echo "$PIPELINE_PAYLOAD"
 sleep 0.03
 echo "end $run" >>witness
 "#;
+
+/// A third stage, which nobody kills, writes down what is told of the others.
+const TELL: [&str; 11] = [
+    "work",
+    "--stage",
+    "tell",
+    "--on",
+    "build-completed:*",
+    "--on",
+    "test-completed:*",
+    "--",
+    "sh",
+    "-c",
+    r#"echo "$PIPELINE_PAYLOAD" >>told"#,
+];
 
 /// What a worker of a stage is started with.
 fn worker<'a>(stage: &'a str, script: &'a str) -> Vec<&'a str> {
@@ -69,7 +84,9 @@ impl Planned {
     /// Of actions each of which has several events but the first, which has one that succeeds.
     fn draw(n: u64, chance: &mut Chance) -> Self {
         let action = if n == 0 { 0 } else { 1 + chance.below(ACTIONS - 1) };
-        let (lines, pause) = (chance.below(200), 1 + chance.below(8));
+        // Many are short, so that a worker is often between two of its steps.
+        let pause = if chance.one_in(2) { 0 } else { 1 + chance.below(8) };
+        let lines = chance.below(if pause == 0 { 20 } else { 200 });
         let code = if n > 0 && chance.one_in(8) { [3, 42][usize::from(chance.one_in(2))] } else { 0 };
         Self { action: format!("action-{action}"), id: format!("{n}.{lines}.{pause}.{code}"), lines, code }
     }
@@ -105,7 +122,7 @@ fn publish(place: &Place, events: &[Planned], mut chance: Chance) -> BTreeSet<St
             assert_eq!(place.expect(0, &event.words()).out, format!("{}\n", event.id));
             published.insert(event.id.clone());
         }
-        chance.instant(Duration::from_millis(60));
+        chance.instant(Duration::from_millis(40));
     }
     published
 }
@@ -114,8 +131,24 @@ fn publish(place: &Place, events: &[Planned], mut chance: Chance) -> BTreeSet<St
 fn workers(place: &Place, words: &[&str], kills: u64, mut chance: Chance) {
     for _ in 0..kills {
         let worker = start_aside(place, words);
-        chance.instant(Duration::from_millis(900));
+        chance.instant(Duration::from_millis(700));
+        match chance.below(3) {
+            // Soon after a command begins or ends, and soon after a run was told as concluded.
+            0 => grown(place, WITNESS),
+            1 => grown(place, SAID),
+            _ => {}
+        }
+        chance.instant(Duration::from_millis(4));
         killed(worker);
+    }
+}
+
+/// Waits for a while until this file grows.
+fn grown(place: &Place, name: &str) {
+    let bytes = || fs::metadata(place.0.path().join(name)).map_or(0, |file| file.len());
+    let (before, limit) = (bytes(), Instant::now() + Duration::from_millis(300));
+    while bytes() == before && Instant::now() < limit {
+        thread::sleep(Duration::from_micros(300));
     }
 }
 
@@ -185,6 +218,7 @@ fn round(place: &Place, mut chance: Chance) {
     check_builds(place, &events, &seen, &witness);
     check_followers(place, &events, seen);
     check_tests(place, &witness);
+    check_told(place);
 }
 
 /// Everybody at once, and at the end workers that nobody kills.
@@ -207,7 +241,8 @@ fn go_through(place: &Place, events: &[Planned], mut chance: Chance) -> Seen {
         for working in working {
             working.join().unwrap();
         }
-        for mut words in [build.clone(), test.clone()] {
+        for words in [&build, &test, &TELL.to_vec()] {
+            let mut words = words.clone();
             words.insert(1, "--until-idle");
             to_the_end(place, &words);
         }
@@ -284,6 +319,21 @@ fn check_followers(place: &Place, events: &[Planned], seen: Seen) {
         assert!(!all || count == prints.len(), "{count} lines of {run}");
     }
     assert_eq!(rest, "", "in order, each once: {}", seen.whole);
+}
+
+/// Each conclusion was told once.
+fn check_told(place: &Place) {
+    let text = fs::read_to_string(place.0.path().join("told")).unwrap();
+    let run_of = |line: &str| serde_json::from_str::<Value>(line).unwrap()["run_id"].clone();
+    let mut told: Vec<_> = text.lines().map(|line| run_of(line).to_string()).collect();
+    told.sort_unstable();
+    let stages = || ["build", "test"].into_iter();
+    let all = actions().flat_map(|action| stages().map(move |stage| runs(place, &action, stage)));
+    let all: Vec<_> = all.flat_map(BTreeMap::into_values).flatten().collect();
+    let finals = all.iter().filter(|run| run["final"] == true);
+    let mut finals: Vec<_> = finals.map(|run| run["run_id"].to_string()).collect();
+    finals.sort_unstable();
+    assert_eq!(told, finals);
 }
 
 /// The chain went on once where the first stage said so, with what its final attempt wrote, and nowhere else.

@@ -22,13 +22,16 @@ use crate::{Ended, Place};
 const SEED: &str = "PIPELINE_TEST_SEED";
 
 /// How many rounds go on at once: they wait for leases more than they work.
-const AT_ONCE: usize = 5;
+const AT_ONCE: usize = 8;
 
 /// Far more than anything here takes.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// The file to which commands say what they begin and end.
 pub(crate) const WITNESS: &str = "witness";
+
+/// The file to which workers say how runs ended.
+pub(crate) const SAID: &str = "said";
 
 /// What every command of a round begins with. It keeps a lock of its stage and event for as long as anything of it
 /// lives, so that two attempts side by side are seen, and says that it begins.
@@ -113,7 +116,7 @@ pub(crate) fn rounds(
 
 /// Starts the program with nobody at its output. What it says beside is kept in the folder.
 pub(crate) fn start_aside(place: &Place, words: &[&str]) -> Child {
-    let log = fs::File::options().create(true).append(true).open(place.0.path().join("said")).unwrap();
+    let log = fs::File::options().create(true).append(true).open(place.0.path().join(SAID)).unwrap();
     place.command(words).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
