@@ -9,6 +9,8 @@ mod keeping;
 mod kills;
 #[cfg(target_os = "linux")]
 mod rounds;
+#[cfg(target_os = "linux")]
+mod shutdowns;
 mod streaming;
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -116,8 +116,12 @@ pub(crate) fn rounds(
 
 /// Starts the program with nobody at its output. What it says beside is kept in the folder.
 pub(crate) fn start_aside(place: &Place, words: &[&str]) -> Child {
-    let log = fs::File::options().create(true).append(true).open(place.0.path().join(SAID)).unwrap();
-    place.command(words).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    place.command(words).stdout(Stdio::null()).stderr(logged(place)).spawn().unwrap()
+}
+
+/// The file that keeps what workers say.
+pub(crate) fn logged(place: &Place) -> fs::File {
+    fs::File::options().create(true).append(true).open(place.0.path().join(SAID)).unwrap()
 }
 
 /// Waits for its end, and gives the code; `None` where a signal ended it.
@@ -255,12 +259,6 @@ pub(crate) fn killed(mut child: Child) -> (Option<i32>, Vec<u8>) {
     let _ = child.kill();
     let output = child.wait_with_output().unwrap();
     (output.status.code(), output.stdout)
-}
-
-/// Starts the program with its output kept in a file of this name, so that it never waits for a reader.
-pub(crate) fn start_printing(place: &Place, words: &[&str], name: &str) -> Child {
-    let file = fs::File::create(place.0.path().join(name)).unwrap();
-    place.command(words).stdout(file).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Sends a signal; whoever has ended is not told.
