@@ -71,17 +71,25 @@ impl Chance {
     }
 }
 
-/// What a round needs. Where it fails, its folder stays.
+/// A round under way. Where it fails, its folder stays.
 struct Round {
     seed: u64,
     place: Option<Place>,
 }
 
+impl Round {
+    /// Does a part of the round, and gives its place back.
+    fn part(seed: u64, place: Place, part: impl FnOnce(&Place)) -> Place {
+        let mut round = Self { seed, place: Some(place) };
+        part(round.place.as_ref().unwrap());
+        round.place.take().unwrap()
+    }
+}
+
 impl Drop for Round {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take()
-            && thread::panicking()
-        {
+        // It is taken out where all went well.
+        if let Some(place) = self.place.take() {
             let folder = place.0.keep();
             eprintln!("{SEED}={} repeats the round that failed; {} is kept", self.seed, folder.display());
         }
@@ -101,16 +109,14 @@ pub(crate) fn rounds(
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(seed) = { left.lock().unwrap().next() } {
-                    let running = Round { seed, place: Some(Place::new()) };
-                    round(running.place.as_ref().unwrap(), Chance(seed));
-                    places.lock().unwrap().push(running);
+                    let place = Round::part(seed, Place::new(), |place| round(place, Chance(seed)));
+                    places.lock().unwrap().push((seed, place));
                 }
             });
         }
     });
-    for mut round in places.into_inner().unwrap() {
-        afterwards(round.place.as_ref().unwrap());
-        drop(round.place.take());
+    for (seed, place) in places.into_inner().unwrap() {
+        Round::part(seed, place, &afterwards);
     }
 }
 
