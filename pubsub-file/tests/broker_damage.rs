@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use pubsub_core::{
@@ -162,4 +162,22 @@ async fn a_newer_version_is_refused_by_name_and_left_alone() {
     assert!(error.to_string().contains("version=99"), "{error}");
     let names = std::fs::read_dir(dir.path().join("broker")).unwrap();
     assert!(names.into_iter().all(|e| !e.unwrap().file_name().to_string_lossy().contains("damaged")));
+}
+
+#[tokio::test]
+async fn opening_waits_while_another_has_the_database_for_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = FileBrokerConfig::new(dir.path());
+    FileBroker::connect(config.clone()).await.unwrap().close().await.unwrap();
+    // As whoever recovers the log after a crash has it, or takes it back at the end.
+    let other = rusqlite::Connection::open(main_file(dir.path())).unwrap();
+    other.pragma_update(None, "locking_mode", "EXCLUSIVE").unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
+    let (busy, since) = (Duration::from_millis(100), Instant::now());
+    let refused = FileBroker::connect(config.clone().with_busy(busy)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{}", refused.chain());
+    assert!(since.elapsed() >= busy, "it waited {:?}", since.elapsed());
+    let opening = tokio::spawn(FileBroker::connect(config));
+    drop(other);
+    opening.await.unwrap().unwrap();
 }

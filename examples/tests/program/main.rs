@@ -5,6 +5,12 @@ mod asking;
 mod command_line;
 mod events;
 mod keeping;
+#[cfg(target_os = "linux")]
+mod kills;
+#[cfg(target_os = "linux")]
+mod rounds;
+#[cfg(target_os = "linux")]
+mod shutdowns;
 mod streaming;
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Pid;
 
+use super::spawn::spawn;
 use crate::RunId;
 
 /// What the guardian runs.
@@ -59,7 +60,7 @@ impl Guardian {
         let folder = tempfile::Builder::new().prefix("pipeline-").tempdir()?;
         let table = unnamed_file()?;
         let (reader, alive) = io::pipe()?;
-        let child = spawn(reader.into(), &table, folder.path())?;
+        let child = shell(reader.into(), &table, folder.path())?;
         Ok(Self { child, _alive: alive, table, used: Vec::new(), folder: folder.keep() })
     }
 
@@ -67,7 +68,7 @@ impl Guardian {
     fn revive(&mut self) -> io::Result<()> {
         if self.child.try_wait()?.is_some() {
             let (reader, alive) = io::pipe()?;
-            self.child = spawn(reader.into(), &self.table, &self.folder)?;
+            self.child = shell(reader.into(), &self.table, &self.folder)?;
             self._alive = alive;
         }
         Ok(())
@@ -87,8 +88,9 @@ impl Guardian {
     }
 }
 
-fn spawn(alive: Stdio, table: &File, folder: &Path) -> io::Result<Child> {
-    Command::new("/bin/sh")
+fn shell(alive: Stdio, table: &File, folder: &Path) -> io::Result<Child> {
+    let mut command = Command::new("/bin/sh");
+    command
         .args(["-c", SCRIPT, "pipeline-guardian"])
         .arg(folder)
         .env_clear()
@@ -97,8 +99,12 @@ fn spawn(alive: Stdio, table: &File, folder: &Path) -> io::Result<Child> {
         .process_group(0)
         .stdin(alive)
         .stdout(table.try_clone()?)
-        .stderr(Stdio::null())
-        .spawn()
+        .stderr(Stdio::null());
+    let discard = |mut child: Child| {
+        // It has ended.
+        let _ = child.wait();
+    };
+    spawn(|| command.spawn(), |child| Some(child.id()), discard)
 }
 
 #[cfg(target_os = "linux")]

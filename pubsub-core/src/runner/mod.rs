@@ -5,6 +5,7 @@ mod group;
 mod guardian;
 mod printed;
 mod pump;
+mod spawn;
 mod start;
 mod supervise;
 mod values;

@@ -10,6 +10,7 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
 use super::group::Group;
 use super::guardian::Guarded;
+use super::spawn::spawn;
 use super::values::ValuesFile;
 use crate::command::{Command, Environment, MAX_PAYLOAD_VARIABLE_BYTES, Stdin};
 use crate::{Event, Exit, Payload, RunId, RunKey, StartFailure};
@@ -103,7 +104,8 @@ impl Start {
         }
         let mut process = tokio::process::Command::from(self.command);
         process.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = process.spawn().map_err(Failure::Spawn)?;
+        // One that is dropped is waited for by tokio.
+        let mut child = spawn(|| process.spawn(), tokio::process::Child::id, drop).map_err(Failure::Spawn)?;
         // Our copy of the reading end would keep the command's input open for ever.
         drop(process);
         let pipes = (child.stdout.take(), child.stderr.take());

@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pubsub_core::{
@@ -92,6 +93,7 @@ struct Shared {
     signals: Arc<Signals>,
     closed: AtomicBool,
     path: PathBuf,
+    busy: Duration,
     max_event_bytes: usize,
     durability: Durability,
 }
@@ -115,7 +117,7 @@ impl Shared {
             let kept = shared.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let db = match kept {
                 Some(db) => db,
-                None => session::connect(&shared.path)?,
+                None => session::connect(&shared.path, shared.busy)?,
             };
             // One moment for all that is read.
             db.execute_batch("BEGIN").map_err(crate::sqlite::failed("begin to read"))?;
@@ -176,6 +178,7 @@ impl FileBroker {
             signals,
             closed: AtomicBool::new(false),
             path: open::database(&config.folder()),
+            busy: config.busy(),
             max_event_bytes: config.max_event_bytes(),
             durability: config.durability().into(),
         };

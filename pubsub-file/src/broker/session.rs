@@ -127,11 +127,12 @@ pub(super) fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros().min(FOR_EVER)).unwrap_or(i64::MAX / 4)
 }
 
-/// Opens a connection with the settings that all connections share.
-pub(super) fn connect(path: &Path) -> Result<Connection> {
+/// Opens a connection with the settings that all connections share. Reading waits as well: where a process was killed
+/// while it wrote, the next one that comes recovers the log, and the database is busy until it has.
+pub(super) fn connect(path: &Path, busy: Duration) -> Result<Connection> {
     let db = Connection::open(path).map_err(failed("open the broker's database"))?;
     db.set_prepared_statement_cache_capacity(64);
-    db.busy_timeout(Duration::ZERO).map_err(failed("set the busy timeout"))?;
+    db.busy_timeout(busy).map_err(failed("set the busy timeout"))?;
     db.pragma_update(None, "temp_store", "MEMORY").map_err(failed("set temp_store"))?;
     db.pragma_update(None, "cache_size", -16_384).map_err(failed("set cache_size"))?;
     Ok(db)
@@ -140,7 +141,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection> {
 impl Session {
     /// Opens the database, making the tables where it is new. Call it with the folder's lock held.
     pub(super) fn open(path: &Path, config: &FileBrokerConfig) -> Result<Self> {
-        let db = connect(path)?;
+        let db = connect(path, config.busy())?;
         let mut session = Self {
             db,
             effects: Effects::default(),
@@ -162,6 +163,8 @@ impl Session {
             let pages = i64::try_from(bytes / 4096).unwrap_or(i64::MAX);
             session.db.pragma_update(None, "max_page_count", pages).map_err(failed("limit the size"))?;
         }
+        // From here on it waits in its own way.
+        session.db.busy_timeout(Duration::ZERO).map_err(failed("set the busy timeout"))?;
         session.begin()?;
         let made = session.make();
         if let Err(error) = made {
@@ -225,11 +228,11 @@ impl Session {
 
     /// SQLite's own waiting sleeps up to 100 ms at a time; between processes that write in bursts of a millisecond a
     /// shorter, jittered one is fairer and faster.
-    fn patiently(
+    fn patiently<T>(
         &self,
-        mut call: impl FnMut(&Connection) -> rusqlite::Result<()>,
+        mut call: impl FnMut(&Connection) -> rusqlite::Result<T>,
         what: &'static str,
-    ) -> Result<()> {
+    ) -> Result<T> {
         let since = Instant::now();
         let mut longest = 100;
         loop {
@@ -248,20 +251,19 @@ impl Session {
 
     /// Whether others changed the database since the last look, and whether they cancelled something.
     pub(super) fn look(&mut self) -> Result<Effects> {
-        let version: i64 = self
-            .db
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map_err(failed("look for changes"))?;
+        let version: i64 = self.patiently(
+            |db| db.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0)),
+            "look for changes",
+        )?;
         if version == self.version {
             return Ok(Effects::default());
         }
-        let cancels: i64 = self
-            .db
-            .prepare_cached("SELECT value FROM counters WHERE name = 'cancels'")
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
-            .map_err(failed("look for cancels"))?
-            .unwrap_or(0);
+        let sql = "SELECT value FROM counters WHERE name = 'cancels'";
+        let cancels: Option<i64> = self.patiently(
+            |db| db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional(),
+            "look for cancels",
+        )?;
+        let cancels = cancels.unwrap_or(0);
         let effects = Effects { events: true, cancels: cancels != self.cancels };
         self.version = version;
         self.cancels = cancels;

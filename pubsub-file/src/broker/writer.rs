@@ -84,7 +84,10 @@ pub(super) struct Queue {
 struct State {
     jobs: VecDeque<Box<dyn Job>>,
     look: bool,
+    /// No more calls are taken.
     stopped: bool,
+    /// The thread will do nothing more.
+    ended: bool,
 }
 
 impl Queue {
@@ -119,8 +122,12 @@ impl Queue {
     where
         F: FnMut(&mut Session) -> Result<()> + Send + 'static,
     {
-        // Where the thread has ended, so has all that the work would tidy.
-        let _ = self.push(Call { work, outcome: None, reply: None, _room: None });
+        let mut state = self.lock();
+        // Also once no more calls are taken: what the last of them took for somebody who is gone is given back.
+        if !state.ended {
+            state.jobs.push_back(Box::new(Call { work, outcome: None, reply: None, _room: None }));
+            self.ready.notify_one();
+        }
     }
 
     fn push(&self, job: impl Job + 'static) -> Result<()> {
@@ -159,14 +166,15 @@ impl Queue {
         let many = state.jobs.len().min(MAX_GROUP);
         let jobs: Vec<_> = state.jobs.drain(..many).collect();
         let look = std::mem::take(&mut state.look) || jobs.is_empty();
-        Next { stopped: state.stopped && jobs.is_empty(), jobs, look }
+        state.ended = state.stopped && jobs.is_empty();
+        Next { ended: state.ended, jobs, look }
     }
 }
 
 struct Next {
     jobs: Vec<Box<dyn Job>>,
     look: bool,
-    stopped: bool,
+    ended: bool,
 }
 
 /// Who waits for what is committed, here and in other processes.
@@ -246,7 +254,7 @@ struct Ending(Arc<Queue>);
 impl Drop for Ending {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.stopped = true;
+        (state.stopped, state.ended) = (true, true);
         let jobs = std::mem::take(&mut state.jobs);
         drop(state);
         self.0.room.close();
@@ -268,7 +276,7 @@ impl Loop {
             }
             if !next.jobs.is_empty() {
                 self.transact(next.jobs);
-            } else if next.stopped {
+            } else if next.ended {
                 return;
             } else if Instant::now() >= next_upkeep {
                 next_upkeep = Instant::now() + UPKEEP;
@@ -320,5 +328,63 @@ impl Loop {
         self.session.commit()?;
         self.signals.tell_all(self.session.effects);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::sync::watch;
+
+    use super::{Queue, Signals, Writer};
+    use crate::broker::config::FileBrokerConfig;
+    use crate::broker::session::Session;
+    use crate::broker::wake::WakeFile;
+
+    /// What a call took; dropped, it is given back.
+    struct Taken(Arc<Queue>, Arc<AtomicBool>);
+
+    impl Drop for Taken {
+        fn drop(&mut self) {
+            let given_back = Arc::clone(&self.1);
+            self.0.leave(move |_| {
+                given_back.store(true, Ordering::Release);
+                Ok(())
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_last_call_took_for_nobody_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Session::open(&dir.path().join("db"), &FileBrokerConfig::new(dir.path())).unwrap();
+        let (queue, given_back) = (Queue::new(), Arc::new(AtomicBool::new(false)));
+        let (events, cancels) = (watch::Sender::new(0), watch::Sender::new(0));
+        let signals = Signals { events, cancels, wake: WakeFile::open(&dir.path().join("wake")).unwrap() };
+        let scan = Duration::from_secs(60);
+        let writer = Writer::start(session, &queue, Arc::new(signals), scan, |_| Ok(())).unwrap();
+
+        let (began, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let taken = (Arc::clone(&queue), Arc::clone(&given_back));
+        let take = queue.call(0, move |_| {
+            began.send(()).unwrap();
+            may_go_on.recv().unwrap();
+            Ok(Taken(Arc::clone(&taken.0), Arc::clone(&taken.1)))
+        });
+        // It is asked for, and then nobody waits for it any more.
+        assert!(futures::FutureExt::now_or_never(take).is_none());
+        has_begun.recv().unwrap();
+        let ending = std::thread::spawn(move || drop(writer));
+        while !queue.lock().stopped {
+            std::thread::yield_now();
+        }
+        go_on.send(()).unwrap();
+        ending.join().unwrap();
+        assert!(given_back.load(Ordering::Acquire));
     }
 }

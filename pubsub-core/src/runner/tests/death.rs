@@ -111,6 +111,12 @@ async fn a_signal_to_the_whole_group_reaches_neither_command_nor_guardian() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_signal_to_the_whole_group_ends_no_command_that_just_starts() {
+    Worker::start("starts in a storm").succeeds();
+}
+
 #[tokio::test]
 async fn a_worker_killed_while_it_starts_a_command_takes_that_along() {
     let worker = Worker::start("dies while starting");
@@ -228,6 +234,7 @@ async fn a_worker() {
             });
             futures::future::join_all(starts).await;
         }
+        "starts in a storm" => starts_in_a_storm().await,
         "loses its guardian" => loses_its_guardian(&folder).await,
         "environment" => {
             Run::new().end(&sh(&format!("env > {}", file("environment")))).await;
@@ -242,6 +249,22 @@ fn deaf() {
     for kind in [tokio::signal::unix::SignalKind::terminate(), tokio::signal::unix::SignalKind::hangup()] {
         // From now on the signal is handled, even where nobody listens.
         drop(tokio::signal::unix::signal(kind).unwrap());
+    }
+}
+
+/// Commands start while a supervisor signals everything in the worker's group again and again.
+async fn starts_in_a_storm() {
+    deaf();
+    // It ends with this process.
+    std::thread::spawn(|| {
+        loop {
+            rustix::process::kill_current_process_group(rustix::process::Signal::TERM).unwrap();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+    for _ in 0..300 {
+        let ran = Run::new().end(&Command::new("true")).await;
+        assert_eq!(ran.finished.exit, crate::Exit::code(0));
     }
 }
 
