@@ -8,6 +8,8 @@
 //!     index                            one entry for each batch of lines
 //!     record.json                      the record
 //! ids/<two digits>/<run>               the folder of a run, by its id alone
+//! catalog                              which runs there are; made again from the records where it is lost
+//! lock                                 held by who writes the catalog
 //! trash/                               what is being removed
 //! ```
 
@@ -163,6 +165,29 @@ impl Layout {
         }
     }
 
+    /// Whether there is a way from this id to a folder.
+    pub(super) fn has_id(&self, run: &RunId) -> bool {
+        // What cannot be looked at may be there.
+        fs::symlink_metadata(self.id_file(run)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |_| true)
+    }
+
+    pub(super) fn catalog_file(&self) -> PathBuf {
+        self.root.join("catalog")
+    }
+
+    pub(super) fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn replace_catalog(&self, bytes: &[u8]) -> Result<()> {
+        replace(&self.catalog_file(), bytes, self.sync).map_err(io_error("write the catalog of runs"))
+    }
+
+    /// Whether what is written must be on the disk before a call returns.
+    pub(super) fn syncs(&self) -> bool {
+        self.sync == Sync::Yes
+    }
+
     /// The folders of all runs of these; encoded names.
     pub(super) fn folders(&self, action: Option<&str>, stage: Option<&str>) -> Result<Vec<RunFolder>> {
         let runs = self.root.join("runs");
@@ -219,16 +244,34 @@ impl RunFolder {
         self.path.join("index")
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The encoded names of its action and stage, and its run.
+    pub(super) fn names(&self) -> Option<[&str; 3]> {
+        let mut parts = self.path.iter().rev().map(|part| part.to_str());
+        let (run, stage, action) = (parts.next()??, parts.next()??, parts.next()??);
+        Some([action, stage, run])
+    }
+
     /// The record, where there is one.
     pub(super) fn record(&self) -> Result<Option<RunRecord>> {
-        let bytes = read(&self.path.join("record.json")).map_err(io_error("read the record of a run"))?;
-        bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose()
+        let path = self.path.join("record.json");
+        let bytes = read(&path).map_err(io_error("read the record of a run"))?;
+        let record = bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose();
+        record.map_err(|error| error.with("path", path.display()))
     }
 
     pub(super) fn write_record(&self, record: &RunRecord) -> Result<()> {
         replace(&self.path.join("record.json"), &record.to_json()?, self.sync)
             .map_err(io_error("write the record of a run"))
     }
+}
+
+/// Whether an error says something of one record alone: others can be read all the same.
+pub(super) fn is_of_one_record(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew)
 }
 
 /// Makes a folder where it is not there; a link in its place is refused.
@@ -279,7 +322,7 @@ fn below(folder: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
 }
 
 /// A file's bytes, `None` where it is not there; a symbolic link is an error.
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match open_for_reading(path) {
         Ok(mut file) => {
             let mut bytes = Vec::new();

@@ -1,7 +1,9 @@
 //! The output store in a folder.
 
+mod catalog;
 mod index;
 mod layout;
+mod list;
 mod read;
 mod recover;
 mod search;
@@ -17,11 +19,12 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use pubsub_core::{
     Appended, Durability, Error, ErrorKind, Hit, Judgement, LineBatch, Lines, Output, OutputItem,
     OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    StoreCapabilities, Support, Timestamp, name,
+    StoreCapabilities, Support, Timestamp,
 };
 use tokio::time::Instant;
 
 use layout::{Layout, RunFolder, open_for_writing};
+use list::Skipped;
 use read::Reader;
 use writer::Writer;
 
@@ -80,6 +83,7 @@ struct Inner {
     writers: Mutex<HashMap<RunId, Arc<Mutex<Writer>>>>,
     wake: std::fs::File,
     watch: FileWatch,
+    skipped: Skipped,
 }
 
 impl FileStore {
@@ -93,8 +97,9 @@ impl FileStore {
             let wake =
                 open_for_writing(&layout.wake_file()).map_err(io_error("open the store's wake file"))?;
             let watch = FileWatch::new(&layout.wake_file());
-            let writers = Mutex::default();
-            Ok(Self(Arc::new(Inner { layout, durability: config.durability, writers, wake, watch })))
+            let (writers, skipped) = (Mutex::default(), Skipped::default());
+            let durability = config.durability;
+            Ok(Self(Arc::new(Inner { layout, durability, writers, wake, watch, skipped })))
         })
         .await
     }
@@ -107,7 +112,7 @@ impl FileStore {
         blocking(move || {
             let folder = inner.layout.make(&record.key)?;
             let writer = inner.writer(&record.key.run_id, folder)?;
-            lock(&writer).put(&record)?;
+            lock(&writer).put(&record, &inner.layout)?;
             // Also where nothing changed: whoever repeats a call does not know whether the first one was told.
             inner.tell()
         })
@@ -117,26 +122,7 @@ impl FileStore {
     /// The records that fit, newest first, with their folders.
     async fn matching(&self, query: &RunQuery) -> Result<Vec<(RunRecord, RunFolder)>> {
         let (inner, query) = (Arc::clone(&self.0), query.clone());
-        blocking(move || {
-            let folders = match &query.run {
-                Some(run) => inner.layout.find(run)?.into_iter().collect(),
-                None => {
-                    let action = query.action.as_ref().map(|id| name::encode(id.as_str()));
-                    let stage = query.stage.as_ref().map(|id| name::encode(id.as_str()));
-                    inner.layout.folders(action.as_deref(), stage.as_deref())?
-                }
-            };
-            let mut found = Vec::new();
-            for folder in folders {
-                if let Some(record) = folder.record()?.filter(|record| query.matches(record)) {
-                    found.push((record, folder));
-                }
-            }
-            found.sort_by(|(a, _), (b, _)| (b.started_at, &b.key.run_id).cmp(&(a.started_at, &a.key.run_id)));
-            found.truncate(query.limit.unwrap_or(usize::MAX));
-            Ok(found)
-        })
-        .await
+        blocking(move || list::matching(&inner.layout, &inner.skipped, &query)).await
     }
 }
 

@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
-use pubsub_core::{Appended, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream};
+use pubsub_core::{
+    Appended, ErrorKind, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream,
+};
 
 use super::Durability;
 use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
-use super::layout::{RunFolder, open_for_writing};
-use super::recover;
+use super::layout::{Layout, RunFolder, open_for_writing};
+use super::{catalog, recover};
 use crate::error::io_error;
 
 /// About how many bytes are written before their entries are.
@@ -108,16 +110,25 @@ impl Writer {
     }
 
     /// Takes the record where it moves forward; answers whether it did.
-    pub(super) fn put(&mut self, record: &RunRecord) -> Result<bool> {
+    pub(super) fn put(&mut self, record: &RunRecord, layout: &Layout) -> Result<bool> {
         let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
-        let next = match self.folder.record()? {
+        let stored = match self.folder.record() {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(error = %error.chain(), "a record that cannot be read is written anew by its owner");
+                None
+            }
+            stored => stored?,
+        };
+        let next = match &stored {
             Some(stored) => stored.followed_by(record),
             None => Some(record.clone()),
         };
-        match next {
-            Some(next) => self.folder.write_record(&next).map(|()| true),
-            None => Ok(false),
+        let Some(next) = next else { return Ok(false) };
+        // Before the record: a run that can be seen is in the catalog.
+        if stored.is_none_or(|stored| stored.started_at != next.started_at) {
+            catalog::enter(layout, &self.folder, &next)?;
         }
+        self.folder.write_record(&next).map(|()| true)
     }
 
     /// Appends the lines that are not there yet, in pieces of about a megabyte. The index is written after the bytes,
