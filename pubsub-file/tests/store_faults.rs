@@ -61,6 +61,7 @@ async fn a_link_planted_where_ids_are_kept_is_refused() {
     let store = open(root.path()).await;
     let record = record();
     let digits = record.key.run_id.as_str().get(..2).unwrap();
+    fs::create_dir(root.path().join("ids")).unwrap();
     symlink(outside.path(), root.path().join("ids").join(digits)).unwrap();
     assert_eq!(store.begin(&record).await.unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(count(outside.path()), 0);
@@ -97,9 +98,8 @@ async fn a_link_planted_before_the_store_was_made_is_refused() {
 #[tokio::test]
 async fn what_a_killed_remover_left_in_the_trash_goes_at_the_next_start() {
     let root = tempfile::tempdir().unwrap();
-    drop(open(root.path()).await);
     let left = root.path().join("trash/some-run-1-2");
-    fs::create_dir(&left).unwrap();
+    fs::create_dir_all(&left).unwrap();
     fs::write(left.join("output.log"), "old\n").unwrap();
     drop(open(root.path()).await);
     assert_eq!(count(&root.path().join("trash")), 0);
@@ -586,6 +586,7 @@ mod crashes {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let store = open(root.path()).await;
+        fs::create_dir(root.path().join("runs")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("runs/a")).unwrap();
         let error = store.begin(&record()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! format.json                          the version of the layout
-//! wake                                 written to after each change
 //! runs/<action>/<stage>/<run>/
 //!     output.log                       what was printed, in number order
 //!     index                            one entry for each batch of lines
 //!     record.json                      the record
 //! ids/<two digits>/<run>               the folder of a run, by its id alone
 //! catalog                              which runs there are; made again from the records where it is lost
+//! wakes/<part>                         written to after each change
 //! lock                                 held by who writes the catalog
 //! trash/                               what is being removed
 //! ```
@@ -17,14 +17,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
+use crate::watch::Part;
 
 const VERSION: u32 = 1;
+
+const FOLDERS: [&str; 4] = ["runs", "ids", "trash", "wakes"];
 
 /// How often a folder is made anew that others take away meanwhile.
 const MAX_TRIES: u32 = 100;
@@ -39,6 +44,8 @@ struct Format {
 pub(super) struct Layout {
     root: PathBuf,
     sync: Sync,
+    /// Whether this handle saw to it that the folders are there.
+    made: Arc<AtomicBool>,
 }
 
 /// The folder of one run.
@@ -56,35 +63,71 @@ enum Sync {
 }
 
 impl Layout {
-    /// Makes the folder where it is not there, and checks its version.
+    /// Checks what is there of the folder; nothing is made.
     pub(super) fn open(root: PathBuf, durability: Durability) -> Result<Self> {
-        fs::create_dir_all(&root).map_err(io_error("make the store's folder"))?;
-        for folder in ["runs", "ids", "trash"] {
-            make_folder(&root.join(folder))?;
-        }
         let sync = if durability == Durability::PowerLoss { Sync::Yes } else { Sync::No };
-        let layout = Self { root, sync };
-        let path = layout.root.join("format.json");
-        match read(&path).map_err(io_error("read the store's version"))? {
-            Some(bytes) => {
-                let format: Format = serde_json::from_slice(&bytes)
-                    .map_err(|e| Error::new(ErrorKind::Corrupt, "read the store's version").with_source(e))?;
-                if format.version > VERSION {
-                    return Err(Error::new(ErrorKind::TooNew, "open the store")
-                        .with("version", format.version)
-                        .with("newest known", VERSION));
-                }
+        let layout = Self { root, sync, made: Arc::default() };
+        layout.is_versioned()?;
+        for folder in FOLDERS {
+            match check_folder(&layout.root.join(folder)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
-            None => replace(&path, format!("{{\"version\":{VERSION}}}\n").as_bytes(), sync)
-                .map_err(io_error("write the store's version"))?,
         }
         layout.empty_trash();
-        open_for_writing(&layout.wake_file()).map_err(io_error("make the store's wake file"))?;
         Ok(layout)
     }
 
-    pub(super) fn wake_file(&self) -> PathBuf {
-        self.root.join("wake")
+    /// Makes the folder where it is not there: who only reads changes nothing.
+    pub(super) fn prepare(&self) -> Result<()> {
+        if self.made.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.root).map_err(io_error("make the store's folder"))?;
+        FOLDERS.iter().try_for_each(|folder| make_folder(&self.root.join(folder)))?;
+        if !self.is_versioned()? {
+            replace(&self.format_file(), format!("{{\"version\":{VERSION}}}\n").as_bytes(), self.sync)
+                .map_err(io_error("write the store's version"))?;
+        }
+        self.made.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn format_file(&self) -> PathBuf {
+        self.root.join("format.json")
+    }
+
+    /// Whether there is a version; a newer one than ours is an error.
+    fn is_versioned(&self) -> Result<bool> {
+        let doing = "read the store's version";
+        let Some(bytes) = read(&self.format_file()).map_err(io_error(doing))? else { return Ok(false) };
+        let format: Format = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::new(ErrorKind::Corrupt, doing).with_source(e))?;
+        if format.version > VERSION {
+            return Err(Error::new(ErrorKind::TooNew, "open the store")
+                .with("version", format.version)
+                .with("newest known", VERSION));
+        }
+        Ok(true)
+    }
+
+    pub(super) fn wakes(&self) -> PathBuf {
+        self.root.join("wakes")
+    }
+
+    /// Wakes who waits for changes of this run, in every process. Where that fails they look by themselves.
+    pub(super) fn tell(&self, folder: &RunFolder) {
+        let Some(part) = folder.part() else { return };
+        let wakes = self.wakes();
+        let told = match part.tell(&wakes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir(&wakes).and_then(|()| part.tell(&wakes))
+            }
+            told => told,
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "the readers of a store could not be woken; they look by themselves");
+        }
     }
 
     fn folder_of(&self, key: &RunKey) -> RunFolder {
@@ -100,6 +143,7 @@ impl Layout {
 
     /// Makes the folder of a run, and the way to it from its id.
     pub(super) fn make(&self, key: &RunKey) -> Result<RunFolder> {
+        self.prepare()?;
         let folder = self.folder_of(key);
         let mut tries = 0;
         // Whoever removes the last run of a stage takes its folder away, perhaps while this run is made in it.
@@ -203,6 +247,7 @@ impl Layout {
 
     /// Takes a run out of sight at once, then deletes it. `false` where it was gone.
     pub(super) fn remove(&self, run: &RunId, folder: &RunFolder) -> Result<bool> {
+        self.prepare()?;
         check_folder(&self.root.join("trash"))?;
         let trash = self.root.join("trash").join(format!("{run}-{}", unique()));
         match fs::rename(&folder.path, &trash) {
@@ -253,6 +298,11 @@ impl RunFolder {
         let mut parts = self.path.iter().rev().map(|part| part.to_str());
         let (run, stage, action) = (parts.next()??, parts.next()??, parts.next()??);
         Some([action, stage, run])
+    }
+
+    /// Which part tells of its changes: that of its stage.
+    pub(super) fn part(&self) -> Option<Part> {
+        self.names().map(|[action, stage, _]| Part::of(&[action, stage]))
     }
 
     /// The record, where there is one.

@@ -9,6 +9,7 @@ use pubsub_core::{Error, Result, RunId, RunQuery, RunRecord, name};
 
 use super::catalog;
 use super::layout::{Layout, RunFolder, is_of_one_record};
+use crate::watch::Part;
 
 /// Entries of removed runs that a question may meet before the catalog is tidied up.
 const MAX_REMOVED: usize = 1_000;
@@ -67,6 +68,16 @@ pub(super) fn matching(layout: &Layout, skipped: &Skipped, query: &RunQuery) -> 
     }
     sort(&mut found);
     Ok(found)
+}
+
+/// What tells of changes of the runs that a query means; `None` where anything may.
+pub(super) fn part(layout: &Layout, query: &RunQuery) -> Result<Option<Part>> {
+    if let Some(run) = &query.run {
+        return Ok(layout.find(run)?.and_then(|folder| folder.part()));
+    }
+    Ok(query.action.as_ref().zip(query.stage.as_ref()).map(|(action, stage)| {
+        Part::of(&[name::encode(action.as_str()).as_str(), name::encode(stage.as_str()).as_str()])
+    }))
 }
 
 fn limit(query: &RunQuery) -> usize {

@@ -23,13 +23,12 @@ use pubsub_core::{
 };
 use tokio::time::Instant;
 
-use layout::{Layout, RunFolder, open_for_writing};
+use layout::{Layout, RunFolder};
 use list::Skipped;
 use read::Reader;
 use writer::Writer;
 
-use crate::error::io_error;
-use crate::watch::FileWatch;
+use crate::watch::{Changes, FolderWatch, Part, Woken};
 
 /// What [`FileStore`] can do.
 pub const FILE_STORE: StoreCapabilities = StoreCapabilities {
@@ -49,7 +48,7 @@ const MAX_OPEN_RUNS: usize = 128;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FileStoreConfig {
-    /// The folder; it is made where it is not there.
+    /// The folder; the first run that begins makes it where it is not there.
     pub dir: PathBuf,
     /// [`Durability::ProcessCrash`] leaves the bytes to the system when an append returns;
     /// [`Durability::PowerLoss`] waits until they are on the disk.
@@ -81,25 +80,23 @@ struct Inner {
     layout: Layout,
     durability: Durability,
     writers: Mutex<HashMap<RunId, Arc<Mutex<Writer>>>>,
-    wake: std::fs::File,
-    watch: FileWatch,
+    watch: FolderWatch,
     skipped: Skipped,
 }
 
 impl FileStore {
-    /// Opens the folder.
+    /// Opens the folder. Nothing is made or written before a run begins: a folder that is not there has no runs, and
+    /// one that can only be read answers all questions.
     ///
     /// # Errors
     /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote it; otherwise what the file system says.
     pub async fn connect(config: FileStoreConfig) -> Result<Self> {
         blocking(move || {
             let layout = Layout::open(config.dir, config.durability)?;
-            let wake =
-                open_for_writing(&layout.wake_file()).map_err(io_error("open the store's wake file"))?;
-            let watch = FileWatch::new(&layout.wake_file());
+            let watch = FolderWatch::new(layout.wakes());
             let (writers, skipped) = (Mutex::default(), Skipped::default());
             let durability = config.durability;
-            Ok(Self(Arc::new(Inner { layout, durability, writers, wake, watch, skipped })))
+            Ok(Self(Arc::new(Inner { layout, durability, writers, watch, skipped })))
         })
         .await
     }
@@ -111,10 +108,11 @@ impl FileStore {
         let (inner, record) = (Arc::clone(&self.0), record.clone());
         blocking(move || {
             let folder = inner.layout.make(&record.key)?;
-            let writer = inner.writer(&record.key.run_id, folder)?;
+            let writer = inner.writer(&record.key.run_id, folder.clone())?;
             lock(&writer).put(&record, &inner.layout)?;
             // Also where nothing changed: whoever repeats a call does not know whether the first one was told.
-            inner.tell()
+            inner.layout.tell(&folder);
+            Ok(())
         })
         .await
     }
@@ -153,12 +151,6 @@ impl Inner {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
     }
 
-    /// Wakes who waits for changes, in every process.
-    fn tell(&self) -> Result<()> {
-        use std::os::unix::fs::FileExt as _;
-        self.wake.write_all_at(b"\n", 0).map_err(io_error("wake the readers of a store"))
-    }
-
     fn found(&self, doing: &'static str, run: &RunId) -> Result<(RunFolder, RunRecord)> {
         let missing = || Error::new(ErrorKind::NotFound, doing).with("run", run);
         let folder = self.layout.find(run)?.ok_or_else(missing)?;
@@ -191,8 +183,9 @@ impl OutputSink for FileStore {
                 Some(writer) => writer,
                 None => inner.writer(&run, inner.found("append lines", &run)?.0)?,
             };
-            let appended = lock(&writer).append(&batches, inner.durability)?;
-            inner.tell()?;
+            let mut writer = lock(&writer);
+            let appended = writer.append(&batches, inner.durability)?;
+            inner.layout.tell(writer.folder());
             Ok(appended)
         })
         .await
@@ -229,15 +222,51 @@ impl OutputReader for FileStore {
         Ok(search::hits(runs, search.clone(), deadline))
     }
 
-    async fn changes(&self, _query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
-        let changes = self.0.watch.subscribe();
+    async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
+        let mut waiting = Waiting { store: self.clone(), query: query.clone(), part: None, changes: None };
+        waiting.start().await?;
         let now = stream::once(std::future::ready(Ok(())));
-        // The store is held, so that its watch lives as long as somebody waits.
-        let store = self.clone();
-        let later = stream::unfold((changes, store), |(mut changes, store)| async move {
-            changes.next().await.then_some((Ok(()), (changes, store)))
+        Ok(now.chain(stream::unfold(waiting, Waiting::next)).boxed())
+    }
+}
+
+/// Who waits for changes. The store is held, so that its watch lives as long as somebody waits.
+struct Waiting {
+    store: FileStore,
+    query: RunQuery,
+    /// What tells of changes of the query's runs; `None` where anything may.
+    part: Option<Part>,
+    changes: Option<Changes>,
+}
+
+impl Waiting {
+    /// Watches what the query names. The place of a run is known once it is there.
+    async fn start(&mut self) -> Result<()> {
+        let (inner, query) = (Arc::clone(&self.store.0), self.query.clone());
+        let part = blocking(move || {
+            inner.watch.start();
+            list::part(&inner.layout, &query)
         });
-        Ok(now.chain(later).boxed())
+        let part = part.await?;
+        if self.changes.is_none() || part != self.part {
+            self.changes = Some(self.store.0.watch.subscribe(part));
+            self.part = part;
+        }
+        Ok(())
+    }
+
+    async fn next(mut self) -> Option<(Result<()>, Self)> {
+        let woken = match &mut self.changes {
+            Some(changes) => changes.next().await?,
+            None => Woken::Unwatched,
+        };
+        let unplaced = self.query.run.is_some() && self.part.is_none();
+        if (woken == Woken::Unwatched || unplaced)
+            && let Err(error) = self.start().await
+        {
+            return Some((Err(error), self));
+        }
+        Some((Ok(()), self))
     }
 }
 
@@ -257,7 +286,7 @@ impl Retention for FileStore {
             inner.forget(&run);
             let Some(folder) = inner.layout.find(&run)? else { return Ok(false) };
             let removed = inner.layout.remove(&run, &folder)?;
-            inner.tell()?;
+            inner.layout.tell(&folder);
             Ok(removed)
         })
         .await

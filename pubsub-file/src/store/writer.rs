@@ -97,6 +97,10 @@ impl Writer {
         Ok(Self { folder, log, index: Arc::new(index), known: Known::default(), passed: Vec::new() })
     }
 
+    pub(super) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
     /// Whether its files still lie in the run's folder: another process may have removed the run, and this one made it
     /// again; or the output was renamed, and what follows belongs into a new one.
     pub(super) fn is_current(&self) -> bool {
