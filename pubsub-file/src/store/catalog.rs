@@ -14,7 +14,8 @@ use std::os::unix::fs::FileExt as _;
 
 use pubsub_core::{EventId, Result, RunId, RunRecord, Timestamp};
 
-use super::layout::{Layout, RunFolder, is_of_one_record, open_for_writing, read};
+use super::files::{open_for_writing, read};
+use super::layout::{Layout, RunFolder, is_of_one_record};
 use crate::error::io_error;
 
 /// Bytes of the header and of an entry. Header: `MAGIC`, number of entries 8, unused, CRC-32 4. Entry: time begun 8,

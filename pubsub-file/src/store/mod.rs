@@ -1,6 +1,7 @@
 //! The output store in a folder.
 
 mod catalog;
+mod files;
 mod index;
 mod layout;
 mod list;

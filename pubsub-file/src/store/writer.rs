@@ -10,8 +10,9 @@ use pubsub_core::{
 };
 
 use super::Durability;
+use super::files::open_for_writing;
 use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
-use super::layout::{Layout, RunFolder, open_for_writing};
+use super::layout::{Layout, RunFolder};
 use super::{catalog, recover};
 use crate::error::io_error;
 
@@ -139,7 +140,7 @@ impl Writer {
     /// so what a crash leaves half written was never acknowledged, and the next append writes over it.
     pub(super) fn append(&mut self, batches: &[LineBatch], durability: Durability) -> Result<Appended> {
         let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
-        self.look().map_err(io_error("read the index of a run"))?;
+        self.look(durability).map_err(io_error("read the index of a run"))?;
         let mut appended = Appended::all();
         let mut piece = Piece::after(self.known);
         for batch in batches {
@@ -184,13 +185,14 @@ impl Writer {
     }
 
     /// Takes in what another handle or an earlier process wrote.
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self, durability: Durability) -> io::Result<()> {
         let length = self.log.metadata()?.len();
-        let mut index = Index::open(self.index.try_clone()?)?;
+        let mut index = Index::open(Some(self.index.try_clone()?))?;
         if recover::is_lost(&index, length)? {
             index = self.repair(&index, length)?;
-        } else if self.index.metadata()?.len() > index.count() * ENTRY_BYTES as u64 {
-            self.index.set_len(index.count() * ENTRY_BYTES as u64)?;
+            (self.known, self.passed) = (Known::default(), Vec::new());
+        } else {
+            self.mark(&index, durability)?;
         }
         if index.count() < self.known.entries {
             // Not what this writer wrote any more.
@@ -213,6 +215,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Cuts what is no whole entry, but leaves a byte in an index without entries: it tells one whose first append was
+    /// cut short from one that was emptied.
+    fn mark(&self, index: &Index, durability: Durability) -> io::Result<()> {
+        let (length, whole) = (self.index.metadata()?.len(), index.count() * ENTRY_BYTES as u64);
+        if length == whole.max(1) {
+            return Ok(());
+        }
+        self.index.set_len(whole.max(1))?;
+        if whole == 0 && durability == Durability::PowerLoss {
+            self.index.sync_all()?;
+        }
+        Ok(())
+    }
+
     /// Gives lines that the index lost their entries back.
     fn repair(&self, index: &Index, length: u64) -> io::Result<Index> {
         let found = recover::find(index, &self.log, length)?;
@@ -223,7 +239,7 @@ impl Writer {
         self.index.write_all_at(&entries, end)?;
         let lines: u64 = found.iter().map(|entry| u64::from(entry.lines)).sum();
         tracing::warn!(run = ?self.folder, lines, "lines that the index had lost were recovered from the output");
-        Index::open(self.index.try_clone()?)
+        Index::open(Some(self.index.try_clone()?))
     }
 }
 
