@@ -111,14 +111,11 @@ impl Layout {
     pub(super) fn tell(&self, folder: &RunFolder) {
         let Some(part) = folder.part() else { return };
         let wakes = self.wakes();
-        let told = match part.tell(&wakes) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir(&wakes).and_then(|()| part.tell(&wakes))
-            }
-            told => told,
-        };
+        // Made again where it was deleted; never looked up behind a link.
+        let there = check_folder(&wakes).or_else(|_| make_folder(&wakes));
+        let told = there.and_then(|()| part.tell(&wakes).map_err(io_error("wake the readers of a store")));
         if let Err(error) = told {
-            tracing::debug!(%error, "the readers of a store could not be woken; they look by themselves");
+            tracing::debug!(error = %error.chain(), "the readers of a store could not be woken; they look by themselves");
         }
     }
 
@@ -227,6 +224,10 @@ impl Layout {
     /// The folders of all runs of these; encoded names.
     pub(super) fn folders(&self, action: Option<&str>, stage: Option<&str>) -> Result<Vec<RunFolder>> {
         let runs = self.root.join("runs");
+        match check_folder(&runs) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            checked => checked?,
+        }
         let mut found = Vec::new();
         for action in below(&runs, action)? {
             for stage in below(&action, stage)? {
