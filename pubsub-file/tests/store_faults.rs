@@ -61,6 +61,7 @@ async fn a_link_planted_where_ids_are_kept_is_refused() {
     let store = open(root.path()).await;
     let record = record();
     let digits = record.key.run_id.as_str().get(..2).unwrap();
+    fs::create_dir(root.path().join("ids")).unwrap();
     symlink(outside.path(), root.path().join("ids").join(digits)).unwrap();
     assert_eq!(store.begin(&record).await.unwrap_err().kind(), ErrorKind::Refused);
     assert_eq!(count(outside.path()), 0);
@@ -97,9 +98,8 @@ async fn a_link_planted_before_the_store_was_made_is_refused() {
 #[tokio::test]
 async fn what_a_killed_remover_left_in_the_trash_goes_at_the_next_start() {
     let root = tempfile::tempdir().unwrap();
-    drop(open(root.path()).await);
     let left = root.path().join("trash/some-run-1-2");
-    fs::create_dir(&left).unwrap();
+    fs::create_dir_all(&left).unwrap();
     fs::write(left.join("output.log"), "old\n").unwrap();
     drop(open(root.path()).await);
     assert_eq!(count(&root.path().join("trash")), 0);
@@ -467,6 +467,95 @@ async fn a_full_disk_is_told_and_the_store_goes_on_once_there_is_room() {
     assert_eq!(shape(&store, &record).await.last().unwrap(), "end");
 }
 
+#[tokio::test]
+async fn an_index_that_was_emptied_or_deleted_loses_and_doubles_nothing() {
+    for (deleted, reopened) in [(false, true), (true, true), (false, false), (true, false)] {
+        let told = format!("deleted {deleted}, reopened {reopened}");
+        let root = tempfile::tempdir().unwrap();
+        let mut store = open(root.path()).await;
+        let record = record();
+        store.begin(&record).await.unwrap();
+        store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+        store.append(&record.key, &[batch(2, "two\nthree\n", LineEnd::None)]).await.unwrap();
+        let index = folder_of(root.path(), &record).join("index");
+        if deleted {
+            fs::remove_file(&index).unwrap();
+        } else {
+            fs::write(&index, "").unwrap();
+        }
+        if reopened {
+            store = open(root.path()).await;
+        }
+        assert_eq!(shape(&store, &record).await, ["one", "two", "three"], "{told}");
+        let search = Search::literal("t").unwrap();
+        assert_eq!(store.search(&RunQuery::all(), &search).await.unwrap().count().await, 2, "{told}");
+        // The owner sends again what it is not sure of, and goes on.
+        store.append(&record.key, &[batch(3, "three\nfour\n", LineEnd::None)]).await.unwrap();
+        let output = store.lines(&record.key.run_id, Lines::ALL).await.unwrap();
+        let lines: Vec<_> = output.items.map(Result::unwrap).collect().await;
+        let flags = lines.iter().flat_map(|item| match item {
+            OutputItem::Lines(batch) => batch.lines().map(|l| (l.text().into_owned(), l.recovered)).collect(),
+            OutputItem::Gap(_) => Vec::new(),
+        });
+        let expected = [("one", true), ("two", true), ("three", true), ("four", false)];
+        assert!(flags.eq(expected.map(|(text, flag)| (text.to_owned(), flag))), "{told}: {lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_first_append_that_was_cut_short_is_no_lost_index() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    let folder = folder_of(root.path(), &record);
+    store.append(&record.key, &[]).await.unwrap();
+    // As a killed writer leaves it: bytes, and no entry or a part of one.
+    for part in [1, 39] {
+        fs::write(folder.join("output.log"), "one\ntw").unwrap();
+        fs::OpenOptions::new().write(true).open(folder.join("index")).unwrap().set_len(part).unwrap();
+        let store = open(root.path()).await;
+        assert_eq!(shape(&store, &record).await, [""; 0]);
+        let store = open(root.path()).await;
+        store.append(&record.key, &[]).await.unwrap();
+        assert_eq!(fs::read(folder.join("output.log")).unwrap(), b"");
+    }
+    store.append(&record.key, &[batch(1, "one\ntwo\n", LineEnd::None)]).await.unwrap();
+    assert_eq!(shape(&store, &record).await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_hole_in_a_part_is_a_gap_and_a_nul_that_was_printed_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    store.append(&record.key, &[batch(1, "a part with no end", LineEnd::Part)]).await.unwrap();
+    store.append(&record.key, &[batch(2, "nul \0 printed\n", LineEnd::None)]).await.unwrap();
+    store.append(&record.key, &[batch(3, "three\n", LineEnd::None)]).await.unwrap();
+    let log = folder_of(root.path(), &record).join("output.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes.get_mut(2..18).unwrap().fill(0);
+    fs::write(&log, bytes).unwrap();
+    assert_eq!(shape(&store, &record).await, ["[1-1]", "nul \0 printed", "three"]);
+    let search = Search::literal("a").unwrap();
+    assert_eq!(store.search(&RunQuery::all(), &search).await.unwrap().count().await, 0);
+}
+
+#[tokio::test]
+async fn an_output_that_was_deleted_is_told_as_a_gap() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path()).await;
+    let record = record();
+    store.begin(&record).await.unwrap();
+    store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+    fs::remove_file(folder_of(root.path(), &record).join("output.log")).unwrap();
+    assert_eq!(shape(&store, &record).await, ["[1-1]"]);
+    store.remove(&record.key.run_id).await.unwrap();
+    let error = store.lines(&record.key.run_id, Lines::ALL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
 /// What a killed process leaves, and what a store of another time or hand leaves.
 mod crashes {
     use futures::StreamExt as _;
@@ -586,6 +675,7 @@ mod crashes {
         let root = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         let store = open(root.path()).await;
+        fs::create_dir(root.path().join("runs")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("runs/a")).unwrap();
         let error = store.begin(&record()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());

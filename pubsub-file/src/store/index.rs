@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use bytes::Bytes;
 use pubsub_core::{LineBatch, LineEnd, LineNumber, LineRange, MAX_BATCH_BYTES, Stream, Timestamp};
 
-/// Bytes of one entry: first number 8, offset 8, time 8, bytes 4, lines 4, stream 1, tail 1, recovered 1, unused 1,
+/// Bytes of one entry: first number 8, offset 8, time 8, bytes 4, lines 4, stream 1, tail 1, recovered 1, no NUL 1,
 /// CRC-32 of all this 4; all little-endian.
 pub(super) const ENTRY_BYTES: usize = 40;
 
@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) tail: LineEnd,
     /// Found in the output after the index was lost.
     pub(super) recovered: bool,
+    /// None of its bytes is NUL: where one is read, the file has a hole.
+    pub(super) no_nul: bool,
 }
 
 impl Entry {
@@ -39,6 +41,7 @@ impl Entry {
             stream: batch.stream(),
             tail: batch.tail(),
             recovered: batch.is_recovered(),
+            no_nul: memchr::memchr(0, batch.bytes()).is_none(),
         }
     }
 
@@ -66,7 +69,7 @@ impl Entry {
             LineEnd::None => 3,
             LineEnd::Part => 4,
         };
-        into.extend_from_slice(&[stream, tail, u8::from(self.recovered), 0]);
+        into.extend_from_slice(&[stream, tail, u8::from(self.recovered), u8::from(self.no_nul)]);
         let check = crc32fast::hash(into.get(start..).unwrap_or_default());
         into.extend_from_slice(&check.to_le_bytes());
     }
@@ -98,12 +101,16 @@ impl Entry {
                 _ => return None,
             },
             recovered: *body.get(34)? == 1,
+            no_nul: *body.get(35)? == 1,
         })
     }
 
     /// The batch that these bytes are; `None` where its lines are not there any more, as in the hole that a cut leaves.
     /// A byte that was changed within a line is for `verify` to name: a check over the batch would hide its other lines.
     pub(super) fn batch(&self, bytes: Bytes) -> Option<LineBatch> {
+        if self.no_nul && memchr::memchr(0, &bytes).is_some() {
+            return None;
+        }
         let batch = LineBatch::split(self.first, self.time, self.stream, bytes, self.tail).ok()?;
         let same = u32::try_from(batch.len()) == Ok(self.lines) && batch.tail() == self.tail;
         same.then(|| batch.with_recovered(self.recovered))
@@ -113,7 +120,8 @@ impl Entry {
 /// The entries of an index file that were written as a whole, as they are now.
 #[derive(Debug)]
 pub(super) struct Index {
-    file: File,
+    /// `None` where it was deleted.
+    file: Option<File>,
     count: u64,
     damaged: bool,
 }
@@ -122,9 +130,10 @@ pub(super) struct Index {
 pub(super) const ENTRIES: u64 = 1024;
 
 impl Index {
-    pub(super) fn open(file: File) -> io::Result<Self> {
-        let whole = file.metadata()?.len() / ENTRY_BYTES as u64;
-        let mut index = Self { file, count: whole, damaged: false };
+    pub(super) fn open(file: Option<File>) -> io::Result<Self> {
+        let length = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))?;
+        // Before anything is printed, a mark is made in the index: one that has not even this was lost.
+        let mut index = Self { file, count: length / ENTRY_BYTES as u64, damaged: length == 0 };
         // A killed writer leaves at most a part of an entry; a whole one that cannot be read is damage.
         while index.count > 0 && index.entry(index.count - 1)?.is_none() {
             index.count -= 1;
@@ -133,7 +142,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Whether entries at its end cannot be read.
+    /// Whether entries at its end cannot be read, or all are gone.
     pub(super) const fn is_damaged(&self) -> bool {
         self.damaged
     }
@@ -145,7 +154,8 @@ impl Index {
     /// The entry with this place; `None` where it is damaged.
     pub(super) fn entry(&self, place: u64) -> io::Result<Option<Entry>> {
         let mut bytes = [0; ENTRY_BYTES];
-        self.file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
+        let Some(file) = &self.file else { return Ok(None) };
+        file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
         Ok(Entry::decode(&bytes))
     }
 
@@ -157,7 +167,8 @@ impl Index {
     pub(super) fn entries(&self, place: u64) -> io::Result<Vec<(u64, Entry)>> {
         let count = self.count.saturating_sub(place).min(ENTRIES);
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * ENTRY_BYTES];
-        self.file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        file.read_exact_at(&mut bytes, place * ENTRY_BYTES as u64)?;
         let entries = bytes.chunks_exact(ENTRY_BYTES).map(Entry::decode);
         Ok((place..).zip(entries).filter_map(|(place, entry)| Some((place, entry?))).collect())
     }
@@ -197,6 +208,7 @@ mod tests {
                 stream: Stream::Stderr,
                 tail: LineEnd::Part,
                 recovered: true,
+                no_nul: true,
             };
             let mut bytes = Vec::new();
             entry.encode(&mut bytes);

@@ -2,27 +2,33 @@
 //!
 //! ```text
 //! format.json                          the version of the layout
-//! wake                                 written to after each change
 //! runs/<action>/<stage>/<run>/
 //!     output.log                       what was printed, in number order
 //!     index                            one entry for each batch of lines
 //!     record.json                      the record
 //! ids/<two digits>/<run>               the folder of a run, by its id alone
+//! catalog                              which runs there are; made again from the records where it is lost
+//! wakes/<part>                         written to after each change
+//! lock                                 held by who writes the catalog
 //! trash/                               what is being removed
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use super::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
 use crate::error::io_error;
+use crate::watch::Part;
 
 const VERSION: u32 = 1;
+
+const FOLDERS: [&str; 4] = ["runs", "ids", "trash", "wakes"];
 
 /// How often a folder is made anew that others take away meanwhile.
 const MAX_TRIES: u32 = 100;
@@ -37,6 +43,8 @@ struct Format {
 pub(super) struct Layout {
     root: PathBuf,
     sync: Sync,
+    /// Whether this handle saw to it that the folders are there.
+    made: Arc<AtomicBool>,
 }
 
 /// The folder of one run.
@@ -46,43 +54,69 @@ pub(super) struct RunFolder {
     sync: Sync,
 }
 
-/// Whether files and their names are on the disk before a call returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sync {
-    Yes,
-    No,
-}
-
 impl Layout {
-    /// Makes the folder where it is not there, and checks its version.
+    /// Checks what is there of the folder; nothing is made.
     pub(super) fn open(root: PathBuf, durability: Durability) -> Result<Self> {
-        fs::create_dir_all(&root).map_err(io_error("make the store's folder"))?;
-        for folder in ["runs", "ids", "trash"] {
-            make_folder(&root.join(folder))?;
-        }
         let sync = if durability == Durability::PowerLoss { Sync::Yes } else { Sync::No };
-        let layout = Self { root, sync };
-        let path = layout.root.join("format.json");
-        match read(&path).map_err(io_error("read the store's version"))? {
-            Some(bytes) => {
-                let format: Format = serde_json::from_slice(&bytes)
-                    .map_err(|e| Error::new(ErrorKind::Corrupt, "read the store's version").with_source(e))?;
-                if format.version > VERSION {
-                    return Err(Error::new(ErrorKind::TooNew, "open the store")
-                        .with("version", format.version)
-                        .with("newest known", VERSION));
-                }
+        let layout = Self { root, sync, made: Arc::default() };
+        layout.is_versioned()?;
+        for folder in FOLDERS {
+            match check_folder(&layout.root.join(folder)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
-            None => replace(&path, format!("{{\"version\":{VERSION}}}\n").as_bytes(), sync)
-                .map_err(io_error("write the store's version"))?,
         }
         layout.empty_trash();
-        open_for_writing(&layout.wake_file()).map_err(io_error("make the store's wake file"))?;
         Ok(layout)
     }
 
-    pub(super) fn wake_file(&self) -> PathBuf {
-        self.root.join("wake")
+    /// Makes the folder where it is not there: who only reads changes nothing.
+    pub(super) fn prepare(&self) -> Result<()> {
+        if self.made.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.root).map_err(io_error("make the store's folder"))?;
+        FOLDERS.iter().try_for_each(|folder| make_folder(&self.root.join(folder)))?;
+        if !self.is_versioned()? {
+            replace(&self.format_file(), format!("{{\"version\":{VERSION}}}\n").as_bytes(), self.sync)
+                .map_err(io_error("write the store's version"))?;
+        }
+        self.made.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn format_file(&self) -> PathBuf {
+        self.root.join("format.json")
+    }
+
+    /// Whether there is a version; a newer one than ours is an error.
+    fn is_versioned(&self) -> Result<bool> {
+        let doing = "read the store's version";
+        let Some(bytes) = read(&self.format_file()).map_err(io_error(doing))? else { return Ok(false) };
+        let format: Format = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::new(ErrorKind::Corrupt, doing).with_source(e))?;
+        if format.version > VERSION {
+            return Err(Error::new(ErrorKind::TooNew, "open the store")
+                .with("version", format.version)
+                .with("newest known", VERSION));
+        }
+        Ok(true)
+    }
+
+    pub(super) fn wakes(&self) -> PathBuf {
+        self.root.join("wakes")
+    }
+
+    /// Wakes who waits for changes of this run, in every process. Where that fails they look by themselves.
+    pub(super) fn tell(&self, folder: &RunFolder) {
+        let Some(part) = folder.part() else { return };
+        let wakes = self.wakes();
+        // Made again where it was deleted; never looked up behind a link.
+        let there = check_folder(&wakes).or_else(|_| make_folder(&wakes));
+        let told = there.and_then(|()| part.tell(&wakes).map_err(io_error("wake the readers of a store")));
+        if let Err(error) = told {
+            tracing::debug!(error = %error.chain(), "the readers of a store could not be woken; they look by themselves");
+        }
     }
 
     fn folder_of(&self, key: &RunKey) -> RunFolder {
@@ -98,6 +132,7 @@ impl Layout {
 
     /// Makes the folder of a run, and the way to it from its id.
     pub(super) fn make(&self, key: &RunKey) -> Result<RunFolder> {
+        self.prepare()?;
         let folder = self.folder_of(key);
         let mut tries = 0;
         // Whoever removes the last run of a stage takes its folder away, perhaps while this run is made in it.
@@ -163,9 +198,36 @@ impl Layout {
         }
     }
 
+    /// Whether there is a way from this id to a folder.
+    pub(super) fn has_id(&self, run: &RunId) -> bool {
+        // What cannot be looked at may be there.
+        fs::symlink_metadata(self.id_file(run)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |_| true)
+    }
+
+    pub(super) fn catalog_file(&self) -> PathBuf {
+        self.root.join("catalog")
+    }
+
+    pub(super) fn lock_file(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(super) fn replace_catalog(&self, bytes: &[u8]) -> Result<()> {
+        replace(&self.catalog_file(), bytes, self.sync).map_err(io_error("write the catalog of runs"))
+    }
+
+    /// Whether what is written must be on the disk before a call returns.
+    pub(super) fn syncs(&self) -> bool {
+        self.sync == Sync::Yes
+    }
+
     /// The folders of all runs of these; encoded names.
     pub(super) fn folders(&self, action: Option<&str>, stage: Option<&str>) -> Result<Vec<RunFolder>> {
         let runs = self.root.join("runs");
+        match check_folder(&runs) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            checked => checked?,
+        }
         let mut found = Vec::new();
         for action in below(&runs, action)? {
             for stage in below(&action, stage)? {
@@ -178,6 +240,7 @@ impl Layout {
 
     /// Takes a run out of sight at once, then deletes it. `false` where it was gone.
     pub(super) fn remove(&self, run: &RunId, folder: &RunFolder) -> Result<bool> {
+        self.prepare()?;
         check_folder(&self.root.join("trash"))?;
         let trash = self.root.join("trash").join(format!("{run}-{}", unique()));
         match fs::rename(&folder.path, &trash) {
@@ -219,10 +282,28 @@ impl RunFolder {
         self.path.join("index")
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The encoded names of its action and stage, and its run.
+    pub(super) fn names(&self) -> Option<[&str; 3]> {
+        let mut parts = self.path.iter().rev().map(|part| part.to_str());
+        let (run, stage, action) = (parts.next()??, parts.next()??, parts.next()??);
+        Some([action, stage, run])
+    }
+
+    /// Which part tells of its changes: that of its stage.
+    pub(super) fn part(&self) -> Option<Part> {
+        self.names().map(|[action, stage, _]| Part::of(&[action, stage]))
+    }
+
     /// The record, where there is one.
     pub(super) fn record(&self) -> Result<Option<RunRecord>> {
-        let bytes = read(&self.path.join("record.json")).map_err(io_error("read the record of a run"))?;
-        bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose()
+        let path = self.path.join("record.json");
+        let bytes = read(&path).map_err(io_error("read the record of a run"))?;
+        let record = bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose();
+        record.map_err(|error| error.with("path", path.display()))
     }
 
     pub(super) fn write_record(&self, record: &RunRecord) -> Result<()> {
@@ -231,111 +312,7 @@ impl RunFolder {
     }
 }
 
-/// Makes a folder where it is not there; a link in its place is refused.
-fn make_folder(folder: &Path) -> Result<()> {
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(io_error("make the folder of a run")(error))
-        }
-        _ => check_folder(folder),
-    }
-}
-
-/// Waits until the names in a folder are on the disk ("fsync(2)": syncing a file does not sync its name).
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-fn check_folder(folder: &Path) -> Result<()> {
-    let meta = fs::symlink_metadata(folder).map_err(io_error("look at the folder of a run"))?;
-    if meta.is_dir() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Refused, "a folder of a run is a link or a file")
-        .with("path", folder.display()))
-}
-
-/// The folder with this name below another, or all.
-fn below(folder: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
-    if let Some(only) = only {
-        let path = folder.join(only);
-        let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-        return Ok(is_dir.then_some(path).into_iter().collect());
-    }
-    let doing = "list the runs";
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(io_error(doing))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(io_error(doing))?;
-        // A link is no folder here.
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-/// A file's bytes, `None` where it is not there; a symbolic link is an error.
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match open_for_reading(path) {
-        Ok(mut file) => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(Some(bytes))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn no_follow() -> i32 {
-    i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
-}
-
-pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(no_follow()).open(path)
-}
-
-pub(super) fn open_for_writing(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(no_follow())
-        .open(path)
-}
-
-/// Replaces a file as a whole: readers see the old one or the new one.
-fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.tmp", unique()));
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).custom_flags(no_follow()).open(&temporary)?;
-    let mut write = || {
-        file.write_all(bytes)?;
-        if sync == Sync::Yes {
-            // Before the rename, or a power loss leaves the new name on an empty file.
-            file.sync_all()?;
-        }
-        fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(parent) if sync == Sync::Yes => sync_folder(parent),
-            _ => Ok(()),
-        }
-    };
-    let written = write();
-    if written.is_err() {
-        // Nothing half written stays behind; the first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-/// A text that no other call makes: also not in another container, where process ids are the same, nor one that was
-/// killed and left its file behind.
-fn unique() -> String {
-    format!("{}-{:016x}", std::process::id(), fastrand::u64(..))
+/// Whether an error says something of one record alone: others can be read all the same.
+pub(super) fn is_of_one_record(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew)
 }

@@ -1,7 +1,10 @@
 //! The output store in a folder.
 
+mod catalog;
+mod files;
 mod index;
 mod layout;
+mod list;
 mod read;
 mod recover;
 mod search;
@@ -17,16 +20,16 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use pubsub_core::{
     Appended, Durability, Error, ErrorKind, Hit, Judgement, LineBatch, Lines, Output, OutputItem,
     OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    StoreCapabilities, Support, Timestamp, name,
+    StoreCapabilities, Support, Timestamp,
 };
 use tokio::time::Instant;
 
-use layout::{Layout, RunFolder, open_for_writing};
+use layout::{Layout, RunFolder};
+use list::Skipped;
 use read::Reader;
 use writer::Writer;
 
-use crate::error::io_error;
-use crate::watch::FileWatch;
+use crate::watch::{Changes, FolderWatch, Part, Woken};
 
 /// What [`FileStore`] can do.
 pub const FILE_STORE: StoreCapabilities = StoreCapabilities {
@@ -46,7 +49,7 @@ const MAX_OPEN_RUNS: usize = 128;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FileStoreConfig {
-    /// The folder; it is made where it is not there.
+    /// The folder; the first run that begins makes it where it is not there.
     pub dir: PathBuf,
     /// [`Durability::ProcessCrash`] leaves the bytes to the system when an append returns;
     /// [`Durability::PowerLoss`] waits until they are on the disk.
@@ -78,23 +81,23 @@ struct Inner {
     layout: Layout,
     durability: Durability,
     writers: Mutex<HashMap<RunId, Arc<Mutex<Writer>>>>,
-    wake: std::fs::File,
-    watch: FileWatch,
+    watch: FolderWatch,
+    skipped: Skipped,
 }
 
 impl FileStore {
-    /// Opens the folder.
+    /// Opens the folder. Nothing is made or written before a run begins: a folder that is not there has no runs, and
+    /// one that can only be read answers all questions.
     ///
     /// # Errors
     /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote it; otherwise what the file system says.
     pub async fn connect(config: FileStoreConfig) -> Result<Self> {
         blocking(move || {
             let layout = Layout::open(config.dir, config.durability)?;
-            let wake =
-                open_for_writing(&layout.wake_file()).map_err(io_error("open the store's wake file"))?;
-            let watch = FileWatch::new(&layout.wake_file());
-            let writers = Mutex::default();
-            Ok(Self(Arc::new(Inner { layout, durability: config.durability, writers, wake, watch })))
+            let watch = FolderWatch::new(layout.wakes());
+            let (writers, skipped) = (Mutex::default(), Skipped::default());
+            let durability = config.durability;
+            Ok(Self(Arc::new(Inner { layout, durability, writers, watch, skipped })))
         })
         .await
     }
@@ -106,10 +109,11 @@ impl FileStore {
         let (inner, record) = (Arc::clone(&self.0), record.clone());
         blocking(move || {
             let folder = inner.layout.make(&record.key)?;
-            let writer = inner.writer(&record.key.run_id, folder)?;
-            lock(&writer).put(&record)?;
+            let writer = inner.writer(&record.key.run_id, folder.clone())?;
+            lock(&writer).put(&record, &inner.layout)?;
             // Also where nothing changed: whoever repeats a call does not know whether the first one was told.
-            inner.tell()
+            inner.layout.tell(&folder);
+            Ok(())
         })
         .await
     }
@@ -117,26 +121,7 @@ impl FileStore {
     /// The records that fit, newest first, with their folders.
     async fn matching(&self, query: &RunQuery) -> Result<Vec<(RunRecord, RunFolder)>> {
         let (inner, query) = (Arc::clone(&self.0), query.clone());
-        blocking(move || {
-            let folders = match &query.run {
-                Some(run) => inner.layout.find(run)?.into_iter().collect(),
-                None => {
-                    let action = query.action.as_ref().map(|id| name::encode(id.as_str()));
-                    let stage = query.stage.as_ref().map(|id| name::encode(id.as_str()));
-                    inner.layout.folders(action.as_deref(), stage.as_deref())?
-                }
-            };
-            let mut found = Vec::new();
-            for folder in folders {
-                if let Some(record) = folder.record()?.filter(|record| query.matches(record)) {
-                    found.push((record, folder));
-                }
-            }
-            found.sort_by(|(a, _), (b, _)| (b.started_at, &b.key.run_id).cmp(&(a.started_at, &a.key.run_id)));
-            found.truncate(query.limit.unwrap_or(usize::MAX));
-            Ok(found)
-        })
-        .await
+        blocking(move || list::matching(&inner.layout, &inner.skipped, &query)).await
     }
 }
 
@@ -165,12 +150,6 @@ impl Inner {
 
     fn forget(&self, run: &RunId) {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
-    }
-
-    /// Wakes who waits for changes, in every process.
-    fn tell(&self) -> Result<()> {
-        use std::os::unix::fs::FileExt as _;
-        self.wake.write_all_at(b"\n", 0).map_err(io_error("wake the readers of a store"))
     }
 
     fn found(&self, doing: &'static str, run: &RunId) -> Result<(RunFolder, RunRecord)> {
@@ -205,8 +184,9 @@ impl OutputSink for FileStore {
                 Some(writer) => writer,
                 None => inner.writer(&run, inner.found("append lines", &run)?.0)?,
             };
-            let appended = lock(&writer).append(&batches, inner.durability)?;
-            inner.tell()?;
+            let mut writer = lock(&writer);
+            let appended = writer.append(&batches, inner.durability)?;
+            inner.layout.tell(writer.folder());
             Ok(appended)
         })
         .await
@@ -243,15 +223,51 @@ impl OutputReader for FileStore {
         Ok(search::hits(runs, search.clone(), deadline))
     }
 
-    async fn changes(&self, _query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
-        let changes = self.0.watch.subscribe();
+    async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
+        let mut waiting = Waiting { store: self.clone(), query: query.clone(), part: None, changes: None };
+        waiting.start().await?;
         let now = stream::once(std::future::ready(Ok(())));
-        // The store is held, so that its watch lives as long as somebody waits.
-        let store = self.clone();
-        let later = stream::unfold((changes, store), |(mut changes, store)| async move {
-            changes.next().await.then_some((Ok(()), (changes, store)))
+        Ok(now.chain(stream::unfold(waiting, Waiting::next)).boxed())
+    }
+}
+
+/// Who waits for changes. The store is held, so that its watch lives as long as somebody waits.
+struct Waiting {
+    store: FileStore,
+    query: RunQuery,
+    /// What tells of changes of the query's runs; `None` where anything may.
+    part: Option<Part>,
+    changes: Option<Changes>,
+}
+
+impl Waiting {
+    /// Watches what the query names. The place of a run is known once it is there.
+    async fn start(&mut self) -> Result<()> {
+        let (inner, query) = (Arc::clone(&self.store.0), self.query.clone());
+        let part = blocking(move || {
+            inner.watch.start();
+            list::part(&inner.layout, &query)
         });
-        Ok(now.chain(later).boxed())
+        let part = part.await?;
+        if self.changes.is_none() || part != self.part {
+            self.changes = Some(self.store.0.watch.subscribe(part));
+            self.part = part;
+        }
+        Ok(())
+    }
+
+    async fn next(mut self) -> Option<(Result<()>, Self)> {
+        let woken = match &mut self.changes {
+            Some(changes) => changes.next().await?,
+            None => Woken::Unwatched,
+        };
+        let unplaced = self.query.run.is_some() && self.part.is_none();
+        if (woken == Woken::Unwatched || unplaced)
+            && let Err(error) = self.start().await
+        {
+            return Some((Err(error), self));
+        }
+        Some((Ok(()), self))
     }
 }
 
@@ -271,7 +287,7 @@ impl Retention for FileStore {
             inner.forget(&run);
             let Some(folder) = inner.layout.find(&run)? else { return Ok(false) };
             let removed = inner.layout.remove(&run, &folder)?;
-            inner.tell()?;
+            inner.layout.tell(&folder);
             Ok(removed)
         })
         .await

@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use bytes::Bytes;
 use pubsub_core::{
-    Error, Gap, Judgement, LineBatch, LineNumber, LineRange, Lines, OutputItem, Result, RunRecord, RunStatus,
-    Timestamp,
+    Error, ErrorKind, Gap, Judgement, LineBatch, LineNumber, LineRange, Lines, OutputItem, Result, RunRecord,
+    RunStatus, Timestamp,
 };
 
+use super::files::open_for_reading;
 use super::index::{ENTRIES, Entry, Index};
-use super::layout::{RunFolder, open_for_reading};
+use super::layout::RunFolder;
 use super::recover;
 use crate::error::io_error;
 
@@ -22,7 +24,8 @@ const READ_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) record: RunRecord,
-    log: File,
+    /// `None` where it was deleted.
+    log: Option<File>,
     index: Index,
     /// The next entry.
     place: u64,
@@ -74,14 +77,24 @@ fn read_up_to(file: &File, at: u64, length: u64) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
+fn open_if_there(path: &Path) -> io::Result<Option<File>> {
+    match open_for_reading(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        file => file.map(Some),
+    }
+}
+
 impl Reader {
     pub(super) fn open(folder: &RunFolder, record: RunRecord, lines: Lines) -> Result<Self> {
         let doing = "read the lines of a run";
-        let log = open_for_reading(&folder.log()).map_err(io_error(doing))?;
+        let log = open_if_there(&folder.log()).map_err(io_error(doing))?;
         // Before the index is looked at: what a live writer adds meanwhile must not look like lines without entries.
-        let length = log.metadata().map_err(io_error(doing))?.len();
-        let index = Index::open(open_for_reading(&folder.index()).map_err(io_error(doing))?)
-            .map_err(io_error(doing))?;
+        let length = log.as_ref().map_or(Ok(0), |log| log.metadata().map(|meta| meta.len()));
+        let length = length.map_err(io_error(doing))?;
+        let index = open_if_there(&folder.index()).and_then(Index::open).map_err(io_error(doing))?;
+        if log.is_none() && folder.record()?.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id));
+        }
         let mut reader =
             Self { record, log, index, place: 0, next: LineNumber::FIRST, last: 0, recovered: Vec::new() };
         reader.recover(length)?;
@@ -167,7 +180,8 @@ impl Reader {
             return Ok(());
         }
         let before = self.index.last().map_err(io_error(doing))?.map(|entry| entry.range().last);
-        self.recovered = recover::find(&self.index, &self.log, length).map_err(io_error(doing))?;
+        let Some(log) = &self.log else { return Ok(()) };
+        self.recovered = recover::find(&self.index, log, length).map_err(io_error(doing))?;
         let lines: u64 = self.recovered.iter().map(|entry| u64::from(entry.lines)).sum();
         if lines > 0 {
             self.record.note("repaired", format!("{lines} lines were found behind the index"), before);
@@ -193,8 +207,9 @@ impl Reader {
                 .collect();
             let (place, end) = entries.last().map_or((self.place, 0), |(place, last)| (*place, last.end()));
             self.place = place + 1;
-            let bytes = read_up_to(&self.log, first.offset, end.saturating_sub(first.offset))
-                .map_err(io_error("read the lines of a run"))?;
+            let read = |log| read_up_to(log, first.offset, end.saturating_sub(first.offset));
+            let bytes = self.log.as_ref().map_or_else(|| Ok(Bytes::new()), read);
+            let bytes = bytes.map_err(io_error("read the lines of a run"))?;
             let entries = entries.into_iter().map(|(_, entry)| entry).collect();
             return Ok(Some(Block { entries, offset: first.offset, bytes }));
         }

@@ -1,7 +1,8 @@
 //! Finds lines in an output that no entry of the index knows.
 //!
 //! A killed writer leaves at most one piece behind the index, and nothing but a part of an entry at its end. Where more
-//! is there, or an entry at the end is damaged, the index was lost: by a power loss, or by somebody's hand.
+//! is there, an entry at the end is damaged, or not even the mark is there that comes before the first byte, the index
+//! was lost: by a power loss, or by somebody's hand.
 
 use std::fs::File;
 use std::io;

@@ -5,12 +5,15 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
-use pubsub_core::{Appended, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream};
+use pubsub_core::{
+    Appended, ErrorKind, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream,
+};
 
 use super::Durability;
+use super::files::open_for_writing;
 use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
-use super::layout::{RunFolder, open_for_writing};
-use super::recover;
+use super::layout::{Layout, RunFolder};
+use super::{catalog, recover};
 use crate::error::io_error;
 
 /// About how many bytes are written before their entries are.
@@ -95,6 +98,10 @@ impl Writer {
         Ok(Self { folder, log, index: Arc::new(index), known: Known::default(), passed: Vec::new() })
     }
 
+    pub(super) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
     /// Whether its files still lie in the run's folder: another process may have removed the run, and this one made it
     /// again; or the output was renamed, and what follows belongs into a new one.
     pub(super) fn is_current(&self) -> bool {
@@ -108,23 +115,32 @@ impl Writer {
     }
 
     /// Takes the record where it moves forward; answers whether it did.
-    pub(super) fn put(&mut self, record: &RunRecord) -> Result<bool> {
+    pub(super) fn put(&mut self, record: &RunRecord, layout: &Layout) -> Result<bool> {
         let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
-        let next = match self.folder.record()? {
+        let stored = match self.folder.record() {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(error = %error.chain(), "a record that cannot be read is written anew by its owner");
+                None
+            }
+            stored => stored?,
+        };
+        let next = match &stored {
             Some(stored) => stored.followed_by(record),
             None => Some(record.clone()),
         };
-        match next {
-            Some(next) => self.folder.write_record(&next).map(|()| true),
-            None => Ok(false),
+        let Some(next) = next else { return Ok(false) };
+        // Before the record: a run that can be seen is in the catalog.
+        if stored.is_none_or(|stored| stored.started_at != next.started_at) {
+            catalog::enter(layout, &self.folder, &next)?;
         }
+        self.folder.write_record(&next).map(|()| true)
     }
 
     /// Appends the lines that are not there yet, in pieces of about a megabyte. The index is written after the bytes,
     /// so what a crash leaves half written was never acknowledged, and the next append writes over it.
     pub(super) fn append(&mut self, batches: &[LineBatch], durability: Durability) -> Result<Appended> {
         let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
-        self.look().map_err(io_error("read the index of a run"))?;
+        self.look(durability).map_err(io_error("read the index of a run"))?;
         let mut appended = Appended::all();
         let mut piece = Piece::after(self.known);
         for batch in batches {
@@ -169,13 +185,14 @@ impl Writer {
     }
 
     /// Takes in what another handle or an earlier process wrote.
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self, durability: Durability) -> io::Result<()> {
         let length = self.log.metadata()?.len();
-        let mut index = Index::open(self.index.try_clone()?)?;
+        let mut index = Index::open(Some(self.index.try_clone()?))?;
         if recover::is_lost(&index, length)? {
             index = self.repair(&index, length)?;
-        } else if self.index.metadata()?.len() > index.count() * ENTRY_BYTES as u64 {
-            self.index.set_len(index.count() * ENTRY_BYTES as u64)?;
+            (self.known, self.passed) = (Known::default(), Vec::new());
+        } else {
+            self.mark(&index, durability)?;
         }
         if index.count() < self.known.entries {
             // Not what this writer wrote any more.
@@ -198,6 +215,20 @@ impl Writer {
         Ok(())
     }
 
+    /// Cuts what is no whole entry, but leaves a byte in an index without entries: it tells one whose first append was
+    /// cut short from one that was emptied.
+    fn mark(&self, index: &Index, durability: Durability) -> io::Result<()> {
+        let (length, whole) = (self.index.metadata()?.len(), index.count() * ENTRY_BYTES as u64);
+        if length == whole.max(1) {
+            return Ok(());
+        }
+        self.index.set_len(whole.max(1))?;
+        if whole == 0 && durability == Durability::PowerLoss {
+            self.index.sync_all()?;
+        }
+        Ok(())
+    }
+
     /// Gives lines that the index lost their entries back.
     fn repair(&self, index: &Index, length: u64) -> io::Result<Index> {
         let found = recover::find(index, &self.log, length)?;
@@ -208,7 +239,7 @@ impl Writer {
         self.index.write_all_at(&entries, end)?;
         let lines: u64 = found.iter().map(|entry| u64::from(entry.lines)).sum();
         tracing::warn!(run = ?self.folder, lines, "lines that the index had lost were recovered from the output");
-        Index::open(self.index.try_clone()?)
+        Index::open(Some(self.index.try_clone()?))
     }
 }
 

@@ -1,0 +1,127 @@
+//! Files and folders that are never looked up behind a symbolic link.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use pubsub_core::{Error, ErrorKind, Result};
+use rustix::fs::OFlags;
+
+use crate::error::io_error;
+
+/// Whether files and their names are on the disk before a call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sync {
+    Yes,
+    No,
+}
+
+/// Makes a folder where it is not there; a link in its place is refused.
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(io_error("make the folder of a run")(error))
+        }
+        _ => check_folder(folder),
+    }
+}
+
+/// Waits until the names in a folder are on the disk ("fsync(2)": syncing a file does not sync its name).
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+pub(super) fn check_folder(folder: &Path) -> Result<()> {
+    let meta = fs::symlink_metadata(folder).map_err(io_error("look at the folder of a run"))?;
+    if meta.is_dir() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Refused, "a folder of a run is a link or a file")
+        .with("path", folder.display()))
+}
+
+/// The folder with this name below another, or all.
+pub(super) fn below(folder: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
+    if let Some(only) = only {
+        let path = folder.join(only);
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+        return Ok(is_dir.then_some(path).into_iter().collect());
+    }
+    let doing = "list the runs";
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io_error(doing))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error(doing))?;
+        // A link is no folder here.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// A file's bytes, `None` where it is not there; a symbolic link is an error.
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match open_for_reading(path) {
+        Ok(mut file) => {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_follow() -> i32 {
+    i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
+}
+
+pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(no_follow()).open(path)
+}
+
+pub(super) fn open_for_writing(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(no_follow())
+        .open(path)
+}
+
+/// Replaces a file as a whole: readers see the old one or the new one.
+pub(super) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", unique()));
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).custom_flags(no_follow()).open(&temporary)?;
+    let mut write = || {
+        file.write_all(bytes)?;
+        if sync == Sync::Yes {
+            // Before the rename, or a power loss leaves the new name on an empty file.
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(parent) if sync == Sync::Yes => sync_folder(parent),
+            _ => Ok(()),
+        }
+    };
+    let written = write();
+    if written.is_err() {
+        // Nothing half written stays behind; the first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// A text that no other call makes: also not in another container, where process ids are the same, nor one that was
+/// killed and left its file behind.
+pub(super) fn unique() -> String {
+    format!("{}-{:016x}", std::process::id(), fastrand::u64(..))
+}
