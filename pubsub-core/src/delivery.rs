@@ -229,7 +229,14 @@ impl Delivery {
         self.settle(Settlement::Release { after }).await
     }
 
-    async fn settle(mut self, settlement: Settlement) -> Result<()> {
+    /// Left in silence, as by a worker that dies: it comes back after its lease, and what was begun counts as a crash.
+    pub(crate) fn abandon(mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.keeper.forget(&lease);
+        }
+    }
+
+    pub(crate) async fn settle(mut self, settlement: Settlement) -> Result<()> {
         let Some(lease) = &self.lease else { return Ok(()) };
         let answer = self.retrying(|| self.keeper.settle(lease.clone(), settlement.clone())).await;
         let is_over = match &answer {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 
 use crate::{
-    Cause, DEFAULT_BEAT, Event, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, FinishReport,
-    Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord, Stop, StopState, Verdict,
+    Cause, Counts, DEFAULT_BEAT, Error, ErrorKind, Event, Exit, ExitClassification, ExitTable, FanOut,
+    FanOutRun, FinishReport, Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord,
+    Seal, Stop, StopState, Timestamp, Verdict,
 };
 
 /// How long a Rust handler that was asked to stop may go on before it is dropped; a command has its own grace first.
@@ -57,6 +58,52 @@ pub struct Executed {
     pub values: BTreeMap<String, String>,
     /// The run's way to the sinks, for a last word once its outcome is final.
     pub sinks: FanOutRun,
+}
+
+/// An attempt whose work has ended, and whose output is on its way into the stores.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Ended {
+    /// How it ended.
+    pub exit: Exit,
+    /// What that means.
+    pub verdict: Verdict,
+    /// Values for the next stage.
+    pub values: BTreeMap<String, String>,
+    at: Timestamp,
+    beat: Duration,
+    record: RunRecord,
+    seal: Seal,
+    sinks: FanOutRun,
+}
+
+impl Ended {
+    /// Returns once every required sink has the output and the record; until then it gives signs of life.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::ErrorKind::Closed) where the sinks were given up: a required store lacks the end.
+    ///
+    /// # Cancel safety
+    /// Dropped, the run is left without an end: readers will judge it lost.
+    pub async fn sealed(mut self, finality: Finality) -> Result<Executed> {
+        tokio::select! {
+            () = self.sinks.drained() => {}
+            () = beats(self.beat, &mut self.record, || self.seal.counts, &self.sinks) => {}
+        }
+        self.record.complete(&self.exit, self.verdict, &self.seal);
+        self.record.finished_at = Some(self.at.max(self.record.started_at));
+        if finality == Finality::Final {
+            self.record.conclude();
+        }
+        let report = self.sinks.finish(self.record).await?;
+        Ok(Executed {
+            report,
+            exit: self.exit,
+            verdict: self.verdict,
+            values: self.values,
+            sinks: self.sinks,
+        })
+    }
 }
 
 /// Whether the attempt's outcome is known to be the conclusion when it ends.
@@ -120,8 +167,7 @@ impl Execution {
     /// Runs one attempt. Returns once every required sink has its output and its record.
     ///
     /// # Errors
-    /// Where a required sink refuses the run for good; then nothing was run. [`Closed`](crate::ErrorKind::Closed) where
-    /// the sinks were given up: if not at the begin, the work was done and a required store lacks its end.
+    /// As [`work`](Self::work) and [`Ended::sealed`].
     ///
     /// # Cancel safety
     /// Dropped, the work is cut and the run is left without an end: readers will judge it lost.
@@ -134,8 +180,46 @@ impl Execution {
         stop: Stop,
         finality: Finality,
     ) -> Result<Executed> {
+        self.work(fan_out, handler, event, key, stop, finality).await?.sealed(finality).await
+    }
+
+    /// Runs one attempt to the end of its work. Of what it printed, required stores may still lack some.
+    ///
+    /// # Errors
+    /// Then nothing was run: where a required sink refuses for good a run that is [`Final`](Finality::Final), while an
+    /// event is worked at without it and its record says that output is missing;
+    /// [`Unavailable`](crate::ErrorKind::Unavailable) where it was to stop while one was out of reach;
+    /// [`Closed`](crate::ErrorKind::Closed) where the sinks were given up.
+    ///
+    /// # Cancel safety
+    /// Dropped, the work is cut and the run is left without an end: readers will judge it lost.
+    pub async fn work(
+        &self,
+        fan_out: &FanOut,
+        handler: &dyn Handler,
+        event: Arc<Event>,
+        key: RunKey,
+        stop: Stop,
+        finality: Finality,
+    ) -> Result<Ended> {
         let mut record = self.record(key.clone(), handler);
-        let sinks = fan_out.begin(&record).await?;
+        record.is_final = finality == Finality::Final;
+        let mut stopped = stop.clone();
+        let begin = async {
+            match finality {
+                Finality::Final => fan_out.begin(&record).await,
+                // The event must not be held by a store that will never take it.
+                Finality::Undecided => fan_out.begin_where_taken(&record).await,
+            }
+        };
+        let sinks = tokio::select! {
+            biased;
+            begun = begin => begun?,
+            _ = stopped.requested() => return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the run was to stop before every required store had its begin",
+            )),
+        };
         let output = RunOutput::new(Arc::clone(&self.masker), sinks.clone());
         let context = RunContext::new(event, key, output.clone(), stop.clone());
         let finished = {
@@ -143,7 +227,7 @@ impl Execution {
             tokio::select! {
                 finished = work => finished.unwrap_or_else(|_| panicked()),
                 finished = self.stopped(stop, &sinks) => finished,
-                () = self.beats(&mut record, &output, &sinks) => Exit::stopped(Cause::Shutdown).into(),
+                () = beats(self.beat, &mut record, || output.counts(), &sinks) => Exit::stopped(Cause::Shutdown).into(),
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
             }
         };
@@ -152,12 +236,7 @@ impl Execution {
         let (seal, notes) = output.close();
         let verdict = self.classification.classify(&exit);
         notes.into_iter().for_each(|note| record.add_note(note));
-        record.complete(&exit, verdict, &seal);
-        if finality == Finality::Final {
-            record.conclude();
-        }
-        let report = sinks.finish(record).await?;
-        Ok(Executed { report, exit, verdict, values, sinks })
+        Ok(Ended { exit, verdict, values, at: Timestamp::now(), beat: self.beat, record, seal, sinks })
     }
 
     fn record(&self, key: RunKey, handler: &dyn Handler) -> RunRecord {
@@ -167,15 +246,6 @@ impl Execution {
         let masked = |text: &String| self.masker.mask_text(text);
         record.metadata = self.metadata.iter().map(|(name, value)| (masked(name), masked(value))).collect();
         record
-    }
-
-    /// Signs of life, until it is dropped.
-    async fn beats(&self, record: &mut RunRecord, output: &RunOutput, sinks: &FanOutRun) {
-        loop {
-            tokio::time::sleep(self.beat).await;
-            record.beat(output.counts());
-            sinks.update(record);
-        }
     }
 
     /// Returns when a handler that was asked to stop has had its time.
@@ -193,6 +263,15 @@ impl Execution {
         }
         tokio::time::sleep(CUT_LIMIT).await;
         not_ended(cause)
+    }
+}
+
+/// Signs of life, until it is dropped.
+async fn beats(every: Duration, record: &mut RunRecord, counts: impl Fn() -> Counts, sinks: &FanOutRun) {
+    loop {
+        tokio::time::sleep(every).await;
+        record.beat(counts());
+        sinks.update(record);
     }
 }
 
@@ -282,8 +361,10 @@ mod tests {
     async fn a_handler_that_ignores_its_stop_is_dropped_and_a_panic_is_a_failure() {
         let store = MemoryStore::new();
         let (stopper, stop) = Stop::pair();
-        stopper.stop(Cause::Cancelled);
-        let never = handler_fn(|_| std::future::pending::<Finished>());
+        let never = handler_fn(move |_| {
+            stopper.stop(Cause::Cancelled);
+            std::future::pending::<Finished>()
+        });
         let done = run(&Execution::new(), &store, &never, stop).await;
         assert_eq!((done.exit.cause, done.verdict.outcome), (Cause::Cancelled, Outcome::Interrupted));
         let panics = handler_fn(|_| async { panic!("no") });

@@ -64,7 +64,7 @@ pub use current::current_run;
 pub use delivery::{Deliveries, Delivery, LeaseState};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{DEFAULT_SOURCE, Event, Headers, MAX_LINKS, Origin, Position, Role};
-pub use execution::{DEFAULT_STOP_LIMIT, Executed, Execution, Finality};
+pub use execution::{DEFAULT_STOP_LIMIT, Ended, Executed, Execution, Finality};
 pub use exit::{
     Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
 };

@@ -80,7 +80,8 @@ pub struct RunRecord {
     pub owner: String,
     /// Whether it has ended.
     pub status: RunStatus,
-    /// Whether its outcome is the conclusion: no other attempt will follow.
+    /// Whether its outcome is the conclusion: no other attempt will follow. A run without a broker is known to be final
+    /// from its begin.
     #[serde(rename = "final")]
     pub is_final: bool,
     /// What its end means, once it has ended.

@@ -8,7 +8,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use crate::current::current_of;
 use crate::{
     ActionId, BrokerAdmin, Error, ErrorKind, EventId, GroupInfo, GroupName, Judgement, Outcome, OutputReader,
-    Result, RunId, RunQuery, RunRecord, Scope, Stage, Timestamp,
+    Result, RunId, RunQuery, RunRecord, RunStatus, Scope, Stage, Timestamp,
 };
 
 /// Looks are this far apart at least: a run that prints changes all the time.
@@ -98,8 +98,9 @@ impl Waited {
 
 /// Waits until the work has ended for good, and says how.
 ///
-/// With a stage, that is when the latest attempt at its latest event is final, or has ended or was lost while no
-/// delivery of the stage is left. Without one, it is when nothing of the action is waiting, delayed or leased in a
+/// With a stage, that is when no delivery of the stage is left for the action, also in groups without members: then the
+/// latest attempt at its latest event decides, however it ended, and a lost one has failed. With a stage and an event,
+/// a final attempt at that event is enough. Without a stage, it is when nothing of the action is waiting, delayed or leased in a
 /// group with members and no run of it goes on; then the worst of the stages' current runs decides. What does not
 /// exist yet is waited for, and what is out of reach for a while too, unless it is at the first look.
 ///
@@ -179,10 +180,13 @@ impl Waiter<'_> {
     }
 
     async fn decide(&mut self) -> Result<Option<Waited>> {
-        // What the store says for good needs no broker.
+        // What the store says for good of a named event needs no broker. Without one, a later event may wait for a
+        // worker, which only the broker knows.
         if self.wait.stage.is_some()
             && let Some(record) = current_of(self.reader.runs(&self.query).await?)
+            && self.wait.event.is_some()
             && record.is_final
+            && record.status == RunStatus::Completed
         {
             return Ok(Some(self.answer(record)));
         }
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stage_has_ended_when_its_latest_attempt_is_final() {
+    async fn a_stage_has_ended_when_its_latest_attempt_is_final_and_nothing_waits() {
         let (store, groups) = (MemoryStore::new(), Groups::of([group("build", 1, 1)]));
         let what = for_stage("build");
         assert!(still_waits(&store, &groups, &what).await, "nothing began yet");
@@ -380,6 +384,8 @@ mod tests {
         let concluding = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
             conclude(&store, &mut second, 42).await;
+            assert!(still_waits(&store, &groups, &what).await, "a later event waits for a worker");
+            groups.set([group("build", 1, 0)]);
         };
         let (waited, ()) = futures::join!(wait(&store, &groups, &what), concluding);
         let waited = waited.unwrap();
@@ -412,12 +418,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_final_run_is_told_although_the_broker_is_out_of_reach() {
+    async fn a_final_run_of_a_named_event_is_told_although_the_broker_is_out_of_reach() {
         let (store, groups) = (MemoryStore::new(), Groups::default());
         let mut done = run("build");
         conclude(&store, &mut done, 0).await;
-        assert_eq!(wait(&store, &groups, &for_stage("build")).await.unwrap().record, done.record);
-        assert_eq!(wait(&store, &groups, &for_all()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        let at_event = for_stage("build").with_event(done.key().event_id.clone());
+        assert_eq!(wait(&store, &groups, &at_event).await.unwrap().record, done.record);
+        for what in [for_stage("build"), for_all()] {
+            assert_eq!(wait(&store, &groups, &what).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
     }
 
     #[tokio::test(start_paused = true)]

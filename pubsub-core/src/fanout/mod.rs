@@ -165,12 +165,29 @@ impl FanOut {
     /// Dropped, as after an error, it leaves nothing under way and nothing in memory. Sinks that were in reach have the
     /// record of a run without an end; begin it again.
     pub async fn begin(&self, record: &RunRecord) -> Result<FanOutRun> {
+        self.begin_in(record, |error| Err(error)).await
+    }
+
+    /// As [`begin`](Self::begin), but a required sink that refuses the run for good holds nothing up: the run goes on
+    /// without it, and its record says that the output is incomplete.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) once the sinks were given up.
+    ///
+    /// # Cancel safety
+    /// As for [`begin`](Self::begin).
+    pub async fn begin_where_taken(&self, record: &RunRecord) -> Result<FanOutRun> {
+        self.begin_in(record, |error| if error.kind() == ErrorKind::Closed { Err(error) } else { Ok(()) })
+            .await
+    }
+
+    async fn begin_in(&self, record: &RunRecord, refused: impl Fn(Error) -> Result<()>) -> Result<FanOutRun> {
         let lanes = self.sinks.iter().map(|sink| Lane::new(Arc::clone(sink), record.clone())).collect();
         let run = FanOutRun { lanes: Arc::new(Lanes(lanes)) };
         let work = |lane: &Arc<Lane>| self.tasks.spawn(task::work(Arc::clone(lane)));
         let beginning = Beginning::new(run.lanes.0.iter().map(work));
         for lane in run.required() {
-            lane.begun().await?;
+            lane.begun().await.or_else(&refused)?;
         }
         beginning.done();
         Ok(run)
@@ -279,6 +296,13 @@ impl FanOutRun {
         self.lanes.0.iter().for_each(|lane| lane.update(record));
     }
 
+    /// Waits until the required sinks have, or have refused, all lines that they were given; or were given up.
+    pub async fn drained(&self) {
+        for lane in self.required() {
+            lane.drained().await;
+        }
+    }
+
     /// Ends the run: drains, says in the record whether a required sink lacks lines, and seals. Returns once the required
     /// sinks have all of it; the others go on by themselves. May be called again with a later revision.
     ///
@@ -289,9 +313,7 @@ impl FanOutRun {
     /// # Cancel safety
     /// Dropped, the sinks go on with what they were given; call it again.
     pub async fn finish(&self, mut record: RunRecord) -> Result<FinishReport> {
-        for lane in self.required() {
-            lane.drained().await;
-        }
+        self.drained().await;
         record.output_incomplete |= self.required().any(Lane::is_incomplete);
         self.lanes.0.iter().for_each(|lane| lane.finish(&record));
         for lane in self.required() {

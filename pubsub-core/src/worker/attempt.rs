@@ -1,70 +1,87 @@
 //! What a worker does with one delivery: begin, run, conclude, publish, settle, in this order.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Shared;
+use futures::FutureExt as _;
+
 use super::outcome::{chain_is_full, events};
+use super::{Shared, Slot};
 use crate::{
-    Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
-    Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Stop, Stopper, Try, Verdict,
+    Begin, Cause, Conclusion, Delivery, Ended, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
+    Outcome, Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop,
+    StopState, Stopper, Try, Verdict,
 };
 
 /// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
-pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop) {
+pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, slot: Option<Slot>) {
     let event = Arc::clone(delivery.event());
-    if let Err(error) = shared.work(delivery, stop).await {
-        // The delivery comes back by itself, here or elsewhere.
-        tracing::warn!(event = %event.id, action = %event.action_id, error = %error.chain(), "an event was given up for now");
+    let (id, action) = (&event.id, &event.action_id);
+    let settlement = match AssertUnwindSafe(shared.work(&delivery, stop, slot)).catch_unwind().await {
+        Ok(Ok(settlement)) => settlement,
+        Ok(Err(error)) => {
+            tracing::warn!(event = %id, %action, error = %error.chain(), "an event was given up for now");
+            // Not at once, or what fails always would be tried without a pause.
+            Settlement::Release { after: shared.lease }
+        }
+        Err(_) => {
+            tracing::error!(event = %id, %action, "the worker's own code panicked; that counts as a crash");
+            return delivery.abandon();
+        }
+    };
+    if let Err(error) = delivery.settle(settlement).await {
+        // It comes back by itself, here or elsewhere.
+        tracing::warn!(event = %id, %action, error = %error.chain(), "an event was not settled");
     }
 }
 
 impl Shared {
-    async fn work(&self, delivery: Delivery, stop: Stop) -> Result<()> {
+    async fn work(&self, delivery: &Delivery, stop: Stop, slot: Option<Slot>) -> Result<Settlement> {
         if chain_is_full(delivery.event()) {
-            return delivery.dead_letter(format!("the chain has {} events in a row", crate::MAX_LINKS)).await;
+            let reason = format!("the chain has {} events in a row", crate::MAX_LINKS);
+            return Ok(Settlement::DeadLetter { reason });
         }
         match delivery.begin().await? {
-            Begin::Go(numbers) => self.run(delivery, numbers, stop).await,
-            Begin::Concluded(conclusion) => {
-                self.fan_out.finish_record(&conclusion.record).await?;
-                self.publish(&delivery, &conclusion).await?;
-                delivery.ack().await
-            }
-            Begin::Cancelled(numbers) => {
-                let verdict = Verdict::new(Outcome::Interrupted, Pipeline::Stops);
-                self.without_run(&delivery, numbers, &Exit::stopped(Cause::Cancelled), verdict).await?;
-                delivery.ack().await
-            }
+            Begin::Go(numbers) => self.run(delivery, numbers, stop, slot).await,
+            Begin::Concluded(conclusion) => self.after(delivery, &conclusion).await,
+            Begin::Cancelled(numbers) => self.cancelled(delivery, numbers).await,
             Begin::Exhausted(numbers) => {
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
-                let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason.clone());
-                self.without_run(&delivery, numbers, &exit, Verdict::new(Outcome::Failed, Pipeline::Stops))
-                    .await?;
-                delivery.dead_letter(reason).await
+                let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason);
+                let verdict = Verdict::new(Outcome::Failed, Pipeline::Stops);
+                self.without_run(delivery, numbers, &exit, verdict).await
             }
-            Begin::Elsewhere => delivery.release_in(self.lease).await,
+            Begin::Elsewhere => Ok(Settlement::Release { after: self.lease }),
         }
     }
 
-    async fn run(&self, delivery: Delivery, numbers: Try, stop: Stop) -> Result<()> {
+    async fn run(
+        &self,
+        delivery: &Delivery,
+        numbers: Try,
+        stop: Stop,
+        slot: Option<Slot>,
+    ) -> Result<Settlement> {
         let event = Arc::clone(delivery.event());
-        let key = self.key(&delivery, numbers);
+        let key = self.key(delivery, numbers);
         let (stopper, run_stop) = Stop::pair();
-        let executed = {
-            let execution =
-                self.execution.run(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided);
-            watch(&delivery, stop, &stopper, execution).await
-        };
-        let executed = match executed {
-            Ok(executed) => executed,
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), "a required store does not have a run; its event is put off");
-                return delivery.release_in(self.lease).await;
+        let stopped = run_stop.clone();
+        let work =
+            self.execution.work(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided);
+        let ended = match watch(delivery, &stop, &stopper, work).await {
+            Ok(ended) => ended,
+            Err(_) if matches!(stopped.state(), StopState::Stop(Cause::Cancelled)) => {
+                return self.cancelled(delivery, numbers).await;
             }
+            Err(error) => return Err(error),
         };
+        // What is left to do needs no room for a handler: a store may take its time.
+        drop(slot);
+        let executed = watch(delivery, &stop, &stopper, sealed(ended, stopped)).await?;
         match executed.exit.cause {
-            Cause::Shutdown => delivery.release().await,
+            Cause::Shutdown => Ok(Settlement::Release { after: Duration::ZERO }),
             Cause::LeaseLost => {
                 Err(Error::new(ErrorKind::LeaseLost, "another worker holds this event by now"))
             }
@@ -72,13 +89,18 @@ impl Shared {
         }
     }
 
+    async fn cancelled(&self, delivery: &Delivery, numbers: Try) -> Result<Settlement> {
+        let verdict = Verdict::new(Outcome::Interrupted, Pipeline::Stops);
+        self.without_run(delivery, numbers, &Exit::stopped(Cause::Cancelled), verdict).await
+    }
+
     /// Tries again, or concludes.
-    async fn decide(&self, delivery: Delivery, executed: Executed, numbers: Try) -> Result<()> {
+    async fn decide(&self, delivery: &Delivery, executed: Executed, numbers: Try) -> Result<Settlement> {
         let Executed { report, verdict, values, sinks, .. } = executed;
         let mut record = report.record;
         if let Some(after) = self.retry.next(verdict, numbers.failures) {
             self.tell(&record);
-            return delivery.retry_in(after).await;
+            return Ok(Settlement::Retry { after });
         }
         record.conclude();
         let conclusion = Conclusion { record: record.clone(), values };
@@ -86,8 +108,7 @@ impl Shared {
         // Where it fails, whoever gets the event next finds the conclusion and brings its record there.
         sinks.finish(record.clone()).await?;
         self.tell(&record);
-        self.publish(&delivery, &conclusion).await?;
-        delivery.ack().await
+        self.publish(delivery, &conclusion).await
     }
 
     /// Concludes without running anything: a record without output says why.
@@ -97,15 +118,26 @@ impl Shared {
         numbers: Try,
         exit: &Exit,
         verdict: Verdict,
-    ) -> Result<()> {
+    ) -> Result<Settlement> {
         let mut record = RunRecord::begun(self.key(delivery, numbers), self.execution.owner.clone());
         record.complete(exit, verdict, &SealBuilder::new().seal());
         record.conclude();
         let conclusion = Conclusion { record, values: BTreeMap::new() };
         delivery.conclude(conclusion.clone()).await?;
-        self.fan_out.finish_record(&conclusion.record).await?;
+        let settlement = self.after(delivery, &conclusion).await?;
         self.tell(&conclusion.record);
-        self.publish(delivery, &conclusion).await
+        Ok(settlement)
+    }
+
+    /// What follows from a conclusion, whoever made it: its record in the stores, its events, and how it is settled.
+    async fn after(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
+        if let Err(error) = self.fan_out.finish_record(&conclusion.record).await {
+            if error.is_retryable() || error.kind() == ErrorKind::Closed {
+                return Err(error);
+            }
+            tracing::warn!(run = %conclusion.record.key.run_id, error = %error.chain(), "a required store refuses the end of a run");
+        }
+        self.publish(delivery, conclusion).await
     }
 
     fn key(&self, delivery: &Delivery, numbers: Try) -> RunKey {
@@ -113,23 +145,54 @@ impl Shared {
         RunKey::new(event.action_id.clone(), self.stage.clone(), event.id.clone(), numbers.attempt)
     }
 
-    async fn publish(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<()> {
-        let made = events(delivery.event(), delivery.position(), conclusion, self.then.as_ref())?;
-        for event in made {
-            delivery.retrying(|| self.broker.publish_one(event.clone())).await?;
+    /// Publishes what follows from a conclusion and says how the event is settled.
+    async fn publish(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
+        let publishing = async {
+            for event in events(delivery.event(), delivery.position(), conclusion, self.then.as_ref())? {
+                delivery.retrying(|| self.broker.publish_one(event.clone())).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        let record = &conclusion.record;
+        match publishing.await {
+            // It is concluded by a lost lease only where it was exhausted.
+            Ok(()) if record.cause == Some(Cause::LeaseLost) => {
+                let reason = record.detail.clone().unwrap_or_else(|| "its workers died".to_owned());
+                Ok(Settlement::DeadLetter { reason })
+            }
+            Ok(()) => Ok(Settlement::Ack),
+            Err(error) if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Invalid) => {
+                let reason =
+                    format!("its work is concluded, and what follows cannot be published: {}", error.chain());
+                Ok(Settlement::DeadLetter { reason })
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 }
 
-/// Runs the execution and passes on to it what stops it.
-async fn watch(
+/// Waits for the seal, unless the run is cut meanwhile. One that ended by being cut is sealed all the same.
+async fn sealed(ended: Ended, mut stopped: Stop) -> Result<Executed> {
+    if matches!(stopped.state(), StopState::Cut(_)) {
+        return ended.sealed(Finality::Undecided).await;
+    }
+    tokio::select! {
+        sealed = ended.sealed(Finality::Undecided) => sealed,
+        _ = stopped.cut() => Err(Error::new(
+            ErrorKind::Unavailable,
+            "the worker was stopped before every required store had a run",
+        )),
+    }
+}
+
+/// Does a part of a run and passes on to it what stops it.
+async fn watch<T>(
     delivery: &Delivery,
-    mut stop: Stop,
+    stop: &Stop,
     stopper: &Stopper,
-    execution: impl Future<Output = Result<Executed>>,
-) -> Result<Executed> {
-    let mut state = delivery.state();
+    part: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let (mut state, mut stop) = (delivery.state(), stop.clone());
     let pass_on = async {
         loop {
             let known = *state.borrow_and_update();
@@ -149,7 +212,7 @@ async fn watch(
         }
     };
     tokio::select! {
-        executed = execution => executed,
+        done = part => done,
         () = pass_on => Err(Error::new(ErrorKind::Internal, "the watch over a run ended")),
     }
 }

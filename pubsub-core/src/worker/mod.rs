@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{Id, JoinSet};
 
 pub use policy::RetryPolicy;
@@ -23,6 +24,9 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 /// How long a run that was cut may take until its handler is dropped, and a little more.
 const CUT_LIMIT: Duration = Duration::from_secs(12);
+
+/// Most runs whose work has ended and whose required stores still lack some of it, beside those that work.
+const MAX_SEALING: usize = 64;
 
 /// How often a worker that ends when idle asks whether it is.
 const IDLE_POLL: Duration = Duration::from_millis(100);
@@ -158,7 +162,8 @@ impl Worker {
         self
     }
 
-    /// Runs so many events at once, of one action always one.
+    /// Runs so many events at once, of one action always one. A run whose work has ended counts no more, also while its
+    /// required stores lack some of its output.
     #[must_use]
     pub fn with_concurrency(mut self, runs: usize) -> Self {
         self.concurrency = runs.max(1);
@@ -191,7 +196,7 @@ impl Worker {
     /// then is given up, and its event comes back.
     ///
     /// # Errors
-    /// Where it cannot subscribe, or the broker ends the subscription for good.
+    /// [`Unsupported`](ErrorKind::Unsupported) where the broker has no groups, delay or dead letters; where it cannot subscribe, or the broker ends the subscription for good.
     ///
     /// # Cancel safety
     /// Dropped, it goes on; stop it by `stop`.
@@ -201,7 +206,22 @@ impl Worker {
         joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "run a worker").with_source(e)))
     }
 
+    fn can_work(&self) -> Result<()> {
+        let can = self.shared.broker.capabilities();
+        for (what, support) in
+            [("groups", can.groups), ("delay", can.delay), ("dead letters", can.dead_letters)]
+        {
+            if !support.is_yes() {
+                return Err(Error::unsupported("a worker needs a broker that can do this")
+                    .with("broker", can.name)
+                    .with("needs", what));
+            }
+        }
+        Ok(())
+    }
+
     async fn work(self, stop: Stop) -> Result<()> {
+        self.can_work()?;
         let subscription = self.subscription.with_prefetch(1);
         let group = subscription.group().map(|group| group.name.clone());
         let mut deliveries = Deliveries::open(&*self.shared.broker, subscription).await?;
@@ -213,6 +233,8 @@ impl Worker {
             busy: HashSet::new(),
             parked: VecDeque::new(),
             concurrency: self.concurrency,
+            free: Arc::new(Semaphore::new(self.concurrency)),
+            next: None,
             stop: cut_seen,
         };
         let idle = group.filter(|_| self.ends_when_idle);
@@ -236,8 +258,15 @@ struct Slots {
     /// Leased and not begun: events of an action that runs already. At most as many as may run.
     parked: VecDeque<Delivery>,
     concurrency: usize,
+    /// A slot is held while a handler works; what is on its way into the stores afterwards holds none.
+    free: Arc<Semaphore>,
+    /// The slot of what is taken next.
+    next: Option<Slot>,
     stop: Stop,
 }
+
+/// Room for one handler.
+type Slot = OwnedSemaphorePermit;
 
 impl Slots {
     /// Takes and starts until it is asked to stop, the subscription ends, or the group is idle.
@@ -248,14 +277,18 @@ impl Slots {
         idle: Option<GroupName>,
     ) -> Result<()> {
         loop {
-            let room = self.running.len() < self.concurrency && self.parked.len() < self.concurrency;
+            let room = self.running.len() < self.concurrency.saturating_add(MAX_SEALING)
+                && self.parked.len() < self.concurrency;
             tokio::select! {
                 biased;
                 _ = stop.requested() => return Ok(()),
                 Some(ended) = self.running.join_next_with_id() => {
                     self.ended(ended.map_or_else(|error| error.id(), |(id, ())| id));
                 }
-                next = deliveries.next(), if room => match next {
+                slot = Arc::clone(&self.free).acquire_owned(), if room && self.next.is_none() => {
+                    self.next = slot.ok();
+                }
+                next = deliveries.next(), if room && self.next.is_some() => match next {
                     None => return Ok(()),
                     Some(Ok(delivery)) => self.start_or_park(delivery),
                     Some(Err(error)) if error.is_retryable() => {
@@ -288,7 +321,16 @@ impl Slots {
 
     fn start(&mut self, delivery: Delivery) {
         let action = delivery.event().action_id.clone();
-        let task = self.running.spawn(attempt::work(Arc::clone(&self.shared), delivery, self.stop.clone()));
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        let (slot, free) = (self.next.take(), Arc::clone(&self.free));
+        let task = self.running.spawn(async move {
+            // What was parked may have to wait for one.
+            let slot = match slot {
+                Some(slot) => Some(slot),
+                None => free.acquire_owned().await.ok(),
+            };
+            attempt::work(shared, delivery, stop, slot).await;
+        });
         self.keys.push((task.id(), action.clone()));
         self.busy.insert(action);
     }

@@ -50,7 +50,7 @@ pub(super) fn events(
         code: record.code,
         continues,
     };
-    let kind = EventType::new(format!("{stage}-completed"))?;
+    let kind = completed_type(stage)?;
     let mut events =
         vec![made(event, position, stage, Role::Outcome, kind, Payload::from_value(&completed)?)];
     if let Some(then) = then.filter(|_| continues) {
@@ -58,6 +58,15 @@ pub(super) fn events(
         events.push(made(event, position, stage, Role::Next, then.clone(), payload));
     }
     Ok(events)
+}
+
+/// `<stage>-completed`; a stage that is too long for that is cut, and a hash keeps it apart from others.
+fn completed_type(stage: &Stage) -> Result<EventType> {
+    EventType::new(format!("{stage}-completed")).or_else(|_| {
+        let start: String = stage.as_str().chars().take(40).collect();
+        let hash = blake3::hash(stage.as_str().as_bytes()).to_hex();
+        EventType::new(format!("{start}-{hash}-completed"))
+    })
 }
 
 fn next_payload(event: &Event, conclusion: &Conclusion) -> Result<Payload> {
