@@ -297,8 +297,14 @@ impl Slots {
                     Some(Err(error)) => return Err(error),
                 },
                 () = tokio::time::sleep(IDLE_POLL), if idle.is_some() && self.running.is_empty() => {
-                    if self.is_idle(idle.as_ref()).await? {
-                        return Ok(());
+                    match self.is_idle(idle.as_ref()).await {
+                        Ok(true) => return Ok(()),
+                        Ok(false) => {}
+                        // The outage itself is told where events are received.
+                        Err(error) if error.is_retryable() => {
+                            tracing::debug!(error = %error.chain(), "whether the group is idle is asked again");
+                        }
+                        Err(error) => return Err(error),
                     }
                 }
             }

@@ -5,10 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{RetryPolicy, Worker};
+use async_trait::async_trait;
+
 use crate::{
-    ActionId, Backoff, BrokerAdmin, Cause, DeadLetters, Deliveries, Event, EventType, Exit, FanOut, Finished,
-    Handler, MemoryBroker, MemoryStore, Outcome, OutputReader, PublisherExt, RunContext, RunQuery, RunRecord,
-    SinkConfig, Stage, Stop, Subscriber, Subscription, handler_fn, verify,
+    ActionId, Backoff, Broker, BrokerAdmin, BrokerCapabilities, Cause, DeadLetter, DeadLetters, Deliveries,
+    Error, ErrorKind, Event, EventId, EventType, Exit, FanOut, Finished, GroupInfo, GroupName, Handler,
+    MemoryBroker, MemoryStore, Outcome, OutputReader, Position, Published, Publisher, PublisherExt, Result,
+    RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, Stop, Subscribed, Subscriber, Subscription,
+    handler_fn, verify,
 };
 
 struct Bench {
@@ -297,6 +301,66 @@ impl crate::OutputSink for Away {
     }
 }
 
+/// A broker that cannot tell of its groups the first so many times.
+struct Forgetful {
+    broker: MemoryBroker,
+    left: AtomicU32,
+}
+
+#[async_trait]
+impl Publisher for Forgetful {
+    async fn publish(&self, events: Vec<Event>) -> Vec<Result<Published>> {
+        self.broker.publish(events).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.broker.close().await
+    }
+}
+
+#[async_trait]
+impl Subscriber for Forgetful {
+    async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed> {
+        self.broker.subscribe(subscription).await
+    }
+}
+
+#[async_trait]
+impl BrokerAdmin for Forgetful {
+    async fn groups(&self, scope: &Scope) -> Result<Vec<GroupInfo>> {
+        let less = |left: u32| left.checked_sub(1);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Err(Error::new(ErrorKind::Unavailable, "tell of groups")),
+            Err(_) => self.broker.groups(scope).await,
+        }
+    }
+
+    async fn cancel(&self, action: &ActionId) -> Result<Position> {
+        self.broker.cancel(action).await
+    }
+
+    async fn remove_group(&self, group: &GroupName) -> Result<bool> {
+        self.broker.remove_group(group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Forgetful {
+    async fn list(&self, group: Option<&GroupName>, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.broker.list(group, limit).await
+    }
+
+    async fn replay(&self, id: &str, group: Option<&GroupName>) -> Result<EventId> {
+        self.broker.replay(id, group).await
+    }
+}
+
+impl Broker for Forgetful {
+    fn capabilities(&self) -> BrokerCapabilities {
+        self.broker.capabilities()
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_worker_whose_required_store_is_away_ends_within_its_limits_and_the_event_comes_back() {
     let bench = Bench::new();
@@ -316,4 +380,15 @@ async fn a_worker_whose_required_store_is_away_ends_within_its_limits_and_the_ev
     run(bench.worker("s", "t:a", exits(0))).await;
     let attempts: Vec<_> = bench.runs().await.iter().map(|r| (r.key.attempt, r.outcome)).collect();
     assert_eq!(attempts, [(1, None), (2, Some(Outcome::Succeeded))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_ends_when_idle_outlives_a_broker_that_is_out_of_reach_for_a_while() {
+    let broker = Arc::new(Forgetful { broker: MemoryBroker::new(), left: AtomicU32::new(3) });
+    let store = MemoryStore::new();
+    let fan_out = FanOut::new(vec![SinkConfig::required("memory", Arc::new(store))]);
+    let (stage, patterns) = (Stage::new("build").unwrap(), ["go:*".parse().unwrap()]);
+    let shared = Arc::<Forgetful>::clone(&broker);
+    run(Worker::new(shared, fan_out, exits(0), stage, patterns).unwrap().until_idle()).await;
+    assert_eq!(broker.left.load(Ordering::Relaxed), 0);
 }
