@@ -181,3 +181,41 @@ async fn opening_waits_while_another_has_the_database_for_itself() {
     drop(other);
     opening.await.unwrap().unwrap();
 }
+
+/// A broker that was closed in order, with so many events.
+async fn closed() -> (tempfile::TempDir, HashSet<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = open(dir.path()).await;
+    let events: Vec<Event> = (0..EVENTS).map(|_| event()).collect();
+    let ids = events.iter().map(|event| event.id.as_str().to_owned()).collect();
+    for answer in broker.publish(events).await {
+        answer.unwrap();
+    }
+    broker.close().await.unwrap();
+    (dir, ids)
+}
+
+#[tokio::test]
+async fn damage_after_an_orderly_close_is_found_as_well() {
+    for noise in [0xA5_u8, 0] {
+        let (dir, ids) = closed().await;
+        let file = OpenOptions::new().write(true).open(main_file(dir.path())).unwrap();
+        let pages = file.metadata().unwrap().len() / 4096;
+        for page in [pages / 3, pages / 2] {
+            file.write_all_at(&[noise; 4096], page * 4096).unwrap();
+        }
+        let (found, repair, letters) = survivors(dir.path()).await;
+        assert!(found.is_subset(&ids));
+        assert!(found.len() + letters >= EVENTS - 100, "{} {letters} {repair:?}", found.len());
+        assert!(repair.is_some_and(|repair| repair.set_aside.exists() && repair.rows_lost > 0));
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_database_is_told_and_works_again() {
+    let (dir, _) = closed().await;
+    OpenOptions::new().write(true).open(main_file(dir.path())).unwrap().set_len(0).unwrap();
+    let (found, repair, _) = survivors(dir.path()).await;
+    assert!(found.is_empty());
+    assert!(repair.is_some_and(|repair| repair.damage.contains("empty")));
+}

@@ -198,3 +198,21 @@ async fn what_was_published_survives_the_kill_of_anybody_at_any_moment() {
         assert_eq!(answer.novelty, pubsub_core::Novelty::Duplicate, "{id} was acknowledged and is gone");
     }
 }
+
+/// As a shell makes them: each opens the broker, publishes one event and ends, often as the only one that has it open.
+#[test]
+fn many_short_lived_processes_beside_each_other_open_and_publish() {
+    let dir = tempfile::tempdir().unwrap();
+    let publish = |line: usize| {
+        for n in 0..25 {
+            let mut child = start(&format!("publish:p{line}-{n}:1"), dir.path());
+            let published = said(&mut child, "published");
+            assert!(child.wait().unwrap().success() && published.len() == 1, "{line} {n}: {published:?}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for line in 0..6 {
+            scope.spawn(move || publish(line));
+        }
+    });
+}

@@ -88,7 +88,7 @@ struct Shared {
     _watch: Option<notify::RecommendedWatcher>,
     _writer: Writer,
     readers: Mutex<Vec<Connection>>,
-    _lock: OpenLock,
+    lock: OpenLock,
     queue: Arc<Queue>,
     signals: Arc<Signals>,
     closed: AtomicBool,
@@ -127,10 +127,18 @@ impl Shared {
             if readers.len() < MAX_READERS {
                 readers.push(db);
             }
-            answer
+            shared.queue.noted(answer)
         });
         done.await
             .map_err(|e| Error::new(ErrorKind::Internal, "read the broker's database").with_source(e))?
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.queue.met_damage() {
+            self.lock.doubt();
+        }
     }
 }
 
@@ -173,7 +181,7 @@ impl FileBroker {
             _watch: watch,
             _writer: writer,
             readers: Mutex::default(),
-            _lock: lock,
+            lock,
             queue,
             signals,
             closed: AtomicBool::new(false),

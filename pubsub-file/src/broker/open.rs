@@ -1,7 +1,8 @@
 //! Opening the database, and what is done with a damaged one.
 //!
 //! Every process keeps a shared lock on the file `lock`. Who finds itself alone may check and repair; the file `clean`
-//! says that the last one closed in order, so that the check, which reads the whole database, runs only after a crash.
+//! says that the last one closed in order and met no damage, so that the check, which reads the whole database, runs only
+//! after a crash where the database is large.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -27,16 +28,28 @@ pub struct Repair {
     pub rows_lost: u64,
 }
 
+/// Up to this size the check takes milliseconds, and is always made.
+const CHECK_ALWAYS_BYTES: u64 = 16 << 20;
+
 /// The lock that says that this broker is open; dropping it gives it back.
 pub(super) struct OpenLock {
     file: File,
     clean: PathBuf,
+    damaged: bool,
+}
+
+impl OpenLock {
+    /// Damage was met: the next opening is to check, however large the database is.
+    pub(super) const fn doubt(&mut self) {
+        self.damaged = true;
+    }
 }
 
 impl Drop for OpenLock {
     fn drop(&mut self) {
         // Only the last one may say so; a crash in between leaves the mark away, which costs one check.
-        if self.file.try_lock().is_ok()
+        if !self.damaged
+            && self.file.try_lock().is_ok()
             && let Err(error) = File::create(&self.clean)
         {
             tracing::debug!(%error, "the broker could not mark its end");
@@ -72,8 +85,9 @@ pub(super) fn open(config: &FileBrokerConfig) -> Result<(Session, OpenLock, Opti
     let mut repair = None;
     match file.try_lock() {
         Ok(()) => {
-            if path.exists() && !(clean.exists() && sound_length(&path)) {
-                repair = check_and_repair(&path, config)?;
+            let is_clean = clean.exists();
+            if is_in_doubt(&path, is_clean) {
+                repair = check_and_repair(&path, is_clean, config)?;
             }
         }
         // Another may be checking or repairing just now: its turn ends before ours begins.
@@ -97,11 +111,18 @@ pub(super) fn open(config: &FileBrokerConfig) -> Result<(Session, OpenLock, Opti
         _ => {}
     }
     file.lock_shared().map_err(unavailable("lock the broker"))?;
-    Ok((session, OpenLock { file, clean }, repair))
+    Ok((session, OpenLock { file, clean, damaged: false }, repair))
 }
 
 pub(super) fn database(folder: &Path) -> PathBuf {
     folder.join("events.db")
+}
+
+fn is_in_doubt(path: &Path, is_clean: bool) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) => !is_clean || found.len() <= CHECK_ALWAYS_BYTES || !sound_length(path),
+        Err(_) => false,
+    }
 }
 
 /// SQLite rounds a torn last page up and would read zeros there.
@@ -109,8 +130,12 @@ fn sound_length(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.len().is_multiple_of(4096))
 }
 
-fn check_and_repair(path: &Path, config: &FileBrokerConfig) -> Result<Option<Repair>> {
+fn check_and_repair(path: &Path, is_clean: bool, config: &FileBrokerConfig) -> Result<Option<Repair>> {
     let damage = match check(path) {
+        // SQLite takes an empty file for a new database; one that was closed in order is never empty.
+        Ok(None) if is_clean && std::fs::metadata(path).is_ok_and(|found| found.len() == 0) => {
+            "the database is empty".to_owned()
+        }
         Ok(None) if sound_length(path) => return Ok(None),
         Ok(None) => "the last page is torn".to_owned(),
         Ok(Some(damage)) => damage,

@@ -1,6 +1,7 @@
 //! The writing thread: whatever waits goes into one transaction, then everybody is answered.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ pub(super) struct Queue {
     state: Mutex<State>,
     ready: Condvar,
     room: Arc<Semaphore>,
+    /// A call met damage in the database.
+    damaged: AtomicBool,
 }
 
 #[derive(Default)]
@@ -96,6 +99,7 @@ impl Queue {
             state: Mutex::default(),
             ready: Condvar::new(),
             room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
+            damaged: AtomicBool::new(false),
         })
     }
 
@@ -114,7 +118,19 @@ impl Queue {
         let room = Arc::clone(&self.room).acquire_many_owned(weight).await.map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
         self.push(Call { work, outcome: None, reply: Some(reply), _room: Some(room) })?;
-        answer.await.map_err(|_| closed())?
+        self.noted(answer.await.map_err(|_| closed())?)
+    }
+
+    /// Remembers that damage was met, so that the next opening checks the database.
+    pub(super) fn noted<T>(&self, answer: Result<T>) -> Result<T> {
+        if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
+            self.damaged.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    pub(super) fn met_damage(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Leaves work that nobody waits for, as when something is dropped; there is at most one for each thing dropped.
