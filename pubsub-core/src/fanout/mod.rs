@@ -165,7 +165,7 @@ impl FanOut {
     /// Dropped, as after an error, it leaves nothing under way and nothing in memory. Sinks that were in reach have the
     /// record of a run without an end; begin it again.
     pub async fn begin(&self, record: &RunRecord) -> Result<FanOutRun> {
-        self.begin_in(record, |error| Err(error)).await
+        self.begin_in(record, Err).await
     }
 
     /// As [`begin`](Self::begin), but a required sink that refuses the run for good holds nothing up: the run goes on
