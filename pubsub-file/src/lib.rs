@@ -13,6 +13,8 @@
 
 mod broker;
 mod error;
+mod files;
+mod spool;
 mod sqlite;
 mod store;
 mod watch;
@@ -20,4 +22,5 @@ mod watch;
 pub use broker::{
     DEFAULT_MAX_EVENT_BYTES, FILE_BROKER, FileBroker, FileBrokerConfig, FileDurability, Repair,
 };
+pub use spool::{DEFAULT_SPOOL_BYTES, SpoolConfig, SpoolDepth, Spooled};
 pub use store::{FILE_STORE, FileStore, FileStoreConfig};

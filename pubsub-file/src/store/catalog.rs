@@ -14,9 +14,9 @@ use std::os::unix::fs::FileExt as _;
 
 use pubsub_core::{EventId, Result, RunId, RunRecord, Timestamp};
 
-use super::files::{open_for_writing, read};
 use super::layout::{Layout, RunFolder, is_of_one_record};
 use crate::error::io_error;
+use crate::files::{open_for_writing, read};
 
 /// Bytes of the header and of an entry. Header: `MAGIC`, number of entries 8, unused, CRC-32 4. Entry: time begun 8,
 /// run 16 and 4, action 4, stage 4, event 4, unused 4, CRC-32 4; all little-endian.

@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
 use serde::{Deserialize, Serialize};
 
-use super::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
 use crate::error::io_error;
+use crate::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
 use crate::watch::Part;
 
 const VERSION: u32 = 1;

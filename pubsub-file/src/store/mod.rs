@@ -1,7 +1,6 @@
 //! The output store in a folder.
 
 mod catalog;
-mod files;
 mod index;
 mod layout;
 mod list;

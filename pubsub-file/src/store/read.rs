@@ -11,11 +11,11 @@ use pubsub_core::{
     RunStatus, Timestamp,
 };
 
-use super::files::open_for_reading;
 use super::index::{ENTRIES, Entry, Index};
 use super::layout::RunFolder;
 use super::recover;
 use crate::error::io_error;
+use crate::files::open_for_reading;
 
 /// Most bytes that are read at once.
 const READ_BYTES: u64 = 1 << 20;

@@ -10,11 +10,11 @@ use pubsub_core::{
 };
 
 use super::Durability;
-use super::files::open_for_writing;
 use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
 use super::layout::{Layout, RunFolder};
 use super::{catalog, recover};
 use crate::error::io_error;
+use crate::files::open_for_writing;
 
 /// About how many bytes are written before their entries are.
 pub(super) const PIECE_BYTES: usize = 1 << 20;

@@ -9,8 +9,8 @@ use futures::{FutureExt as _, TryStreamExt as _};
 
 use crate::{
     ActionId, Appended, Error, ErrorKind, EventId, Exit, ExitClassification as _, ExitTable, Hit, Line,
-    LineBatch, LineEnd, LineNumber, Lines, OutputItem, Result, RunId, RunKey, RunQuery, RunRecord,
-    SealBuilder, Search, Stage, Store, StoreCapabilities, Stream, Timestamp,
+    LineBatch, LineEnd, LineNumber, Lines, OutputItem, OutputSink, Result, RunId, RunKey, RunQuery,
+    RunRecord, SealBuilder, Search, Stage, Store, StoreCapabilities, Stream, Timestamp,
 };
 
 /// The number `n`.
@@ -79,7 +79,7 @@ impl SampleRun {
     ///
     /// # Panics
     /// Where the store does not take it.
-    pub async fn written(store: &dyn Store, batches: &[LineBatch]) -> Self {
+    pub async fn written(store: &dyn OutputSink, batches: &[LineBatch]) -> Self {
         let mut run = Self::new();
         run.begin(store).await;
         run.append(store, batches).await;
@@ -109,7 +109,7 @@ impl SampleRun {
     ///
     /// # Panics
     /// Where the store does not take it.
-    pub async fn begin(&self, store: &dyn Store) {
+    pub async fn begin(&self, store: &dyn OutputSink) {
         store.begin(&self.record).await.unwrap();
     }
 
@@ -117,7 +117,7 @@ impl SampleRun {
     ///
     /// # Panics
     /// Where the store does not take them.
-    pub async fn append(&mut self, store: &dyn Store, batches: &[LineBatch]) {
+    pub async fn append(&mut self, store: &dyn OutputSink, batches: &[LineBatch]) {
         self.print(batches);
         assert_eq!(store.append(self.key(), batches).await.unwrap(), Appended::all(), "all is stored");
     }
@@ -137,7 +137,7 @@ impl SampleRun {
     ///
     /// # Panics
     /// Where the store does not take it.
-    pub async fn finish(&mut self, store: &dyn Store) {
+    pub async fn finish(&mut self, store: &dyn OutputSink) {
         self.complete();
         store.finish(&self.record).await.unwrap();
     }

@@ -12,13 +12,13 @@ use crate::error::io_error;
 
 /// Whether files and their names are on the disk before a call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sync {
+pub(crate) enum Sync {
     Yes,
     No,
 }
 
 /// Makes a folder where it is not there; a link in its place is refused.
-pub(super) fn make_folder(folder: &Path) -> Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(io_error("make the folder of a run")(error))
@@ -28,11 +28,11 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
 }
 
 /// Waits until the names in a folder are on the disk ("fsync(2)": syncing a file does not sync its name).
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-pub(super) fn check_folder(folder: &Path) -> Result<()> {
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     let meta = fs::symlink_metadata(folder).map_err(io_error("look at the folder of a run"))?;
     if meta.is_dir() {
         return Ok(());
@@ -42,7 +42,7 @@ pub(super) fn check_folder(folder: &Path) -> Result<()> {
 }
 
 /// The folder with this name below another, or all.
-pub(super) fn below(folder: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
+pub(crate) fn below(folder: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
     if let Some(only) = only {
         let path = folder.join(only);
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
@@ -65,7 +65,7 @@ pub(super) fn below(folder: &Path, only: Option<&str>) -> Result<Vec<PathBuf>> {
 }
 
 /// A file's bytes, `None` where it is not there; a symbolic link is an error.
-pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match open_for_reading(path) {
         Ok(mut file) => {
             let mut bytes = Vec::new();
@@ -81,11 +81,11 @@ fn no_follow() -> i32 {
     i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 
-pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(no_follow()).open(path)
 }
 
-pub(super) fn open_for_writing(path: &Path) -> io::Result<File> {
+pub(crate) fn open_for_writing(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -96,7 +96,7 @@ pub(super) fn open_for_writing(path: &Path) -> io::Result<File> {
 }
 
 /// Replaces a file as a whole: readers see the old one or the new one.
-pub(super) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", unique()));
     let mut file =
         OpenOptions::new().write(true).create_new(true).custom_flags(no_follow()).open(&temporary)?;
@@ -122,6 +122,6 @@ pub(super) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
 
 /// A text that no other call makes: also not in another container, where process ids are the same, nor one that was
 /// killed and left its file behind.
-pub(super) fn unique() -> String {
+pub(crate) fn unique() -> String {
     format!("{}-{:016x}", std::process::id(), fastrand::u64(..))
 }

@@ -1,0 +1,309 @@
+//! The part of one run in a spool: its record, its lines in segments, and how far they were shipped.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
+use serde::{Deserialize, Serialize};
+
+use super::frame::{Frame, HEAD_BYTES, decode, encode};
+use crate::error::io_error;
+use crate::files::{self, Sync};
+
+/// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
+pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
+const RESERVED: usize = 32 * 1024;
+
+/// How far a run was shipped. It may be older than the truth: lines that are shipped again change nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cursor {
+    /// The segment that is read next.
+    pub(super) segment: u64,
+    /// Where in it.
+    pub(super) offset: u64,
+    /// The last line that was read.
+    pub(super) last: Option<LineNumber>,
+    /// Damage was passed by since then.
+    pub(super) damaged: bool,
+    /// The highest revision of the record that the sink took, or refused for good; 0 before the run began there.
+    pub(super) revision: u64,
+    /// What the sink refused for good, or was damaged here.
+    pub(super) refused: Vec<Gap>,
+}
+
+/// What was read to be shipped.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) batches: Vec<LineBatch>,
+    /// Where the next one begins.
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    /// Damage was passed by before the batches.
+    pub(super) damaged: bool,
+}
+
+/// The files of one run. Whoever has it open holds the run's lock, so that one process writes and ships it.
+#[derive(Debug)]
+pub(super) struct Log {
+    folder: PathBuf,
+    _lock: File,
+    /// The segment that takes lines, its number and its length.
+    writing: Option<(File, u64, u64)>,
+    last: u64,
+    record: Option<RunRecord>,
+    pub(super) cursor: Cursor,
+}
+
+impl Log {
+    /// Opens the folder of a run, making it where it is not there; `None` where another process has it.
+    pub(super) fn open(folder: PathBuf) -> Result<Option<Self>> {
+        let doing = "open a run in the spool";
+        if let Err(error) = fs::create_dir(&folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(io_error(doing)(error));
+        }
+        files::check_folder(&folder)?;
+        let lock = files::open_for_writing(&folder.join("lock")).map_err(io_error(doing))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
+        }
+        let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
+            // What cannot be read is shipped from the start.
+            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            None => Cursor::default(),
+        };
+        let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
+        let record = match files::read(&folder.join("record.json")).map_err(io_error(doing))? {
+            Some(bytes) => Some(RunRecord::from_json(&bytes)?),
+            None => None,
+        };
+        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor };
+        log.cut_torn_end().map_err(io_error(doing))?;
+        log.cursor.segment = log.cursor.segment.min(log.last);
+        Ok(Some(log))
+    }
+
+    /// What a crash left half written was never acknowledged.
+    fn cut_torn_end(&self) -> io::Result<()> {
+        let path = self.segment(self.last);
+        let Some(bytes) = files::read(&path)? else { return Ok(()) };
+        let bytes = Bytes::from(bytes);
+        let mut end = 0;
+        while let Frame::Batch(_, length) = decode(&bytes.slice(end..)) {
+            end += length;
+        }
+        if end < bytes.len() {
+            tracing::warn!(path = %path.display(), bytes = bytes.len() - end, "the torn end of a segment is cut");
+            files::open_for_writing(&path)?.set_len(end as u64)?;
+        }
+        Ok(())
+    }
+
+    fn segment(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{number:012}.segment"))
+    }
+
+    /// The record, `None` where there is none yet.
+    pub(super) const fn record(&self) -> Option<&RunRecord> {
+        self.record.as_ref()
+    }
+
+    /// Takes the record where it moves forward. `Sync::Yes` puts all lines and it on the disk before it returns.
+    pub(super) fn put(&mut self, record: &RunRecord, sync: Sync) -> Result<()> {
+        let next = match &self.record {
+            Some(stored) => stored.followed_by(record),
+            None => Some(record.clone()),
+        };
+        let Some(next) = next else { return Ok(()) };
+        let doing = "write a record into the spool";
+        if sync == Sync::Yes
+            && let Some((file, ..)) = &self.writing
+        {
+            file.sync_data().map_err(io_error(doing))?;
+        }
+        let (path, reserve) = (self.folder.join("record.json"), self.folder.join("reserve"));
+        let json = next.to_json()?;
+        let mut written = files::replace(&path, &json, sync);
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            // What was kept free for this.
+            match fs::remove_file(&reserve) {
+                Ok(()) => written = files::replace(&path, &json, sync),
+                Err(error) => tracing::debug!(%error, "nothing was kept free for a record"),
+            }
+        } else if self.record.is_none() && files::replace(&reserve, &vec![1; RESERVED], Sync::No).is_err() {
+            tracing::warn!(run = %record.key.run_id, "no room can be kept free for the end of a run");
+        }
+        written.map_err(io_error(doing))?;
+        self.record = Some(next);
+        Ok(())
+    }
+
+    /// Appends lines; answers how many bytes they took.
+    pub(super) fn append(&mut self, batches: &[LineBatch], sync: Sync) -> Result<u64> {
+        let doing = "append lines to the spool";
+        let mut bytes = Vec::with_capacity(batches.iter().map(|b| b.bytes().len() + HEAD_BYTES).sum());
+        batches.iter().for_each(|batch| encode(batch, &mut bytes));
+        let (file, number, length) = match self.writing.take() {
+            Some((file, number, length)) if length < SEGMENT_BYTES => (file, number, length),
+            ended => self.next_segment(ended.is_some()).map_err(io_error(doing))?,
+        };
+        let written = file.write_all_at(&bytes, length);
+        let synced = written.and_then(|()| if sync == Sync::Yes { file.sync_data() } else { Ok(()) });
+        if let Err(error) = synced {
+            // Half of it may be there; the next append writes over it.
+            let cut = file.set_len(length);
+            self.writing = cut.is_ok().then_some((file, number, length));
+            return Err(io_error(doing)(error));
+        }
+        let bytes = bytes.len() as u64;
+        self.writing = Some((file, number, length + bytes));
+        Ok(bytes)
+    }
+
+    fn next_segment(&mut self, ended: bool) -> io::Result<(File, u64, u64)> {
+        if ended {
+            self.last += 1;
+        }
+        let file = files::open_for_writing(&self.segment(self.last))?;
+        let length = file.metadata()?.len();
+        if !ended && length >= SEGMENT_BYTES {
+            return self.next_segment(true);
+        }
+        Ok((file, self.last, length))
+    }
+
+    /// Reads about so many bytes after the cursor; nothing where all was read.
+    pub(super) fn read(&self, most: usize) -> Result<Chunk> {
+        let doing = "read lines in the spool";
+        let mut chunk =
+            Chunk { segment: self.cursor.segment, offset: self.cursor.offset, ..Chunk::default() };
+        loop {
+            let read = match files::open_for_reading(&self.segment(chunk.segment)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
+                file => {
+                    read_at(&file.map_err(io_error(doing))?, chunk.offset, most).map_err(io_error(doing))?
+                }
+            };
+            let mut at = 0;
+            loop {
+                match decode(&read.slice(at..)) {
+                    Frame::Batch(batch, length) => {
+                        chunk.batches.push(batch);
+                        at += length;
+                    }
+                    Frame::Short => break,
+                    // What was read before it is shipped first.
+                    Frame::Damaged if at > 0 => break,
+                    Frame::Damaged => {
+                        // Its segment cannot be read on; the next one begins anew.
+                        chunk.damaged = true;
+                        at = usize::try_from(self.length(chunk.segment)).unwrap_or(usize::MAX);
+                        tracing::warn!(run = ?self.folder, segment = chunk.segment, "a segment of the spool is damaged");
+                        break;
+                    }
+                }
+            }
+            let passed = chunk.damaged && chunk.batches.is_empty();
+            chunk.offset = if passed { at as u64 } else { chunk.offset + at as u64 };
+            if at > 0 && !passed {
+                break;
+            }
+            if chunk.segment == self.last {
+                break;
+            }
+            (chunk.segment, chunk.offset) = (chunk.segment + 1, 0);
+        }
+        Ok(chunk)
+    }
+
+    /// Whether everything was read.
+    pub(super) fn is_read(&self) -> bool {
+        self.cursor.segment == self.last && self.cursor.offset >= self.length(self.last)
+    }
+
+    fn length(&self, segment: u64) -> u64 {
+        fs::metadata(self.segment(segment)).map_or(0, |meta| meta.len())
+    }
+
+    /// Moves the cursor; answers how many bytes were freed.
+    pub(super) fn move_to(&mut self, segment: u64, offset: u64) -> Result<u64> {
+        let before = std::mem::replace(&mut self.cursor.segment, segment);
+        self.cursor.offset = offset;
+        self.save()?;
+        let mut freed = 0;
+        for done in before..segment {
+            let path = self.segment(done);
+            let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove what was shipped")(error));
+                }
+                _ => freed += bytes,
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Keeps the cursor.
+    pub(super) fn save(&self) -> Result<()> {
+        let json = serde_json::to_vec(&self.cursor)
+            .map_err(|e| Error::new(ErrorKind::Internal, "write a cursor").with_source(e))?;
+        let written = files::replace(&self.folder.join("shipped.json"), &json, Sync::No);
+        match written {
+            // An older cursor only ships some lines again.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::debug!(%error, "the cursor of a spool was not written");
+                Ok(())
+            }
+            written => written.map_err(io_error("write a cursor")),
+        }
+    }
+
+    /// How many bytes its segments take.
+    pub(super) fn bytes(&self) -> u64 {
+        let numbers = segments(&self.folder).unwrap_or_default();
+        numbers.iter().filter_map(|number| fs::metadata(self.segment(*number)).ok()).map(|m| m.len()).sum()
+    }
+
+    /// Removes the run from the spool; answers how many bytes were freed.
+    pub(super) fn remove(self) -> Result<u64> {
+        let bytes = self.bytes();
+        fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
+        Ok(bytes)
+    }
+}
+
+fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}
+
+/// The numbers of the segments in a folder, in order.
+fn segments(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(".segment")).and_then(|n| n.parse().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The hole that damage left after the last line that was read, up to `before`.
+pub(super) fn hole(last: Option<LineNumber>, before: LineNumber) -> Option<Gap> {
+    let first = last.map_or(LineNumber::FIRST, |last| last.plus(1));
+    let last = LineNumber::new(before.before()).filter(|last| *last >= first)?;
+    Some(Gap { range: LineRange::new(first, last), bytes: None, reason: "damaged in the spool".to_owned() })
+}

@@ -1,0 +1,307 @@
+//! A spool in front of a store that is away, refuses or is slow, and a spool whose files a crash or a disk damaged.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
+use pubsub_core::{
+    Appended, Backoff, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
+    OutputReader, OutputSink, Result, Retention, RunKey, RunQuery, RunRecord, WhenFull, verify,
+};
+use pubsub_file::{SpoolConfig, Spooled};
+use tempfile::TempDir;
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// A store that is away, refuses one line, or takes it only later.
+#[derive(Clone, Default)]
+struct Sick {
+    store: MemoryStore,
+    away: Arc<AtomicBool>,
+    calls: Arc<AtomicU32>,
+    refuses: Option<LineRange>,
+    later: Option<LineRange>,
+}
+
+impl Sick {
+    fn answers(&self) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(Error::new(ErrorKind::Unavailable, "503")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl OutputSink for Sick {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.answers()?;
+        self.store.begin(record).await
+    }
+
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        self.answers()?;
+        let first = self.calls.load(Ordering::SeqCst) < 4;
+        let odd = self.refuses.or(self.later.filter(|_| first));
+        let Some(odd) = odd else { return self.store.append(run, batches).await };
+        let before = LineRange::new(LineNumber::FIRST, LineNumber::new(odd.first.get() - 1).unwrap());
+        let after = LineRange::new(odd.last.plus(1), LineNumber::MAX);
+        let taken =
+            [before, after].into_iter().flat_map(|part| batches.iter().filter_map(move |b| b.slice(part)));
+        self.store.append(run, &taken.collect::<Vec<_>>()).await?;
+        Ok(match self.refuses {
+            Some(range) => Appended::all().with_refused(Gap {
+                range,
+                bytes: None,
+                reason: "the mapping forbids it".to_owned(),
+            }),
+            None => Appended::all().with_again(odd),
+        })
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        self.answers()?;
+        self.store.finish(record).await
+    }
+}
+
+fn config(dir: &TempDir) -> SpoolConfig {
+    SpoolConfig::new(dir.path()).with_backoff(Backoff::fixed(Duration::from_millis(10)))
+}
+
+async fn open<S: OutputSink + 'static>(sink: S, dir: &TempDir) -> Spooled<S> {
+    Spooled::open(sink, config(dir)).await.unwrap()
+}
+
+fn numbered(first: u64, last: u64) -> Vec<LineBatch> {
+    (first..=last).map(|n| lines(n, [format!("line {n}").as_str()])).collect()
+}
+
+async fn shipped<S: OutputSink + 'static>(spooled: &Spooled<S>) {
+    tokio::time::timeout(LONG, spooled.shipped()).await.expect("everything is shipped");
+}
+
+/// The files of the spool that end in this.
+fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, end));
+        } else if path.to_str().unwrap().ends_with(end) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_holds_up_nobody_and_gets_everything_in_order() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), Sick::default());
+    sick.away.store(true, Ordering::SeqCst);
+    let spooled = open(sick.clone(), &dir).await;
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    for part in 0..20 {
+        run.append(&spooled, &numbered(part * 100 + 1, part * 100 + 100)).await;
+    }
+    run.finish(&spooled).await;
+    assert!(sick.store.runs(&RunQuery::all()).await.unwrap().is_empty());
+    assert!(spooled.depth().bytes > 2000 * 8 && spooled.depth().runs == 1, "{:?}", spooled.depth());
+    sick.away.store(false, Ordering::SeqCst);
+    shipped(&spooled).await;
+    assert_eq!(shape(&read(&sick.store, run.id(), Lines::ALL).await), "1-2000");
+    assert!(verify(&sick.store, run.id()).await.unwrap().agrees());
+    assert_eq!((spooled.depth().bytes, spooled.depth().runs), (0, 0), "what was shipped is freed");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_one_process_left_another_ships() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let (mut ended, mut running) = (SampleRun::new(), SampleRun::new());
+    {
+        let spooled = open(away, &dir).await;
+        for run in [&mut ended, &mut running] {
+            run.begin(&spooled).await;
+            run.append(&spooled, &numbered(1, 500)).await;
+        }
+        ended.finish(&spooled).await;
+        let error = spooled.close(Duration::ZERO).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::TimedOut && error.to_string().contains("runs=2"), "{error}");
+    }
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    for run in [&ended, &running] {
+        assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-500");
+    }
+    assert!(verify(&store, ended.id()).await.unwrap().agrees());
+    // The one whose worker died goes on where it was.
+    running.append(&spooled, &numbered(501, 600)).await;
+    running.finish(&spooled).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, running.id()).await.unwrap().agrees());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_shipped_by_one_process_at_a_time_and_taken_over_when_that_ends() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let first = open(away.clone(), &dir).await;
+    let mut run = SampleRun::new();
+    run.begin(&first).await;
+    let second = open(store.clone(), &dir).await;
+    let error = second.append(run.key(), &numbered(1, 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    run.append(&first, &numbered(1, 10)).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(store.runs(&RunQuery::all()).await.unwrap().is_empty());
+    drop(first);
+    while store.runs(&RunQuery::all()).await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    shipped(&second).await;
+    assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-10");
+}
+
+#[tokio::test]
+async fn a_torn_end_is_cut_and_damage_costs_its_segment_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        let wide = "x".repeat(60_000);
+        let wide = |n: u64| lines(n, [wide.as_str()]);
+        for part in 0..200 {
+            run.append(&spooled, &[wide(part + 1)]).await;
+        }
+        run.finish(&spooled).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let segments = files(dir.path(), ".segment");
+    assert_eq!(segments.len(), 3, "{segments:?}");
+    let write = |path: &Path| OpenOptions::new().write(true).open(path).unwrap();
+    write(&segments[0]).write_all_at(&[7; 50], 30 * 60_028 + 100).unwrap();
+    let last = write(&segments[2]);
+    last.set_len(last.metadata().unwrap().len() - 7).unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    let record = store.lines(run.id(), Lines::ALL).await.unwrap().record;
+    let told = shape(&read(&store, run.id(), Lines::ALL).await);
+    assert_eq!(told, "1-30 gap 31-70 damaged in the spool; 71-199 gap 200-200 damaged in the spool");
+    assert_eq!(record.holes.len(), 2, "{:?}", record.holes);
+}
+
+#[tokio::test]
+async fn a_lost_cursor_ships_again_and_changes_nothing() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), Sick::default());
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(sick.clone(), &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 100)).await;
+        shipped(&spooled).await;
+        sick.away.store(true, Ordering::SeqCst);
+        run.append(&spooled, &numbered(101, 200)).await;
+        run.finish(&spooled).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    for cursor in files(dir.path(), "shipped.json") {
+        std::fs::write(cursor, b"").unwrap();
+    }
+    sick.away.store(false, Ordering::SeqCst);
+    let spooled = open(sick.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert_eq!(shape(&read(&sick.store, run.id(), Lines::ALL).await), "1-200");
+    assert!(verify(&sick.store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn a_full_spool_drops_and_says_which_or_makes_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let sick = Sick::default();
+    sick.away.store(true, Ordering::SeqCst);
+    let spooled = Spooled::open(sick.clone(), config(&dir).with_max_bytes(2000)).await.unwrap();
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    let (mut taken, mut dropped) = (0, Vec::new());
+    for n in 1..=100 {
+        let batch = lines(n, ["a line"]);
+        let answer = spooled.append(run.key(), std::slice::from_ref(&batch)).await.unwrap();
+        run.print(&[batch]);
+        match answer.refused.as_slice() {
+            [] => taken += 1,
+            [gap] => {
+                assert!(gap.reason.contains("the spool is full"), "{gap:?}");
+                dropped.push(gap.clone());
+            }
+            more => panic!("{more:?}"),
+        }
+    }
+    assert!(taken > 10 && dropped.len() as u64 == 100 - taken, "{taken}");
+    run.record.holes = dropped;
+    run.finish(&spooled).await;
+    sick.away.store(false, Ordering::SeqCst);
+    shipped(&spooled).await;
+    let told = shape(&read(&sick.store, run.id(), Lines::ALL).await);
+    assert!(told.starts_with(&format!("1-{taken} gap {}-", taken + 1)), "{told}");
+
+    let dir = tempfile::tempdir().unwrap();
+    sick.away.store(true, Ordering::SeqCst);
+    let blocks = config(&dir).with_max_bytes(10).with_when_full(WhenFull::Block);
+    let spooled = Spooled::open(sick.clone(), blocks).await.unwrap();
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    run.append(&spooled, &[lines(1, ["a line"])]).await;
+    let error = spooled.append(run.key(), &[lines(2, ["a line"])]).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Full && error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn refused_lines_are_holes_and_those_to_come_later_come() {
+    for refuses in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = Some(LineRange::new(LineNumber::new(3).unwrap(), LineNumber::new(4).unwrap()));
+        let sick =
+            Sick { refuses: odd.filter(|_| refuses), later: odd.filter(|_| !refuses), ..Sick::default() };
+        let spooled = open(sick.clone(), &dir).await;
+        let mut run = SampleRun::new();
+        run.begin(&spooled).await;
+        run.append(&spooled, &[lines(1, ["a", "b", "c", "d", "e"])]).await;
+        run.finish(&spooled).await;
+        shipped(&spooled).await;
+        let told = shape(&read(&sick.store, run.id(), Lines::ALL).await);
+        let expected = if refuses { "1-2 gap 3-4 the mapping forbids it; 5-5" } else { "1-5" };
+        assert_eq!(told, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_removed_run_is_shipped_no_more() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), Sick::default());
+    sick.away.store(true, Ordering::SeqCst);
+    let spooled = Spooled::open(sick.store.clone(), config(&dir)).await.unwrap();
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    run.append(&spooled, &numbered(1, 10)).await;
+    assert!(spooled.remove(run.id()).await.unwrap());
+    shipped(&spooled).await;
+    assert!(spooled.runs(&RunQuery::all()).await.unwrap().is_empty());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
