@@ -1,5 +1,5 @@
 //! A spool in front of a store that is away, refuses or is slow, and a spool whose files a crash or a disk damaged.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;

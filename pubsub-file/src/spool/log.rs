@@ -233,6 +233,11 @@ impl Log {
         fs::metadata(self.segment(segment)).map_or(0, |meta| meta.len())
     }
 
+    /// Whether it ever had lines here.
+    pub(super) fn has_lines(&self) -> bool {
+        self.cursor.last.is_some() || self.segment(self.last).exists()
+    }
+
     /// Moves the cursor; answers how many bytes were freed.
     pub(super) fn move_to(&mut self, segment: u64, offset: u64) -> Result<u64> {
         let before = std::mem::replace(&mut self.cursor.segment, segment);

@@ -135,6 +135,8 @@ struct Shared<S> {
     /// Up to which change everything was shipped.
     settled: watch::Sender<u64>,
     work: Notify,
+    /// Set once the shipper is to end.
+    stop: watch::Sender<bool>,
 }
 
 /// One run's files; `None` once they were shipped or removed.
@@ -154,6 +156,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
             work: Notify::new(),
+            stop: watch::Sender::new(false),
         });
         let adopting = Arc::clone(&shared);
         blocking(move || {
@@ -183,10 +186,9 @@ impl<S: OutputSink + 'static> Spooled<S> {
     /// [`TimedOut`](ErrorKind::TimedOut) where something is left, with how much.
     pub async fn close(mut self, limit: Duration) -> Result<()> {
         let shipped = tokio::time::timeout(limit, self.shipped()).await;
-        self.shipper.abort();
-        if let Err(error) = (&mut self.shipper).await
-            && !error.is_cancelled()
-        {
+        // Not aborted: what it does with files is to be over, so that the folder is free.
+        self.shared.stop.send_replace(true);
+        if let Err(error) = (&mut self.shipper).await {
             return Err(Error::new(ErrorKind::Internal, "end a spool").with_source(error));
         }
         let left = self.depth();

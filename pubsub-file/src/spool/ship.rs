@@ -56,7 +56,7 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
                     if tries == 0 {
                         tracing::warn!(spool = %shared.config.dir.display(), error = %error.chain(), "the sink of a spool fails; it is tried again");
                     }
-                    sleep(shared.config.backoff.delay(tries)).await;
+                    shared.pause(tries).await;
                     tries = tries.saturating_add(1);
                     break;
                 }
@@ -66,11 +66,19 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
                 }
             }
         }
+        if *shared.stop.borrow() {
+            return;
+        }
         if !idle {
             continue;
         }
         shared.settled.send_replace(before);
-        if timeout(LOOK_AGAIN, shared.work.notified()).await.is_err() {
+        let looks = tokio::select! {
+            () = shared.stopped() => return,
+            () = shared.work.notified() => false,
+            () = sleep(LOOK_AGAIN) => true,
+        };
+        if looks {
             let adopting = Arc::clone(&shared);
             if let Err(error) = blocking(move || adopting.adopt()).await {
                 tracing::warn!(error = %error.chain(), "a spool cannot be looked through");
@@ -119,6 +127,9 @@ impl<S: OutputSink + 'static> Shared<S> {
         let mut left = batches.to_vec();
         let mut tries = 0;
         while !left.is_empty() {
+            if *self.stop.borrow() {
+                return Err(Error::new(ErrorKind::Closed, "the spool is closed"));
+            }
             let appended = match self.limited(self.sink.append(key, &left)).await {
                 Ok(appended) => appended,
                 Err(error) if error.is_retryable() || error.kind() == ErrorKind::Closed => return Err(error),
@@ -133,7 +144,7 @@ impl<S: OutputSink + 'static> Shared<S> {
             again.sort_unstable_by_key(|range| range.first);
             left = again.iter().flat_map(|range| left.iter().filter_map(|b| b.slice(*range))).collect();
             if !left.is_empty() {
-                sleep(self.config.backoff.delay(tries)).await;
+                self.pause(tries).await;
                 tries = tries.saturating_add(1);
             }
         }
@@ -153,7 +164,23 @@ impl<S: OutputSink + 'static> Shared<S> {
 
     async fn limited<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         let late = |_| Err(Error::new(ErrorKind::TimedOut, "the sink did not answer"));
-        timeout(self.config.call_limit, call).await.unwrap_or_else(late)
+        tokio::select! {
+            answer = timeout(self.config.call_limit, call) => answer.unwrap_or_else(late),
+            () = self.stopped() => Err(Error::new(ErrorKind::Closed, "the spool is closed")),
+        }
+    }
+
+    /// Waits before the next try, unless it is to end.
+    async fn pause(&self, tries: u32) {
+        tokio::select! {
+            () = sleep(self.config.backoff.delay(tries)) => {}
+            () = self.stopped() => {}
+        }
+    }
+
+    async fn stopped(&self) {
+        // The sender lives as long as this.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
     async fn took(&self, run: &Run, revision: u64) -> Result<()> {
@@ -227,7 +254,9 @@ async fn own(run: &Run, mut record: RunRecord) -> Result<RunRecord> {
         if let Some(log) = lock(&run).as_ref() {
             record.holes.extend(log.cursor.refused.iter().cloned());
             // What the end of a damaged spool had.
-            if let Some(end) = record.last_number().filter(|end| Some(*end) > log.cursor.last) {
+            if log.has_lines()
+                && let Some(end) = record.last_number().filter(|end| Some(*end) > log.cursor.last)
+            {
                 let known = |gap: &Gap| gap.range.contains(end);
                 if !record.holes.iter().chain(&record.gaps).any(known) {
                     record.holes.extend(hole(log.cursor.last, end.plus(1)));
