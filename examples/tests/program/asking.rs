@@ -121,6 +121,40 @@ fn a_follower_sees_a_line_while_the_command_runs_and_a_signal_ends_it() {
 }
 
 #[test]
+fn of_a_run_that_goes_on_the_lines_that_are_stored_by_now_are_counted() {
+    let place = Place::new();
+    let script = "echo one; echo two; echo three; sleep 600";
+    let running = place.start(&["stream", "a", "build", "--", "sh", "-c", script]);
+    let mut follower = place.start(&["stream-logs", "a", "build"]);
+    while follower.line() != "three\n" {}
+    let status = place.expect(0, &["get-status", "a", "build", "--json"]).documents().remove(0);
+    assert_eq!((&status["status"], &status["lines"]), (&"running".into(), &3.into()));
+    let people = place.expect(0, &["get-status", "a", "build"]).out;
+    assert!(people.contains("3 lines so far") && !people.contains("bytes"), "{people}");
+    let listed = place.expect(0, &["list"]).out;
+    assert_eq!(listed.split('\t').nth(6), Some("3"), "{listed}");
+    let exported = place.expect(0, &["export", "a", "build"]).documents().remove(0);
+    assert_eq!(exported["lines"], exported["output_lines"].as_array().unwrap().len());
+    running.signal("TERM");
+    assert_eq!(running.ended().code, 143);
+    let people = place.expect(0, &["get-status", "a", "build"]).out;
+    assert!(people.contains("3 lines, 14 bytes"), "{people}");
+}
+
+#[test]
+fn a_follower_ends_with_the_status_of_the_run() {
+    let place = printed("echo one; exit 3");
+    let followed = place.expect(0, &["stream-logs", "a", "build", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(followed.err.trim_end()).unwrap();
+    assert_eq!(told, place.expect(0, &["get-status", "a", "build", "--json"]).documents().remove(0));
+    let people = place.expect(0, &["stream-logs", "a", "build"]).err;
+    assert!(
+        people.contains("failed (exit 3); the pipeline stops") && people.contains(" 1 line\n"),
+        "{people}"
+    );
+}
+
+#[test]
 fn a_closed_pipe_ends_quietly() {
     let place = printed("seq 1 100000");
     for words in [&["get-logs", "a", "build"][..], &["stream-logs", "a", "build"], &["export", "a", "build"]]

@@ -63,6 +63,27 @@ fn an_export_is_one_document_with_every_line() {
 }
 
 #[test]
+fn a_run_that_is_running_is_removed_by_force_alone() {
+    let place = printed();
+    let mut running = place.start(&["stream", "a", "test", "--", "sh", "-c", "echo ready; sleep 600"]);
+    assert_eq!(running.line(), "ready\n");
+    let refused = place.expect(4, &["remove", "a", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(refused.err.trim_end()).unwrap();
+    assert_eq!(document["kind"], "conflict");
+    let message = document["message"].as_str().unwrap();
+    assert!(message.contains("pipeline cancel a") && message.contains("--force"), "{message}");
+    // All or nothing.
+    place.expect(0, &["get-logs", "a", "build"]);
+    place.expect(0, &["remove", "a", "build"]);
+    assert!(place.expect(0, &["remove", "a", "--force"]).out.contains(" removed\n"));
+    place.expect(3, &["get-status", "a", "test"]);
+    // What is left of it is nobody's concern but its own.
+    running.signal("INT");
+    running.signal("INT");
+    running.ended();
+}
+
+#[test]
 fn what_is_removed_is_gone_from_every_store_and_nothing_else_is() {
     let place = printed();
     place.expect(0, &["stream", "a", "test", "--", "true"]);

@@ -81,7 +81,10 @@ impl Shared {
         drop(slot);
         let executed = watch(delivery, &stop, &stopper, sealed(ended, stopped)).await?;
         match executed.exit.cause {
-            Cause::Shutdown => Ok(Settlement::Release { after: Duration::ZERO }),
+            Cause::Shutdown => {
+                self.tell(&executed.report.record);
+                Ok(Settlement::Release { after: Duration::ZERO })
+            }
             Cause::LeaseLost => {
                 Err(Error::new(ErrorKind::LeaseLost, "another worker holds this event by now"))
             }

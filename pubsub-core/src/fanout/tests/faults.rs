@@ -268,7 +268,7 @@ async fn a_store_that_revokes_its_access_at_the_end_leaves_a_run_that_says_so() 
     assert!(report.record.output_incomplete && report.sinks[0].balances());
     assert_eq!((report.sinks[0].stored, report.sinks[0].dead_lettered), (100, 100));
     let hole = &report.sinks[0].holes[0];
-    assert_eq!((hole.range, hole.reason.as_str()), (range(101, 200), "the token was revoked"));
+    assert_eq!((hole.range, hole.reason.as_str()), (range(101, 200), "the token was revoked: refused"));
     let told = good.last_record();
     assert!(
         told.output_incomplete && told.holes.is_empty(),
