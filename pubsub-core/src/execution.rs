@@ -20,6 +20,9 @@ pub const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long a handler that is to be cut may take to clean up before it is dropped.
 const CUT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a store may take for what it lacks of a run that is to stop.
+const STORE_LIMIT: Duration = Duration::from_secs(10);
+
 /// How attempts are run: the same for all runs of a worker.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -212,19 +215,15 @@ impl Execution {
                 Finality::Undecided => fan_out.begin_where_taken(&record).await,
             }
         };
-        let sinks = tokio::select! {
-            biased;
-            begun = begin => begun?,
-            _ = stopped.requested() => return Err(Error::new(
-                ErrorKind::Unavailable,
-                "the run was to stop before every required store had its begin",
-            )),
-        };
+        let sinks = stores_may(begin, stopped.requested()).await?;
         let output = RunOutput::new(Arc::clone(&self.masker), sinks.clone());
         let context = RunContext::new(event, key, output.clone(), stop.clone());
         let finished = {
             let work = AssertUnwindSafe(handler.run(context)).catch_unwind();
             tokio::select! {
+                biased;
+                // Asked to stop while a store was away: nothing has to be started for that.
+                cause = asked_before(stop.clone()) => Exit::stopped(cause).into(),
                 finished = work => finished.unwrap_or_else(|_| panicked()),
                 finished = self.stopped(stop, &sinks) => finished,
                 () = beats(self.beat, &mut record, || output.counts(), &sinks) => Exit::stopped(Cause::Shutdown).into(),
@@ -263,6 +262,33 @@ impl Execution {
         }
         tokio::time::sleep(CUT_LIMIT).await;
         not_ended(cause)
+    }
+}
+
+/// What a run needs of its stores. Once it is to stop they may take [`STORE_LIMIT`]: one that is in reach needs less.
+pub(crate) async fn stores_may<T>(
+    work: impl Future<Output = Result<T>>,
+    stopped: impl Future<Output = Cause>,
+) -> Result<T> {
+    let too_late = async {
+        stopped.await;
+        tokio::time::sleep(STORE_LIMIT).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = too_late => Err(Error::new(
+            ErrorKind::Unavailable,
+            "the run was stopped, and a required store did not take what it lacked of it",
+        )),
+    }
+}
+
+/// Returns only where it is asked to stop already.
+async fn asked_before(stop: Stop) -> Cause {
+    match stop.state() {
+        StopState::Run => std::future::pending().await,
+        StopState::Stop(cause) | StopState::Cut(cause) => cause,
     }
 }
 

@@ -19,7 +19,7 @@ const ROUNDS: u64 = 25;
 const LONG_ROUNDS: u64 = 200;
 
 const ACTIONS: u64 = 4;
-const EVENTS: u64 = 20;
+const EVENTS: u64 = 16;
 
 /// The first stage: prints numbered lines, with pauses in which it may be killed. The event's id says how many, how
 /// long, and how it ends; what it writes for the next stage names the attempt.
@@ -31,7 +31,7 @@ i=0
 while [ $i -lt $lines ]; do
   i=$((i+1))
   echo "$i of $lines by $PIPELINE_RUN_ID"
-  [ $((i % 25)) -ne 0 ] || [ $pause = 0 ] || sleep 0.0$pause
+  [ $((i % 25)) -ne 0 ] || [ $pause = 00 ] || sleep 0.$pause
 done
 echo "from=$PIPELINE_ATTEMPT" >>"$PIPELINE_OUTPUT"
 echo "end $run" >>witness
@@ -84,11 +84,15 @@ impl Planned {
     /// Of actions each of which has several events but the first, which has one that succeeds.
     fn draw(n: u64, chance: &mut Chance) -> Self {
         let action = if n == 0 { 0 } else { 1 + chance.below(ACTIONS - 1) };
-        // Many are short, so that a worker is often between two of its steps.
-        let pause = if chance.one_in(2) { 0 } else { 1 + chance.below(8) };
-        let lines = chance.below(if pause == 0 { 20 } else { 200 });
+        // Many are short, so that a worker is often between two of its steps; some last longer than a lease, so that a
+        // command which outlives its worker is seen.
+        let (pause, lines) = match chance.below(8) {
+            0..4 => (0, chance.below(20)),
+            4..7 => (1 + chance.below(8), chance.below(200)),
+            _ => (30, 150),
+        };
         let code = if n > 0 && chance.one_in(8) { [3, 42][usize::from(chance.one_in(2))] } else { 0 };
-        Self { action: format!("action-{action}"), id: format!("{n}.{lines}.{pause}.{code}"), lines, code }
+        Self { action: format!("action-{action}"), id: format!("{n}.{lines}.{pause:02}.{code}"), lines, code }
     }
 
     fn words(&self) -> [&str; 6] {

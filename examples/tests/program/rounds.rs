@@ -34,8 +34,10 @@ pub(crate) const WITNESS: &str = "witness";
 pub(crate) const SAID: &str = "said";
 
 /// What every command of a round begins with. It keeps a lock of its stage and event for as long as anything of it
-/// lives, so that two attempts side by side are seen, and says that it begins.
+/// lives, so that two attempts side by side are seen, and says that it begins. That nobody reads it any more does not
+/// end it: only whoever guards it does.
 pub(crate) const BEGIN: &str = r#"
+trap '' PIPE
 run="$PIPELINE_STAGE $PIPELINE_EVENT_ID $PIPELINE_ATTEMPT"
 exec 9>>"lock-$PIPELINE_STAGE-$PIPELINE_EVENT_ID"
 flock -n 9 || echo "beside $run" >>witness

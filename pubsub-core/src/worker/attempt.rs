@@ -9,10 +9,11 @@ use futures::FutureExt as _;
 
 use super::outcome::{chain_is_full, events};
 use super::{Shared, Slot};
+use crate::execution::stores_may;
 use crate::{
-    Begin, Cause, Conclusion, Delivery, Ended, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
-    Outcome, Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop,
-    StopState, Stopper, Try, Verdict,
+    Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
+    Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop, StopState,
+    Stopper, Try, Verdict,
 };
 
 /// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
@@ -67,7 +68,7 @@ impl Shared {
         let event = Arc::clone(delivery.event());
         let key = self.key(delivery, numbers);
         let (stopper, run_stop) = Stop::pair();
-        let stopped = run_stop.clone();
+        let mut stopped = run_stop.clone();
         let work =
             self.execution.work(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided);
         let ended = match watch(delivery, &stop, &stopper, work).await {
@@ -79,7 +80,8 @@ impl Shared {
         };
         // What is left to do needs no room for a handler: a store may take its time.
         drop(slot);
-        let executed = watch(delivery, &stop, &stopper, sealed(ended, stopped)).await?;
+        let sealed = stores_may(ended.sealed(Finality::Undecided), stopped.cut());
+        let executed = watch(delivery, &stop, &stopper, sealed).await?;
         match executed.exit.cause {
             Cause::Shutdown => {
                 self.tell(&executed.report.record);
@@ -171,20 +173,6 @@ impl Shared {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-/// Waits for the seal, unless the run is cut meanwhile. One that ended by being cut is sealed all the same.
-async fn sealed(ended: Ended, mut stopped: Stop) -> Result<Executed> {
-    if matches!(stopped.state(), StopState::Cut(_)) {
-        return ended.sealed(Finality::Undecided).await;
-    }
-    tokio::select! {
-        sealed = ended.sealed(Finality::Undecided) => sealed,
-        _ = stopped.cut() => Err(Error::new(
-            ErrorKind::Unavailable,
-            "the worker was stopped before every required store had a run",
-        )),
     }
 }
 
