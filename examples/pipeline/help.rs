@@ -5,7 +5,7 @@ macro_rules! exit_codes {
     () => {
         "\
 Exit codes:
-  0        done; `stream`, `wait`: the pipeline goes on; `work`: whatever its runs did; a closed pipe
+  0        done; the pipeline goes on (`stream`, `wait`); `work` whatever its runs did; a closed pipe
   1        `stream`, `wait`: the pipeline stops; `search`: no hit; `verify`: a difference
   2        wrong usage, setting, pattern or payload
   3        what was asked for is not there

@@ -60,7 +60,7 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
     say("stage", record.key.stage.to_string());
     say("status", standing(record, now));
     if record.outcome.is_some() {
-        say("outcome", ending(record));
+        say("outcome", format!("{}; {}", ending(record), following(record)));
     }
     if let Some(detail) = &record.detail {
         say("detail", detail.clone());
@@ -96,13 +96,13 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
 /// One line about a run that has ended.
 pub(crate) fn summary(record: &RunRecord, now: Timestamp) -> String {
     let (action, stage) = (&record.key.action_id, &record.key.stage);
-    let end = match record.judge(now) {
-        Judgement::Lost => "lost: nobody has heard of its worker".to_owned(),
-        Judgement::Running => "running".to_owned(),
-        Judgement::Completed => ending(record),
+    let (end, follows) = match record.judge(now) {
+        Judgement::Lost => ("lost".to_owned(), "nobody has heard of its worker"),
+        Judgement::Running => ("running".to_owned(), "it has not ended"),
+        Judgement::Completed => (ending(record), following(record)),
     };
-    let (attempt, took) = (record.key.attempt, took(record, now));
-    format!("{action} {stage} attempt {attempt}: {end} after {took}, {}", lines(record.counts.lines))
+    let (attempt, took, lines) = (record.key.attempt, took(record, now), lines(record.counts.lines));
+    format!("{action} {stage} attempt {attempt}: {end} after {took}, {lines}; {follows}")
 }
 
 /// How many bytes a run has printed is known once it has ended.
@@ -132,7 +132,7 @@ fn state(record: &RunRecord, now: Timestamp) -> &'static str {
     }
 }
 
-/// The outcome, how it ended, and what follows.
+/// The outcome, and how it ended.
 fn ending(record: &RunRecord) -> String {
     let outcome = record.outcome.map_or("unknown", Outcome::as_str).replace('_', " ");
     let how = match (record.cause, record.code, record.signal) {
@@ -150,9 +150,10 @@ fn ending(record: &RunRecord) -> String {
         (_, None, Some(signal)) => format!("signal {signal}"),
         (_, None, None) => "no code".to_owned(),
     };
-    format!("{outcome} ({how}); {}", following(record))
+    format!("{outcome} ({how})")
 }
 
+/// What follows from its end.
 fn following(record: &RunRecord) -> &'static str {
     match (record.is_final, record.cause, record.continues) {
         (true, _, Some(true)) => "the pipeline goes on",
@@ -215,7 +216,7 @@ mod tests {
         concluded.conclude();
         assert_eq!(
             summary(&concluded, record.started_at),
-            "action-123 build attempt 2: failed (exit 3); the pipeline stops after 2s 500ms, 0 lines"
+            "action-123 build attempt 2: failed (exit 3) after 2s 500ms, 0 lines; the pipeline stops"
         );
     }
 
@@ -225,9 +226,8 @@ mod tests {
         let exit = Exit::stopped(Cause::Shutdown);
         record.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
         let told = summary(&record, record.started_at);
-        let ending =
-            "interrupted (stopped with the program that ran it); not final: its event was given back";
-        assert!(told.contains(ending), "{told}");
+        assert!(told.contains("interrupted (stopped with the program that ran it) after "), "{told}");
+        assert!(told.ends_with("; not final: its event was given back"), "{told}");
     }
 
     #[test]

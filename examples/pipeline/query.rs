@@ -72,8 +72,8 @@ pub(crate) async fn search(places: &Places, screen: &mut Screen, args: &args::Se
     }
     if record.counts.parts > 0 {
         screen.notice(&format!(
-            "{} of the output are parts of longer ones; a match that goes across two parts is not found",
-            human::lines(record.counts.parts)
+            "parts of longer lines have numbers of their own ({} here); a match that goes across two of them is not found",
+            record.counts.parts
         ))?;
     }
     Ok(code)

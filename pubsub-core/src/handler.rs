@@ -228,3 +228,25 @@ impl Stopper {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Finished;
+    use crate::{Error, ErrorKind, Exit};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_result_is_an_exit_and_an_error_is_told_with_its_causes() {
+        let values = BTreeMap::from([("image".to_owned(), "app:7".to_owned())]);
+        let done: Finished = Ok::<_, Error>(values.clone()).into();
+        assert_eq!(done, Finished { exit: Exit::code(0), values });
+        let escaped: Finished = Ok::<_, Error>(Exit::code(42)).into();
+        assert_eq!(escaped.exit, Exit::code(42));
+        let cause = std::io::Error::other("no disk");
+        let error = Error::new(ErrorKind::Unavailable, "build").with_source(cause);
+        let failed: Finished = Err::<(), _>(error).into();
+        assert_eq!(failed.exit, Exit::code(1).with_detail("build: unavailable: no disk"));
+        let boxed: Box<dyn std::error::Error + Send + Sync> = "plain".into();
+        assert_eq!(Finished::from(Err::<(), _>(boxed)).exit.detail.as_deref(), Some("plain"));
+    }
+}

@@ -149,7 +149,7 @@ fn a_follower_ends_with_the_status_of_the_run() {
     assert_eq!(told, place.expect(0, &["get-status", "a", "build", "--json"]).documents().remove(0));
     let people = place.expect(0, &["stream-logs", "a", "build"]).err;
     assert!(
-        people.contains("failed (exit 3); the pipeline stops") && people.contains(" 1 line\n"),
+        people.contains("failed (exit 3) after ") && people.contains(", 1 line; the pipeline stops\n"),
         "{people}"
     );
 }

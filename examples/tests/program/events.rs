@@ -94,8 +94,9 @@ fn a_failed_command_is_tried_again_as_often_as_it_is_told() {
     let ended = work(&place, &words, "echo try $PIPELINE_ATTEMPT; exit 3");
     let told: Vec<&str> = ended.err.lines().collect();
     let [first, last] = told.as_slice() else { panic!("a line for each attempt: {ended:?}") };
-    assert!(first.contains("attempt 1: failed (exit 3); not final: it is to be tried again"), "{first}");
-    assert!(last.contains("attempt 2: failed (exit 3); the pipeline stops"), "{last}");
+    assert!(first.contains(" attempt 1: failed (exit 3) after "), "{first}");
+    assert!(first.ends_with("; not final: it is to be tried again"), "{first}");
+    assert!(last.contains(" attempt 2: failed") && last.ends_with("; the pipeline stops"), "{last}");
     let all = place.expect(0, &["get-status", "a", "s", "--all", "--json"]).documents();
     let finals: Vec<_> = all.iter().map(|run| (run["attempt"].as_u64(), run["final"].as_bool())).collect();
     assert_eq!(finals, [(Some(2), Some(true)), (Some(1), Some(false))]);
@@ -198,7 +199,8 @@ fn the_first_signal_drains_and_the_second_cuts_and_nothing_is_lost() {
     let ended = worker.ended();
     assert_eq!(ended.code, 130);
     assert!(
-        ended.err.contains("b s attempt 1: interrupted (stopped with the program that ran it); not final"),
+        ended.err.contains("b s attempt 1: interrupted (stopped with the program that ran it) after ")
+            && ended.err.ends_with("; not final: its event was given back\n"),
         "{ended:?}"
     );
     let cut = place.expect(0, &["get-status", "b", "s", "--json"]).documents().remove(0);
