@@ -65,7 +65,7 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
     if let Some(detail) = &record.detail {
         say("detail", detail.clone());
     }
-    say("output", printed(record));
+    say("output", printed(record, now));
     say("started", seconds(record.started_at));
     if let Some(finished) = record.finished_at {
         say("finished", format!("{} after {}", seconds(finished), took(record, now)));
@@ -106,10 +106,11 @@ pub(crate) fn summary(record: &RunRecord, now: Timestamp) -> String {
 }
 
 /// How many bytes a run has printed is known once it has ended.
-fn printed(record: &RunRecord) -> String {
-    match record.finished_at {
-        Some(_) => size(record.counts.lines, record.counts.bytes),
-        None => format!("{} so far", lines(record.counts.lines)),
+fn printed(record: &RunRecord, now: Timestamp) -> String {
+    match record.judge(now) {
+        Judgement::Completed => size(record.counts.lines, record.counts.bytes),
+        Judgement::Running => format!("{} so far", lines(record.counts.lines)),
+        Judgement::Lost => lines(record.counts.lines),
     }
 }
 

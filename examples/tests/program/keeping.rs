@@ -12,7 +12,7 @@ fn printed() -> Place {
 }
 
 /// The files below a folder whose content holds the text.
-fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
+pub(crate) fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
