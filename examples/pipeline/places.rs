@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, OutputReader, Place, RunQuery, RunRecord, Scheme, Store,
-    connect_broker, connect_store, current_run,
+    Broker, ConnectedStore, Error, ErrorKind, Lines, Output, OutputReader, Place, RunQuery, RunRecord,
+    RunStatus, Scheme, Store, connect_broker, connect_store, current_run,
 };
 
 use crate::args::{Chosen, Global};
@@ -94,6 +94,30 @@ pub(crate) async fn chosen(store: &dyn OutputReader, chosen: &Chosen) -> Done<Ru
             "stage {stage} of {action_id} has no run {run}; `pipeline get-status {action_id} {stage} --all` shows its runs"
         ))),
     }
+}
+
+/// A record as its store knows it now. The counts of a run that has no end are those of its last sign of life, while
+/// the store knows how many lines it has; of what it cannot say, the record's own word stands.
+pub(crate) async fn fresh(store: &dyn OutputReader, record: RunRecord) -> RunRecord {
+    if record.status == RunStatus::Completed {
+        return record;
+    }
+    match store.lines(&record.key.run_id, Lines::Last(1)).await {
+        Ok(output) => seen(&output),
+        Err(error) => {
+            tracing::debug!(run = %record.key.run_id, error = %error.chain(), "its lines cannot be counted");
+            record
+        }
+    }
+}
+
+/// The record of an answer, with the lines that are there.
+pub(crate) fn seen(output: &Output) -> RunRecord {
+    let mut record = output.record.clone();
+    if record.status == RunStatus::Running {
+        record.counts.lines = record.counts.lines.max(output.complete_through);
+    }
+    record
 }
 
 /// Says what there is where something is not.

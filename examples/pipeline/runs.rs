@@ -1,6 +1,7 @@
 //! What `stream` and `work` share: the command, what is masked, and where output goes.
 
 use std::collections::BTreeMap;
+use std::env::VarError;
 
 use pubsub_pipeline::{Command, ConnectedStore, Error, Execution, Masker, SinkConfig};
 
@@ -27,19 +28,38 @@ pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execu
     let mut secrets = Vec::with_capacity(options.mask_env.len());
     for name in &options.mask_env {
         // A name that is misspelt must not print the secret.
-        secrets.push(std::env::var(name).map_err(|e| {
-            Error::invalid("--mask-env names a variable that is set").with("name", name).with_source(e)
-        })?);
+        secrets.push(secret(name)?);
     }
     let masker = Masker::new(secrets);
     for warning in masker.warnings() {
-        screen.notice(warning)?;
+        screen.notice(&named(warning, &options.mask_env))?;
     }
     let metadata: BTreeMap<String, String> = options.meta.iter().cloned().collect();
     let execution = Execution::new().with_masker(masker).with_metadata(metadata);
     // A command has its own grace first; only then may it be given up.
     let stop_limit = execution.stop_limit.max(options.grace.saturating_mul(2));
     Ok(execution.with_stop_limit(stop_limit))
+}
+
+/// The value of a variable that is to be masked. No error shows it.
+fn secret(name: &str) -> Result<String, Error> {
+    std::env::var(name).map_err(|e| match e {
+        VarError::NotPresent => {
+            Error::invalid(format!("--mask-env: the environment variable {name} is not set"))
+        }
+        VarError::NotUnicode(_) => {
+            Error::invalid(format!("--mask-env: the value of the environment variable {name} is not UTF-8"))
+        }
+    })
+}
+
+/// A warning about a secret, with the variable that holds it in place of its place in the list.
+fn named(warning: &str, names: &[String]) -> String {
+    let of = |(index, name): (usize, &String)| {
+        let rest = warning.strip_prefix(&format!("secret {} ", index + 1))?;
+        Some(format!("--mask-env: the value of {name} {rest}"))
+    };
+    names.iter().enumerate().find_map(of).unwrap_or_else(|| warning.to_owned())
 }
 
 /// The stores as sinks. Those that are not required hold up nothing: what they cannot keep up with is told as a hole.

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use pubsub_pipeline::{Backoff, Error, ErrorKind, FanOut, RetryPolicy, RunRecord, Stop, Timestamp, Worker};
+use pubsub_pipeline::{Backoff, Error, ErrorKind, FanOut, RetryPolicy, Stop, Worker};
 
 use crate::args::{self, Retry};
 use crate::codes::{DONE, Done};
-use crate::documents::StatusDocument;
-use crate::human;
 use crate::places::Places;
 use crate::runs;
-use crate::screen::{Form, Screen, aside, aside_document};
+use crate::screen::{Screen, ended};
 use crate::signals::{Asked, Signals};
 
 /// How long a fixed policy waits.
@@ -33,7 +31,7 @@ pub(crate) async fn work(
             .with_execution(execution)
             .with_concurrency(usize::try_from(args.concurrency).unwrap_or(usize::MAX))
             .with_drain(args.drain)
-            .with_observer(move |record| tell(form, record));
+            .with_observer(move |record| ended(form, record));
     if let Some(group) = &args.group {
         worker = worker.with_group(group.clone());
     }
@@ -53,15 +51,6 @@ pub(crate) async fn work(
     let draining = || Ok(screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?);
     let (_, asked) = signals.watch(ended, &stopper, draining).await?;
     Ok(asked.map_or(DONE, Asked::code))
-}
-
-/// One line for each run that ended.
-fn tell(form: Form, record: &RunRecord) {
-    let now = Timestamp::now();
-    match form {
-        Form::Json => aside_document(&StatusDocument::new(record, now)),
-        Form::Text => aside(&human::summary(record, now)),
-    }
 }
 
 fn policy(retry: Retry, attempts: u32) -> RetryPolicy {
