@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use memchr::memmem::Finder;
-use pubsub_core::{Error, ErrorKind, Hit, LineEnd, Lines, Result, RunKey, RunRecord, Search};
+use pubsub_core::{ErrorKind, Hit, LineEnd, Lines, Result, RunKey, RunRecord, Search};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::Look;
@@ -107,8 +107,7 @@ impl RunSearch {
         while searched < STEP_BYTES && held < HELD_BYTES {
             if Instant::now() >= self.wanted.deadline {
                 if hits.is_empty() {
-                    let limit = format!("{:?}", self.wanted.search.time_limit());
-                    return Err(Error::new(ErrorKind::TimedOut, "search").with("limit", limit));
+                    return Err(self.wanted.search.timed_out());
                 }
                 // The next step says so, after these were given.
                 break;
@@ -175,17 +174,19 @@ fn chunk(entries: &[Entry]) -> &[Entry] {
 /// Tells quickly that no line of many can match. It may err to the other side.
 #[derive(Debug)]
 enum Sieve {
-    /// A plain text that is nowhere is in no line.
+    /// A plain text that is nowhere is in no line, not even where some bytes are invalid: U+FFFD is not in it.
     Literal(Box<Finder<'static>>),
-    /// What matches a line matches it among others too, if `^` and `$` are those of lines. This holds for what has no
-    /// anchor of the whole text, and where no carriage return stands between a line and its line feed.
+    /// What matches a line's text matches it among others too, if `^` and `$` are those of lines. This holds for what
+    /// has no anchor of the whole text, where the bytes are the text, and where no carriage return stands between a
+    /// line and its line feed.
     Regex(Regex),
     Nothing,
 }
 
 impl Sieve {
     fn new(search: &Search) -> Self {
-        if let Some(text) = search.as_literal() {
+        let text = search.as_literal();
+        if let Some(text) = text.filter(|text| !text.contains(char::REPLACEMENT_CHARACTER)) {
             return Self::Literal(Box::new(Finder::new(text).into_owned()));
         }
         let pattern = search.as_regex().as_str();
@@ -203,7 +204,11 @@ impl Sieve {
     fn may_match(&self, bytes: &[u8]) -> bool {
         match self {
             Self::Literal(text) => text.find(bytes).is_some(),
-            Self::Regex(regex) => memchr::memchr(b'\r', bytes).is_some() || regex.is_match(bytes),
+            Self::Regex(regex) => {
+                memchr::memchr(b'\r', bytes).is_some()
+                    || regex.is_match(bytes)
+                    || std::str::from_utf8(bytes).is_err()
+            }
             Self::Nothing => true,
         }
     }
@@ -231,5 +236,15 @@ mod tests {
         assert!(!sieve.may_match(b"warning\nan error: 7\nerror: 7 of 8\n"));
         assert!(sieve.may_match(b"warning\nerror: 7\nend\n"));
         assert!(sieve.may_match(b"warning\nerror: 7\r\nend\n"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_held_back_only_where_they_change_nothing() {
+        for search in [Search::regex("caf.$"), Search::literal("caf\u{fffd}")] {
+            let sieve = Sieve::new(&search.unwrap());
+            assert!(sieve.may_match(b"caf\xe9\n"));
+            assert!(!sieve.may_match(b"none\n"));
+        }
+        assert!(!Sieve::new(&Search::literal("cafe").unwrap()).may_match(b"caf\xe9\n"));
     }
 }
