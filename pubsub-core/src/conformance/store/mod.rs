@@ -124,6 +124,7 @@ macro_rules! store_rules {
             listing::runs_come_newest_first,
             listing::each_filter_holds,
             listing::a_limit_keeps_the_newest,
+            listing::the_current_run_is_the_latest_attempt_of_the_latest_event,
             names::hostile_ids_are_kept_apart,
             names::hostile_event_ids_are_kept_apart,
             names::ids_that_differ_in_case_or_at_the_very_end_are_kept_apart,
