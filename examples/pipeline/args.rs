@@ -235,7 +235,7 @@ pub(crate) struct StreamLogs {
 pub(crate) struct Search {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
-    /// In the language of the regex crate; ^ and $ are the line's
+    /// In the language of the regex crate; ^ and $ are the line's; a byte that is no text is U+FFFD
     pub(crate) regex: String,
     /// A plain text in place of a regular expression
     #[arg(short = 'F', long)]
