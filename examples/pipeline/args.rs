@@ -7,34 +7,12 @@ use pubsub_pipeline::{
     ActionId, EventId, EventType, GroupName, LineNumber, Outcome, Pattern, Place, RunId, Stage,
 };
 
-use crate::values::{Entry, PayloadSource, Span, entry, line_number, span};
-
-/// The exit codes, in every help text.
-macro_rules! exit_codes {
-    () => {
-        "\
-Exit codes:
-  0        done; `stream` and `wait`: the pipeline goes on; `work` whatever its runs did; a closed pipe
-  1        `stream`, `wait`: the pipeline stops; `search`: no hit; `verify`: a difference
-  2        wrong usage, setting, pattern or payload
-  3        what was asked for is not there
-  4        the broker or a store is not available or refuses
-  5        waited too long
-  130 143  this program was ended by INT or TERM, whatever became of the run
-  With --pass-code `stream` and `wait` give the command's own code: 128 + n for a signal, 124 for our
-  timeout, 130 cancelled, 126 not executable, 127 not found."
-    };
-}
-
-macro_rules! help {
-    ($($line:literal),+ $(,)?) => {
-        concat!("Examples:\n", $("  ", $line, "\n",)+ "\n", exit_codes!())
-    };
-}
+use crate::help;
+use crate::values::{Entry, PayloadSource, Span, entry, limit, line_number, place, span};
 
 /// Publish events, run commands at them, and ask for their output: while they run and after.
 #[derive(Debug, Parser)]
-#[command(name = "pipeline", version, after_help = exit_codes!(), max_term_width = 100)]
+#[command(name = "pipeline", version, after_help = help::EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -49,11 +27,14 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_name = "D")]
     pub(crate) dir: PathBuf,
     /// The broker, in place of the folder's: file:///path, file:path
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) broker: Option<Place>,
     /// A store, in place of the folder's; the first is required, others by ?required=true
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) store: Vec<Place>,
+    /// A spool in this folder: `work` and `stream` keep output there until the stores have it, and ship what is left
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) spool: Option<PathBuf>,
     /// One JSON document a line, errors too
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -62,68 +43,49 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Publish an event and print its id
-    #[command(after_help = help!(
-        "pipeline publish action-123 build-requested",
-        "pipeline publish action-123 build-requested '{\"branch\":\"main\"}' --id build-7",
-        "pipeline publish action-123 build-requested @payload.json --delay 10s",
-    ))]
+    #[command(after_help = help::PUBLISH)]
     Publish(Publish),
     /// Take events and run a command at each
-    #[command(after_help = help!(
-        "pipeline work --on 'build-requested:*' --stage build --then build-done -- make",
-        "pipeline work --on 'build-done:action-123' --stage deploy --until-idle -- ./deploy.sh",
-        "",
-        "The payload is on the command's standard input; PIPELINE_ACTION_ID and others name the run.",
-        "The first signal drains: nothing new is taken. The second cuts at once.",
-    ))]
+    #[command(after_help = help::WORK)]
     Work(Work),
     /// Run a command now, here; store its output and show it as printed; publish nothing
-    #[command(after_help = help!(
-        "pipeline stream action-123 build -- cargo build",
-        "pipeline stream action-123 train --timeout 2h --silence 10m --mask-env TOKEN -- ./train.sh",
-        "",
-        "The first signal stops the command with its grace. The second cuts at once.",
-    ))]
+    #[command(after_help = help::STREAM)]
     Stream(Stream),
     /// How the current run stands, or ended
-    #[command(after_help = help!("pipeline get-status action-123 build", "pipeline get-status action-123 build --all --json"))]
+    #[command(after_help = help::GET_STATUS)]
     GetStatus(GetStatus),
     /// The output of the current run so far: all, or its last n lines
-    #[command(after_help = help!("pipeline get-logs action-123 build", "pipeline get-logs action-123 build 100"))]
+    #[command(after_help = help::GET_LOGS)]
     GetLogs(GetLogs),
     /// Follow the output to the end, across attempts; waits for a run that is not there yet
-    #[command(after_help = help!("pipeline stream-logs action-123 build", "pipeline stream-logs action-123 build --last 20"))]
+    #[command(after_help = help::STREAM_LOGS)]
     StreamLogs(StreamLogs),
     /// Lines that match a regular expression, as number:line
-    #[command(after_help = help!(
-        "pipeline search action-123 build 'error|warning'",
-        "pipeline search action-123 build -F 'what?'",
-        "pipeline search action-123 build -- '-begins with a dash'",
-    ))]
+    #[command(after_help = help::SEARCH)]
     Search(Search),
     /// Read a run's output again and compare it with its seal, or with another store
-    #[command(after_help = help!("pipeline verify action-123 build", "pipeline verify action-123 build --against file:archive"))]
+    #[command(after_help = help::VERIFY)]
     Verify(Verify),
     /// A run as one JSON document
-    #[command(after_help = help!("pipeline export action-123 build > run.json"))]
+    #[command(after_help = help::EXPORT)]
     Export(Chosen),
     /// Copy a run into another store
-    #[command(after_help = help!("pipeline copy action-123 build --to file:archive"))]
+    #[command(after_help = help::COPY)]
     Copy(Copy),
     /// Remove the runs of an action, or of one stage of it, from every store
-    #[command(after_help = help!("pipeline remove action-123", "pipeline remove action-123 build"))]
+    #[command(after_help = help::REMOVE)]
     Remove(Remove),
     /// Wait until an action, or one stage of it, has ended for good
-    #[command(after_help = help!("pipeline wait action-123", "pipeline wait action-123 deploy --timeout 10m --pass-code"))]
+    #[command(after_help = help::WAIT)]
     Wait(Wait),
     /// The runs, newest first
-    #[command(after_help = help!("pipeline list", "pipeline list --action action-123 --outcome failed --since 1day"))]
+    #[command(after_help = help::LIST)]
     List(List),
     /// Stop what runs and waits of an action
-    #[command(after_help = help!("pipeline cancel action-123"))]
+    #[command(after_help = help::CANCEL)]
     Cancel(Cancel),
     /// Events that will never be delivered again
-    #[command(after_help = help!("pipeline dead-letters list", "pipeline dead-letters replay 4f1c0a"))]
+    #[command(after_help = help::DEAD_LETTERS)]
     DeadLetters(DeadLetters),
 }
 
@@ -149,16 +111,16 @@ pub(crate) struct Publish {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunOptions {
-    /// Longest time the command may take
-    #[arg(long, value_parser = span, value_name = "D")]
+    /// Longest time the command may take; the pipeline goes on after it, as after exit 124
+    #[arg(long, value_parser = limit, value_name = "D")]
     pub(crate) timeout: Option<Span>,
-    /// Longest time it may print nothing
-    #[arg(long, value_parser = span, value_name = "D")]
+    /// Longest time it may print nothing; the pipeline goes on after it, as after exit 124
+    #[arg(long, value_parser = limit, value_name = "D")]
     pub(crate) silence: Option<Span>,
     /// Time between TERM and KILL when it is stopped
     #[arg(long, value_parser = span, default_value = "10s", value_name = "D")]
     pub(crate) grace: Span,
-    /// Mask the value of this environment variable in all that is stored and shown
+    /// Mask the value of this environment variable, of 4 bytes at least, in all that is stored and shown
     #[arg(long, value_name = "NAME")]
     pub(crate) mask_env: Vec<String>,
     /// A free text in the run's record
@@ -181,7 +143,7 @@ pub(crate) enum Retry {
 
 #[derive(Debug, Args)]
 pub(crate) struct Work {
-    /// Which events, as type:action; each side literal or with * and ?
+    /// Which events, as type:action; each side literal or with * and ?, and \\ before a literal one
     #[arg(long, required = true, value_name = "PATTERN")]
     pub(crate) on: Vec<Pattern>,
     /// The name of this piece of work
@@ -190,7 +152,7 @@ pub(crate) struct Work {
     /// The group whose members share the events; made of stage and patterns by default
     #[arg(long)]
     pub(crate) group: Option<GroupName>,
-    /// Publish this event where the pipeline goes on
+    /// Publish this event where the pipeline goes on: after exit 0, 42, 124 and 130, and after our timeouts
     #[arg(long, value_name = "EVENT-TYPE")]
     pub(crate) then: Option<EventType>,
     #[command(flatten)]
@@ -198,7 +160,7 @@ pub(crate) struct Work {
     /// How long an event stays this worker's without a sign of life
     #[arg(long, value_parser = span, default_value = "30s", value_name = "D")]
     pub(crate) lease: Span,
-    /// When a failed command is tried again
+    /// When a failed command is tried again, at most as --attempts says
     #[arg(long, value_enum, default_value_t = Retry::Exponential)]
     pub(crate) retry: Retry,
     /// How often a command is tried, the first time included
@@ -276,7 +238,7 @@ pub(crate) struct StreamLogs {
 pub(crate) struct Search {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
-    /// In the language of the regex crate; ^ and $ are the line's
+    /// In the language of the regex crate; ^ and $ are the line's; a byte that is no text is U+FFFD
     pub(crate) regex: String,
     /// A plain text in place of a regular expression
     #[arg(short = 'F', long)]
@@ -288,7 +250,7 @@ pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
     /// Compare line by line with the run in this store
-    #[arg(long, value_name = "STORE-URL")]
+    #[arg(long, value_parser = place, value_name = "STORE-URL")]
     pub(crate) against: Option<Place>,
 }
 
@@ -297,7 +259,7 @@ pub(crate) struct Copy {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
     /// Into this store
-    #[arg(long, value_name = "STORE-URL")]
+    #[arg(long, value_parser = place, value_name = "STORE-URL")]
     pub(crate) to: Place,
 }
 
@@ -307,6 +269,9 @@ pub(crate) struct Remove {
     pub(crate) action_id: ActionId,
     /// This stage alone
     pub(crate) stage: Option<Stage>,
+    /// Also runs that are running: what they print from now on is lost
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -137,6 +137,15 @@ impl<'a> StatusDocument<'a> {
     }
 }
 
+/// What `wait` answers: the status of the run that decides, and the groups that were not waited for.
+#[derive(Serialize)]
+pub(crate) struct WaitedDocument<'a> {
+    #[serde(flatten)]
+    pub(crate) status: StatusDocument<'a>,
+    /// They have something to do for the action and no member.
+    pub(crate) unattended: Vec<&'a str>,
+}
+
 #[derive(Serialize)]
 pub(crate) struct DeadLetterDocument<'a> {
     id: &'a str,

@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use pubsub_pipeline::{Error, ErrorKind, Event, Novelty, Payload, PublisherExt as _, Timestamp, Wait, wait};
+use pubsub_pipeline::{
+    ActionId, Broker, Error, ErrorKind, Event, Novelty, OutputReader as _, Payload, PublisherExt as _,
+    RunQuery, Scope, Timestamp, Wait, Waited, wait,
+};
 use serde::Serialize;
 
 use crate::args::{self, DeadLettersCommand};
 use crate::codes::{DONE, Done, of_run};
-use crate::documents::{DeadLetterDocument, EventDocument, StatusDocument};
+use crate::documents::{DeadLetterDocument, EventDocument, StatusDocument, WaitedDocument};
 use crate::human;
-use crate::places::Places;
+use crate::places::{Places, fresh};
 use crate::screen::{Form, Screen};
 use crate::values::PayloadSource;
 
@@ -39,7 +42,13 @@ pub(crate) async fn publish(places: &Places, screen: &mut Screen, args: &args::P
             event_type: args.event_type.as_str(),
             duplicate: published.novelty == Novelty::Duplicate,
         })?,
-        Form::Text => screen.text(id.as_str())?,
+        Form::Text => {
+            screen.text(id.as_str())?;
+            if published.novelty == Novelty::Duplicate {
+                screen
+                    .notice(&format!("an event with the id {id} was there already; nothing was published"))?;
+            }
+        }
     }
     Ok(DONE)
 }
@@ -77,7 +86,17 @@ struct Cancelled<'a> {
 }
 
 pub(crate) async fn cancel(places: &Places, screen: &mut Screen, args: &args::Cancel) -> Done {
-    let position = places.existing_broker().await?.cancel(&args.action_id).await?;
+    let broker = places.existing_broker().await?;
+    // Asked before, for by the mark itself workers may end what there is.
+    let known = is_known(places, &*broker, &args.action_id).await?;
+    let position = broker.cancel(&args.action_id).await?;
+    if !known {
+        screen.notice(&format!(
+            "no run of {} is stored here, and no group has anything of it to do; events of it that nobody \
+             subscribed to yet are cancelled all the same",
+            args.action_id
+        ))?;
+    }
     match screen.form {
         Form::Json => {
             screen.document(&Cancelled { action_id: args.action_id.as_str(), position: position.as_str() })?
@@ -88,6 +107,16 @@ pub(crate) async fn cancel(places: &Places, screen: &mut Screen, args: &args::Ca
         ))?,
     }
     Ok(DONE)
+}
+
+/// Whether a run or a delivery of an action is known.
+async fn is_known(places: &Places, broker: &dyn Broker, action: &ActionId) -> Done<bool> {
+    let scope = Scope { action: Some(action.clone()), group: None };
+    if broker.groups(&scope).await?.iter().any(|group| !group.depth.is_idle()) {
+        return Ok(true);
+    }
+    let query = RunQuery::all().with_action(action.clone()).with_limit(1);
+    Ok(!places.store().await?.runs(&query).await?.is_empty())
 }
 
 pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &args::DeadLetters) -> Done {
@@ -123,14 +152,39 @@ pub(crate) async fn waited(places: &Places, screen: &mut Screen, args: &args::Wa
     what.stage.clone_from(&args.stage);
     what.event.clone_from(&args.event);
     what.limit = args.timeout;
-    let waited = wait(&*store, &*broker, &what).await?;
-    for group in &waited.unattended {
-        screen.notice(&format!("group {group} has something to do and no member: it was not waited for"))?;
-    }
+    let Waited { record, unattended, .. } =
+        wait(&*store, &*broker, &what).await.map_err(|error| too_late(error, args))?;
+    let mut record = fresh(&*store, record).await;
     let now = Timestamp::now();
     match screen.form {
-        Form::Json => screen.document(&StatusDocument::new(&waited.record, now))?,
-        Form::Text => screen.text(&human::summary(&waited.record, now))?,
+        Form::Json => screen.document(&WaitedDocument {
+            status: StatusDocument::new(&record, now),
+            unattended: unattended.iter().map(AsRef::as_ref).collect(),
+        })?,
+        Form::Text => {
+            for group in &unattended {
+                screen.notice(&format!(
+                    "group {group} has something to do and no member, so it was not waited for: start a worker of \
+                     its stage, or name the stage that you wait for"
+                ))?;
+            }
+            // Nothing is left that could try it again.
+            record.is_final = true;
+            screen.text(&human::summary(&record, now))?;
+        }
     }
-    Ok(of_run(&waited.record, args.pass_code))
+    Ok(of_run(&record, args.pass_code))
+}
+
+/// Says what to do about work that has not ended in time.
+fn too_late(error: Error, args: &args::Wait) -> Error {
+    if error.kind() != ErrorKind::TimedOut {
+        return error;
+    }
+    let what = args.stage.as_ref().map(|stage| format!("stage {stage} of ")).unwrap_or_default();
+    let mut sentence = format!("{what}{} has not ended: start a worker where none runs", args.action_id);
+    if args.event.is_none() {
+        sentence.push_str(", or wait for one event of a stage alone with --event ID");
+    }
+    Error::new(ErrorKind::TimedOut, sentence).with_source(error)
 }

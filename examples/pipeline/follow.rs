@@ -3,14 +3,11 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use pubsub_pipeline::{
-    Follow, FollowFrom, Followed, LineNumber, OutputItem, OutputReader, Target, Timestamp, follow,
-};
+use pubsub_pipeline::{Follow, FollowFrom, Followed, LineNumber, OutputItem, OutputReader, Target, follow};
 
 use crate::args;
 use crate::codes::{DONE, Done};
-use crate::human;
-use crate::places::{Places, chosen};
+use crate::places::{Places, chosen, fresh};
 use crate::screen::Screen;
 
 pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &args::StreamLogs) -> Done {
@@ -25,7 +22,7 @@ pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &arg
         (from, None) => FollowFrom::Line(from.unwrap_or(LineNumber::FIRST)),
     };
     let reader: Arc<dyn OutputReader> = store;
-    let mut followed = follow(reader, Follow { target, from });
+    let mut followed = follow(Arc::clone(&reader), Follow { target, from });
     let mut begun = 0_u32;
     while let Some(item) = followed.next().await {
         match item {
@@ -40,7 +37,7 @@ pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &arg
                 screen.flush()?;
             }
             Ok(Followed::Item(OutputItem::Gap(gap))) => screen.gap(&gap)?,
-            Ok(Followed::Ended(record)) => screen.notice(&human::summary(&record, Timestamp::now()))?,
+            Ok(Followed::Ended(record)) => screen.ended(&fresh(&*reader, record).await)?,
             Err(error) if error.is_retryable() => {
                 screen.notice(&format!("the store is out of reach, trying on: {}", error.chain()))?;
             }

@@ -22,6 +22,16 @@ pub(crate) fn row(record: &RunRecord, now: Timestamp) -> Row {
     ]
 }
 
+/// So many lines.
+pub(crate) fn lines(count: u64) -> String {
+    if count == 1 { "1 line".to_owned() } else { format!("{count} lines") }
+}
+
+/// So many lines with so many bytes.
+pub(crate) fn size(count: u64, bytes: u64) -> String {
+    if bytes == 1 { format!("{}, 1 byte", lines(count)) } else { format!("{}, {bytes} bytes", lines(count)) }
+}
+
 /// Aligned, with a head: for a terminal.
 pub(crate) fn table(rows: &[Row]) -> Vec<String> {
     let head = COLUMNS.map(str::to_owned);
@@ -50,12 +60,12 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
     say("stage", record.key.stage.to_string());
     say("status", standing(record, now));
     if record.outcome.is_some() {
-        say("outcome", ending(record));
+        say("outcome", format!("{}; {}", ending(record), following(record)));
     }
     if let Some(detail) = &record.detail {
         say("detail", detail.clone());
     }
-    say("output", format!("{} lines, {} bytes", record.counts.lines, record.counts.bytes));
+    say("output", printed(record, now));
     say("started", seconds(record.started_at));
     if let Some(finished) = record.finished_at {
         say("finished", format!("{} after {}", seconds(finished), took(record, now)));
@@ -73,7 +83,9 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
         say("note", format!("{}: {}{place}", note.kind, note.text));
     }
     for gap in record.gaps.iter().chain(&record.holes) {
-        say("missing", format!("lines {}-{}: {}", gap.range.first, gap.range.last, gap.reason));
+        let (first, last) = (gap.range.first, gap.range.last);
+        let which = if first == last { format!("line {first}") } else { format!("lines {first}-{last}") };
+        say("missing", format!("{which}: {}", gap.reason));
     }
     if record.output_incomplete {
         say("warning", "a required store refused lines of it for good".to_owned());
@@ -84,13 +96,22 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
 /// One line about a run that has ended.
 pub(crate) fn summary(record: &RunRecord, now: Timestamp) -> String {
     let (action, stage) = (&record.key.action_id, &record.key.stage);
-    let end = match record.judge(now) {
-        Judgement::Lost => "lost: nobody has heard of its worker".to_owned(),
-        Judgement::Running => "running".to_owned(),
-        Judgement::Completed => ending(record),
+    let (end, follows) = match record.judge(now) {
+        Judgement::Lost => ("lost".to_owned(), "nobody has heard of its worker"),
+        Judgement::Running => ("running".to_owned(), "it has not ended"),
+        Judgement::Completed => (ending(record), following(record)),
     };
-    let (attempt, took) = (record.key.attempt, took(record, now));
-    format!("{action} {stage} attempt {attempt}: {end} after {took}, {} lines", record.counts.lines)
+    let (attempt, took, lines) = (record.key.attempt, took(record, now), lines(record.counts.lines));
+    format!("{action} {stage} attempt {attempt}: {end} after {took}, {lines}; {follows}")
+}
+
+/// How many bytes a run has printed is known once it has ended.
+fn printed(record: &RunRecord, now: Timestamp) -> String {
+    match record.judge(now) {
+        Judgement::Completed => size(record.counts.lines, record.counts.bytes),
+        Judgement::Running => format!("{} so far", lines(record.counts.lines)),
+        Judgement::Lost => lines(record.counts.lines),
+    }
 }
 
 fn standing(record: &RunRecord, now: Timestamp) -> String {
@@ -112,14 +133,14 @@ fn state(record: &RunRecord, now: Timestamp) -> &'static str {
     }
 }
 
-/// The outcome, how it ended, and what follows.
+/// The outcome, and how it ended.
 fn ending(record: &RunRecord) -> String {
     let outcome = record.outcome.map_or("unknown", Outcome::as_str).replace('_', " ");
     let how = match (record.cause, record.code, record.signal) {
         (Some(Cause::WallTimeout), ..) => "it took longer than its limit".to_owned(),
         (Some(Cause::SilenceTimeout), ..) => "it printed nothing for too long".to_owned(),
         (Some(Cause::Cancelled), ..) => "cancelled".to_owned(),
-        (Some(Cause::Shutdown), ..) => "its worker was stopped".to_owned(),
+        (Some(Cause::Shutdown), ..) => "stopped with the program that ran it".to_owned(),
         (Some(Cause::LeaseLost), ..) => {
             record.detail.clone().unwrap_or_else(|| "another worker holds the event".to_owned())
         }
@@ -130,11 +151,19 @@ fn ending(record: &RunRecord) -> String {
         (_, None, Some(signal)) => format!("signal {signal}"),
         (_, None, None) => "no code".to_owned(),
     };
-    let follows = match record.continues {
-        Some(true) => "the pipeline goes on",
-        _ => "the pipeline stops",
-    };
-    format!("{outcome} ({how}); {follows}")
+    format!("{outcome} ({how})")
+}
+
+/// What follows from its end.
+fn following(record: &RunRecord) -> &'static str {
+    match (record.is_final, record.cause, record.continues) {
+        (true, _, Some(true)) => "the pipeline goes on",
+        (true, ..) => "the pipeline stops",
+        (false, Some(Cause::Shutdown | Cause::LeaseLost), _) => "not final: its event was given back",
+        // In the moment before it is concluded.
+        (false, _, Some(true)) => "not final yet",
+        (false, ..) => "not final: it is to be tried again",
+    }
 }
 
 fn took(record: &RunRecord, now: Timestamp) -> String {
@@ -157,9 +186,9 @@ fn seconds(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{columns, row, status, summary, table};
+    use super::{columns, lines, row, size, status, summary, table};
     use pubsub_pipeline::{
-        ActionId, EventId, Exit, ExitClassification, ExitTable, RunKey, RunRecord, SealBuilder, Stage,
+        ActionId, Cause, EventId, Exit, ExitClassification, ExitTable, RunKey, RunRecord, SealBuilder, Stage,
     };
     use std::time::Duration;
 
@@ -182,11 +211,30 @@ mod tests {
         let record = failed();
         let lines = status(&record, record.started_at);
         assert!(lines.contains(&"status    completed, not final, attempt 2".to_owned()), "{lines:?}");
-        assert!(lines.contains(&"outcome   failed (exit 3); the pipeline stops".to_owned()), "{lines:?}");
+        let outcome = "outcome   failed (exit 3); not final: it is to be tried again".to_owned();
+        assert!(lines.contains(&outcome), "{lines:?}");
+        let mut concluded = record.clone();
+        concluded.conclude();
         assert_eq!(
-            summary(&record, record.started_at),
-            "action-123 build attempt 2: failed (exit 3); the pipeline stops after 2s 500ms, 0 lines"
+            summary(&concluded, record.started_at),
+            "action-123 build attempt 2: failed (exit 3) after 2s 500ms, 0 lines; the pipeline stops"
         );
+    }
+
+    #[test]
+    fn what_was_cut_by_a_shutdown_is_not_the_end() {
+        let mut record = failed();
+        let exit = Exit::stopped(Cause::Shutdown);
+        record.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
+        let told = summary(&record, record.started_at);
+        assert!(told.contains("interrupted (stopped with the program that ran it) after "), "{told}");
+        assert!(told.ends_with("; not final: its event was given back"), "{told}");
+    }
+
+    #[test]
+    fn one_line_is_one_line() {
+        assert_eq!([lines(0), lines(1), lines(2)], ["0 lines", "1 line", "2 lines"]);
+        assert_eq!([size(1, 1), size(2, 9)], ["1 line, 1 byte", "2 lines, 9 bytes"]);
     }
 
     #[test]

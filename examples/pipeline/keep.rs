@@ -2,15 +2,16 @@
 
 use futures::StreamExt as _;
 use pubsub_pipeline::{
-    Lines, Output, OutputItem, OutputReader, Retention as _, RunQuery, RunRecord, Timestamp, connect_store,
-    copy, verify, verify_against,
+    Error, ErrorKind, Judgement, Lines, OutputItem, OutputReader, Retention as _, RunKey, RunQuery,
+    RunRecord, Timestamp, connect_store, copy, verify, verify_against,
 };
 use serde::Serialize;
 
 use crate::args;
 use crate::codes::{DONE, Done, NO, not_there};
 use crate::documents::{ExportedLine, StatusDocument};
-use crate::places::{Places, chosen, existing};
+use crate::human;
+use crate::places::{Places, Written, chosen, existing, seen};
 use crate::screen::{Form, Screen};
 
 #[derive(Serialize)]
@@ -50,7 +51,9 @@ pub(crate) async fn verified(places: &Places, screen: &mut Screen, args: &args::
             difference: difference.clone(),
         })?,
         Form::Text => match &difference {
-            None => screen.text(&format!("{run} agrees: {} lines, {} bytes", counts.lines, counts.bytes))?,
+            None => {
+                screen.text(&format!("{run} agrees: {}", human::size(counts.lines, counts.bytes)))?;
+            }
             Some(difference) => screen.text(&format!("{run} differs: {difference}"))?,
         },
     }
@@ -61,8 +64,9 @@ pub(crate) async fn verified(places: &Places, screen: &mut Screen, args: &args::
 pub(crate) async fn export(places: &Places, screen: &mut Screen, args: &args::Chosen) -> Done {
     let store = places.existing_store().await?;
     let run = chosen(&*store, args).await?.key.run_id;
-    let Output { record, mut items, .. } = store.lines(&run, Lines::ALL).await?;
-    let head = to_json(&StatusDocument::new(&record, Timestamp::now()))?;
+    let output = store.lines(&run, Lines::ALL).await?;
+    let head = to_json(&StatusDocument::new(&seen(&output), Timestamp::now()))?;
+    let mut items = output.items;
     // The status is an object; the lines become one more field of it.
     screen.raw(head.strip_suffix(b"}").unwrap_or(&head))?;
     screen.raw(b",\"output_lines\":[")?;
@@ -107,11 +111,23 @@ pub(crate) async fn copied(places: &Places, screen: &mut Screen, args: &args::Co
             bytes: report.bytes,
             refused: report.refused.len(),
         })?,
-        Form::Text => {
-            screen.text(&format!("{run} copied: {} lines, {} bytes", report.lines, report.bytes))?
-        }
+        Form::Text => screen.text(&format!("{run} copied: {}", human::size(report.lines, report.bytes)))?,
     }
     Ok(if report.refused.is_empty() { DONE } else { NO })
+}
+
+/// Refuses a run that goes on: its worker would print into nothing.
+fn not_running(record: &RunRecord) -> Done<()> {
+    if record.judge(Timestamp::now()) != Judgement::Running {
+        return Ok(());
+    }
+    let RunKey { action_id, stage, run_id, .. } = &record.key;
+    let sentence = format!(
+        "run {run_id} of stage {stage} of {action_id} is running; wait for it (`pipeline wait {action_id} {stage}`), \
+         stop it (`pipeline cancel {action_id}`, or a signal to the program that runs it), or remove it all the same \
+         with --force"
+    );
+    Err(Error::new(ErrorKind::Conflict, sentence).into())
 }
 
 #[derive(Serialize)]
@@ -124,8 +140,17 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     query.stage.clone_from(&args.stage);
     let mut removed: Vec<RunRecord> = Vec::new();
     places.existing_store().await?;
-    for (connected, _) in places.stores().await? {
-        for record in connected.store.runs(&query).await? {
+    let mut found = Vec::new();
+    for Written { connected, .. } in places.stores().await? {
+        let records = connected.store.runs(&query).await?;
+        found.push((connected, records));
+    }
+    if !args.force {
+        // Before anything is removed: all of it, or nothing.
+        found.iter().flat_map(|(_, records)| records).try_for_each(not_running)?;
+    }
+    for (connected, records) in found {
+        for record in records {
             if connected.store.remove(&record.key.run_id).await?
                 && !removed.iter().any(|other| other.key == record.key)
             {

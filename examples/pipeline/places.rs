@@ -1,10 +1,11 @@
 //! Where things are kept: the broker and the stores that the command line names.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, OutputReader, Place, RunQuery, RunRecord, Scheme, Store,
-    connect_broker, connect_store, current_run,
+    Broker, ConnectedStore, Error, ErrorKind, Lines, Output, OutputReader, Place, RunQuery, RunRecord,
+    RunStatus, Scheme, SpoolConfig, Spooled, Store, connect_broker, connect_store, current_run, name,
 };
 
 use crate::args::{Chosen, Global};
@@ -15,13 +16,23 @@ use crate::codes::{Done, Failure, not_there};
 pub(crate) struct Places {
     broker: Place,
     stores: Vec<Place>,
+    spool: Option<PathBuf>,
+}
+
+/// A store that is written to.
+pub(crate) struct Written {
+    pub(crate) connected: ConnectedStore,
+    /// Whether it must have everything.
+    pub(crate) required: bool,
+    /// What stands in front of it.
+    pub(crate) spool: Option<Arc<Spooled<Arc<dyn Store>>>>,
 }
 
 impl Places {
     pub(crate) fn new(global: &Global) -> Self {
         let folder = Place::folder(&global.dir);
         let stores = if global.store.is_empty() { vec![folder.clone()] } else { global.store.clone() };
-        Self { broker: global.broker.clone().unwrap_or(folder), stores }
+        Self { broker: global.broker.clone().unwrap_or(folder), stores, spool: global.spool.clone() }
     }
 
     /// The broker of a subcommand that only asks: it must be there, and a folder that is misspelt is not made.
@@ -40,15 +51,25 @@ impl Places {
         Ok(connect_broker(&self.broker).await?)
     }
 
-    /// Every store, and whether it must have everything: the first always.
-    pub(crate) async fn stores(&self) -> Done<Vec<(ConnectedStore, bool)>> {
+    /// Every store; the first is required always.
+    pub(crate) async fn stores(&self) -> Done<Vec<Written>> {
         let mut stores = Vec::with_capacity(self.stores.len());
         for (index, place) in self.stores.iter().enumerate() {
             let required = place.required().unwrap_or(index == 0);
             if index == 0 && !required {
                 return Err(Error::invalid("the first store is required: name another one first").into());
             }
-            stores.push((connect_store(place).await?, required));
+            let mut connected = connect_store(place).await?;
+            let spool = match &self.spool {
+                Some(folder) => {
+                    let config = SpoolConfig::new(folder.join(spool_name(place)?));
+                    let spool = Arc::new(Spooled::open(Arc::clone(&connected.store), config).await?);
+                    connected.store = Arc::clone(&spool) as Arc<dyn Store>;
+                    Some(spool)
+                }
+                None => None,
+            };
+            stores.push(Written { connected, required, spool });
         }
         Ok(stores)
     }
@@ -59,6 +80,16 @@ impl Places {
             self.stores.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?;
         Ok(connect_store(place).await?.store)
     }
+}
+
+/// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.
+fn spool_name(place: &Place) -> Done<String> {
+    Ok(match place.scheme() {
+        Scheme::File(folder) => {
+            format!("file-{}", name::encode(&std::path::absolute(folder)?.display().to_string()))
+        }
+        scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
+    })
 }
 
 /// A store that is only read.
@@ -94,6 +125,30 @@ pub(crate) async fn chosen(store: &dyn OutputReader, chosen: &Chosen) -> Done<Ru
             "stage {stage} of {action_id} has no run {run}; `pipeline get-status {action_id} {stage} --all` shows its runs"
         ))),
     }
+}
+
+/// A record as its store knows it now. The counts of a run that has no end are those of its last sign of life, while
+/// the store knows how many lines it has; of what it cannot say, the record's own word stands.
+pub(crate) async fn fresh(store: &dyn OutputReader, record: RunRecord) -> RunRecord {
+    if record.status == RunStatus::Completed {
+        return record;
+    }
+    match store.lines(&record.key.run_id, Lines::Last(1)).await {
+        Ok(output) => seen(&output),
+        Err(error) => {
+            tracing::debug!(run = %record.key.run_id, error = %error.chain(), "its lines cannot be counted");
+            record
+        }
+    }
+}
+
+/// The record of an answer, with the lines that are there.
+pub(crate) fn seen(output: &Output) -> RunRecord {
+    let mut record = output.record.clone();
+    if record.status == RunStatus::Running {
+        record.counts.lines = record.counts.lines.max(output.complete_through);
+    }
+    record
 }
 
 /// Says what there is where something is not.

@@ -6,6 +6,7 @@ mod display;
 mod documents;
 mod events;
 mod follow;
+mod help;
 mod human;
 mod keep;
 mod places;

@@ -1,18 +1,18 @@
 //! Asking for runs and their output: `get-status`, `get-logs`, `search`, `list`.
 
 use futures::StreamExt as _;
-use pubsub_pipeline::{Lines, OutputItem, OutputReader, RunQuery, Search, Timestamp};
+use pubsub_pipeline::{Lines, OutputItem, OutputReader, RunQuery, RunRecord, Search, Timestamp};
 
 use crate::args;
 use crate::codes::{DONE, Done, NO};
 use crate::documents::StatusDocument;
 use crate::human;
-use crate::places::{Places, chosen, nothing};
+use crate::places::{Places, chosen, fresh, nothing};
 use crate::screen::{Form, Screen};
 
 pub(crate) async fn get_status(places: &Places, screen: &mut Screen, args: &args::GetStatus) -> Done {
     let store = places.existing_store().await?;
-    let records = if args.all {
+    let found = if args.all {
         let chosen = &args.chosen;
         let runs = store.runs(&RunQuery::of(chosen.action_id.clone(), chosen.stage.clone())).await?;
         if runs.is_empty() {
@@ -22,6 +22,7 @@ pub(crate) async fn get_status(places: &Places, screen: &mut Screen, args: &args
     } else {
         vec![chosen(&*store, &args.chosen).await?]
     };
+    let records = counted(&*store, found).await;
     let now = Timestamp::now();
     for (index, record) in records.iter().enumerate() {
         match screen.form {
@@ -35,6 +36,14 @@ pub(crate) async fn get_status(places: &Places, screen: &mut Screen, args: &args
         }
     }
     Ok(DONE)
+}
+
+async fn counted(store: &dyn OutputReader, records: Vec<RunRecord>) -> Vec<RunRecord> {
+    let mut counted = Vec::with_capacity(records.len());
+    for record in records {
+        counted.push(fresh(store, record).await);
+    }
+    counted
 }
 
 pub(crate) async fn get_logs(places: &Places, screen: &mut Screen, args: &args::GetLogs) -> Done {
@@ -63,7 +72,7 @@ pub(crate) async fn search(places: &Places, screen: &mut Screen, args: &args::Se
     }
     if record.counts.parts > 0 {
         screen.notice(&format!(
-            "{} lines are parts of longer ones; a match that goes across two parts is not found",
+            "parts of longer lines have numbers of their own ({} here); a match that goes across two of them is not found",
             record.counts.parts
         ))?;
     }
@@ -78,7 +87,7 @@ pub(crate) async fn list(places: &Places, screen: &mut Screen, args: &args::List
     query.stage.clone_from(&args.stage);
     query.outcome = args.outcome;
     query.since = args.since.map(|since| now.minus(since));
-    let records = store.runs(&query).await?;
+    let records = counted(&*store, store.runs(&query).await?).await;
     if screen.form == Form::Json {
         for record in &records {
             screen.document(&StatusDocument::new(record, now))?;

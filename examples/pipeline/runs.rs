@@ -1,11 +1,15 @@
 //! What `stream` and `work` share: the command, what is masked, and where output goes.
 
 use std::collections::BTreeMap;
+use std::env::VarError;
+use std::sync::Arc;
+use std::time::Duration;
 
-use pubsub_pipeline::{Command, ConnectedStore, Error, Execution, Masker, SinkConfig};
+use pubsub_pipeline::{Command, Error, Execution, Masker, SinkConfig};
 
 use crate::args::RunOptions;
 use crate::codes::Done;
+use crate::places::Written;
 use crate::screen::Screen;
 
 /// The command with its limits.
@@ -27,13 +31,11 @@ pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execu
     let mut secrets = Vec::with_capacity(options.mask_env.len());
     for name in &options.mask_env {
         // A name that is misspelt must not print the secret.
-        secrets.push(std::env::var(name).map_err(|e| {
-            Error::invalid("--mask-env names a variable that is set").with("name", name).with_source(e)
-        })?);
+        secrets.push(secret(name)?);
     }
     let masker = Masker::new(secrets);
     for warning in masker.warnings() {
-        screen.notice(warning)?;
+        screen.notice(&named(warning, &options.mask_env))?;
     }
     let metadata: BTreeMap<String, String> = options.meta.iter().cloned().collect();
     let execution = Execution::new().with_masker(masker).with_metadata(metadata);
@@ -42,15 +44,53 @@ pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execu
     Ok(execution.with_stop_limit(stop_limit))
 }
 
+/// The value of a variable that is to be masked. No error shows it.
+fn secret(name: &str) -> Result<String, Error> {
+    std::env::var(name).map_err(|e| match e {
+        VarError::NotPresent => {
+            Error::invalid(format!("--mask-env: the environment variable {name} is not set"))
+        }
+        VarError::NotUnicode(_) => {
+            Error::invalid(format!("--mask-env: the value of the environment variable {name} is not UTF-8"))
+        }
+    })
+}
+
+/// A warning about a secret, with the variable that holds it in place of its place in the list.
+fn named(warning: &str, names: &[String]) -> String {
+    let of = |(index, name): (usize, &String)| {
+        let rest = warning.strip_prefix(&format!("secret {} ", index + 1))?;
+        Some(format!("--mask-env: the value of {name} {rest}"))
+    };
+    names.iter().enumerate().find_map(of).unwrap_or_else(|| warning.to_owned())
+}
+
 /// The stores as sinks. Those that are not required hold up nothing: what they cannot keep up with is told as a hole.
-pub(crate) fn sinks(stores: Vec<(ConnectedStore, bool)>) -> Vec<SinkConfig> {
-    let sinks = stores.into_iter().enumerate().map(|(index, (connected, required))| {
-        let name = format!("{} {}", connected.capabilities.name, index + 1);
-        if required {
-            SinkConfig::required(name, connected.store)
+pub(crate) fn sinks(stores: &[Written]) -> Vec<SinkConfig> {
+    let sinks = stores.iter().enumerate().map(|(index, written)| {
+        let name = format!("{} {}", written.connected.capabilities.name, index + 1);
+        let store = Arc::clone(&written.connected.store);
+        if written.required {
+            SinkConfig::required(name, store)
         } else {
-            SinkConfig::best_effort(name, connected.store)
+            SinkConfig::best_effort(name, store)
         }
     });
     sinks.collect()
+}
+
+/// How long spools may go on after the last run.
+const LATE_SPOOLS: Duration = Duration::from_secs(10);
+
+/// Ends the spools, and says what is left in them.
+pub(crate) async fn close(stores: &[Written], screen: &mut Screen) -> Done<()> {
+    for spool in stores.iter().filter_map(|written| written.spool.as_ref()) {
+        if let Err(error) = spool.close(LATE_SPOOLS).await {
+            screen.notice(&format!(
+                "{}; the next `work` or `stream` with this --spool goes on",
+                error.chain()
+            ))?;
+        }
+    }
+    Ok(())
 }

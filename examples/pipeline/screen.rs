@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write as _};
 use std::os::fd::AsFd as _;
 
-use pubsub_pipeline::{Error, Gap, Hit, Line, LineBatch, LineEnd};
+use pubsub_pipeline::{Error, Gap, Hit, Line, LineBatch, LineEnd, RunRecord, Timestamp};
 use serde::Serialize;
 
-use crate::documents::{ErrorDocument, GapDocument, LineDocument};
+use crate::documents::{ErrorDocument, GapDocument, LineDocument, StatusDocument};
+use crate::human;
 use crate::terminal::neutralise;
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -106,6 +107,13 @@ impl Screen {
         Ok(())
     }
 
+    /// Says beside the results how a run has ended.
+    pub(crate) fn ended(&mut self, record: &RunRecord) -> io::Result<()> {
+        self.flush()?;
+        ended(self.form, record);
+        Ok(())
+    }
+
     /// Says something beside the results.
     pub(crate) fn notice(&mut self, text: &str) -> io::Result<()> {
         self.flush()?;
@@ -118,6 +126,15 @@ impl Screen {
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+/// How a run has ended, to standard error.
+pub(crate) fn ended(form: Form, record: &RunRecord) {
+    let now = Timestamp::now();
+    match form {
+        Form::Json => aside_document(&StatusDocument::new(record, now)),
+        Form::Text => aside(&human::summary(record, now)),
     }
 }
 

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_pipeline::{
-    Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop, Timestamp,
-};
+use pubsub_pipeline::{Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop};
 
 use crate::args;
 use crate::codes::{Done, of_run};
 use crate::display::Display;
-use crate::human;
 use crate::places::Places;
 use crate::runs;
-use crate::screen::Screen;
+use crate::screen::{Form, Screen};
 use crate::signals::{Asked, Signals};
 
 /// How long stores that are not required may take after the run, to get what they lack.
@@ -29,7 +26,8 @@ pub(crate) async fn stream(
     let command = runs::command(&args.command, &args.run)?.with_stdin(Stdin::Null);
     let execution = runs::execution(&args.run, screen)?;
     let display = Display::new(screen.form)?;
-    let mut sinks = runs::sinks(places.stores().await?);
+    let stores = places.stores().await?;
+    let mut sinks = runs::sinks(&stores);
     sinks.push(display.sink());
     let fan_out = Arc::new(FanOut::new(sinks));
     let event = Event::new(EventType::new("stream")?, args.action_id.clone());
@@ -49,7 +47,12 @@ pub(crate) async fn stream(
         Done::Ok(report.record)
     };
     let (record, asked) = signals.watch(ended, &stopper, || Ok(())).await?;
-    let Some(record) = record else { return Ok(asked.map_or(1, Asked::code)) };
+    let Some(record) = record else {
+        screen.notice(
+            "the command was cut; its end was not stored in time, and the run will be told as lost",
+        )?;
+        return Ok(asked.map_or(1, Asked::code));
+    };
     let late = tokio::select! {
         late = fan_out.close(LATE_STORES) => late,
         _ = signals.next() => Ok(()),
@@ -57,8 +60,10 @@ pub(crate) async fn stream(
     if let Err(error) = late {
         screen.notice(&format!("stores that are not required lack some of the output: {}", error.chain()))?;
     }
-    if record.outcome != Some(Outcome::Succeeded) {
-        screen.notice(&human::summary(&record, Timestamp::now()))?;
+    runs::close(&stores, screen).await?;
+    // A program wants the record of every run; people see themselves that one succeeded.
+    if screen.form == Form::Json || record.outcome != Some(Outcome::Succeeded) {
+        screen.ended(&record)?;
     }
     if record.output_incomplete {
         screen.notice("a required store refused lines of the output for good")?;

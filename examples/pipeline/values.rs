@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pubsub_pipeline::LineNumber;
+use pubsub_pipeline::{Error, LineNumber, Place, Scheme};
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
 pub(crate) type Span = Duration;
@@ -35,6 +35,25 @@ impl FromStr for PayloadSource {
 
 pub(crate) fn span(text: &str) -> Result<Span, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is as in 500ms, 30s, 2m, 1h"))
+}
+
+/// A limit: a duration that is not nothing.
+pub(crate) fn limit(text: &str) -> Result<Span, String> {
+    match span(text)? {
+        Span::ZERO => Err("a limit is longer than 0s; without the option there is none".to_owned()),
+        limit => Ok(limit),
+    }
+}
+
+/// A broker or a store that outlives this program.
+pub(crate) fn place(url: &str) -> Result<Place, String> {
+    let place: Place = url.parse().map_err(|e: Error| e.to_string())?;
+    if *place.scheme() == Scheme::Memory {
+        return Err("what is kept in the memory of this program ends with it; name a folder: file:///absolute/path or \
+                    file:relative/path"
+            .to_owned());
+    }
+    Ok(place)
 }
 
 pub(crate) fn entry(text: &str) -> Result<Entry, String> {
@@ -81,7 +100,7 @@ pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PayloadSource, entry, hoisted, line_number, span};
+    use super::{PayloadSource, entry, hoisted, limit, line_number, place, span};
     use std::time::Duration;
 
     fn words(text: &str) -> Vec<String> {
@@ -103,6 +122,15 @@ mod tests {
         assert_eq!(entry("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(entry("=b").is_err() && entry("a").is_err());
         assert!(line_number("0").is_err() && line_number("7").is_ok());
+    }
+
+    #[test]
+    fn a_limit_is_not_nothing_and_a_place_outlives_the_program() {
+        assert_eq!(limit("1ms"), Ok(Duration::from_millis(1)));
+        assert!(limit("0s").unwrap_err().contains("longer than 0s"));
+        assert!(place("file:runs").is_ok());
+        assert!(place("memory:").unwrap_err().contains("file:///absolute/path"));
+        assert!(place("memory:?required=true").is_err() && place("mysql://host").is_err());
     }
 
     #[test]

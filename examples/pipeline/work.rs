@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use pubsub_pipeline::{Backoff, Error, ErrorKind, FanOut, RetryPolicy, RunRecord, Stop, Timestamp, Worker};
+use pubsub_pipeline::{Backoff, Error, ErrorKind, FanOut, RetryPolicy, Stop, Worker};
 
 use crate::args::{self, Retry};
 use crate::codes::{DONE, Done};
-use crate::documents::StatusDocument;
-use crate::human;
 use crate::places::Places;
 use crate::runs;
-use crate::screen::{Form, Screen, aside, aside_document};
+use crate::screen::{Screen, ended};
 use crate::signals::{Asked, Signals};
 
 /// How long a fixed policy waits.
@@ -24,7 +22,8 @@ pub(crate) async fn work(
 ) -> Done {
     let command = runs::command(&args.command, &args.run)?;
     let execution = runs::execution(&args.run, screen)?;
-    let fan_out = FanOut::new(runs::sinks(places.stores().await?));
+    let stores = places.stores().await?;
+    let fan_out = FanOut::new(runs::sinks(&stores));
     let form = screen.form;
     let mut worker =
         Worker::new(places.broker().await?, fan_out, command, args.stage.clone(), args.on.iter().cloned())?
@@ -33,7 +32,7 @@ pub(crate) async fn work(
             .with_execution(execution)
             .with_concurrency(usize::try_from(args.concurrency).unwrap_or(usize::MAX))
             .with_drain(args.drain)
-            .with_observer(move |record| tell(form, record));
+            .with_observer(move |record| ended(form, record));
     if let Some(group) = &args.group {
         worker = worker.with_group(group.clone());
     }
@@ -52,16 +51,8 @@ pub(crate) async fn work(
     };
     let draining = || Ok(screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?);
     let (_, asked) = signals.watch(ended, &stopper, draining).await?;
+    runs::close(&stores, screen).await?;
     Ok(asked.map_or(DONE, Asked::code))
-}
-
-/// One line for each run that ended.
-fn tell(form: Form, record: &RunRecord) {
-    let now = Timestamp::now();
-    match form {
-        Form::Json => aside_document(&StatusDocument::new(record, now)),
-        Form::Text => aside(&human::summary(record, now)),
-    }
 }
 
 fn policy(retry: Retry, attempts: u32) -> RetryPolicy {

@@ -60,10 +60,58 @@ impl From<Exit> for Finished {
     }
 }
 
-/// A handler made of an async closure: `Ok` is exit code 0, or the values for the next stage; `Err` is code 1.
+impl From<()> for Finished {
+    fn from((): ()) -> Self {
+        Exit::code(0).into()
+    }
+}
+
+/// Exit code 0, with values for the next stage.
+impl From<BTreeMap<String, String>> for Finished {
+    fn from(values: BTreeMap<String, String>) -> Self {
+        Self { exit: Exit::code(0), values }
+    }
+}
+
+/// `Ok` is what its value says; `Err` is exit code 1, with the error and its causes as the detail.
+impl<T: Into<Self>, E: Into<Box<dyn std::error::Error + Send + Sync>>> From<Result<T, E>> for Finished {
+    fn from(result: Result<T, E>) -> Self {
+        match result {
+            Ok(done) => done.into(),
+            Err(error) => Exit::code(1).with_detail(chain(&*error.into())).into(),
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A handler made of an async closure by [`handler_fn`].
 pub struct HandlerFn<F>(F);
 
-/// Makes a handler of an async closure.
+/// Makes a handler of an async closure that answers how it [`Finished`]: an [`Exit`], the values for the next stage, or
+/// a `Result`, turned by `into()`. So `?` works in a function of its own: its `Ok` is exit code 0, its `Err` is code 1
+/// with the error and its causes as the detail.
+///
+/// ```
+/// use pubsub_core::{Exit, Finished, RunContext, handler_fn};
+///
+/// async fn build(context: RunContext) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///     let wanted: u32 = context.event.payload.parse_as()?;
+///     context.output.line(format!("building number {wanted}")).await?;
+///     Ok(())
+/// }
+///
+/// let _with_errors = handler_fn(|context| async move { build(context).await.into() });
+/// let _with_codes = handler_fn(|_| async { Exit::code(42).into() });
+///
+/// let failed: Finished = Err::<(), _>(std::io::Error::other("no disk")).into();
+/// assert_eq!((failed.exit.code, failed.exit.detail.as_deref()), (Some(1), Some("no disk")));
+/// assert_eq!(Finished::from(Ok::<_, std::io::Error>(())).exit, Exit::code(0));
+/// ```
 pub fn handler_fn<F, Fut>(run: F) -> HandlerFn<F>
 where
     F: Fn(RunContext) -> Fut + Send + Sync,
@@ -178,5 +226,27 @@ impl Stopper {
             *state = next;
             true
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Finished;
+    use crate::{Error, ErrorKind, Exit};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_result_is_an_exit_and_an_error_is_told_with_its_causes() {
+        let values = BTreeMap::from([("image".to_owned(), "app:7".to_owned())]);
+        let done: Finished = Ok::<_, Error>(values.clone()).into();
+        assert_eq!(done, Finished { exit: Exit::code(0), values });
+        let escaped: Finished = Ok::<_, Error>(Exit::code(42)).into();
+        assert_eq!(escaped.exit, Exit::code(42));
+        let cause = std::io::Error::other("no disk");
+        let error = Error::new(ErrorKind::Unavailable, "build").with_source(cause);
+        let failed: Finished = Err::<(), _>(error).into();
+        assert_eq!(failed.exit, Exit::code(1).with_detail("build: unavailable: no disk"));
+        let boxed: Box<dyn std::error::Error + Send + Sync> = "plain".into();
+        assert_eq!(Finished::from(Err::<(), _>(boxed)).exit.detail.as_deref(), Some("plain"));
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder};
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Longest pattern, in bytes.
 pub const MAX_SEARCH_BYTES: usize = 1000;
@@ -12,15 +12,20 @@ pub const MAX_SEARCH_BYTES: usize = 1000;
 /// Most memory that a compiled pattern takes, in bytes.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
-/// A search: a regular expression of the `regex` crate or a plain text, on each line's bytes alone, without its end.
+/// Most characters of a pattern that an error repeats.
+const SHOWN_CHARS: usize = 80;
+
+/// A search: a regular expression of the `regex` crate or a plain text, on each line's text alone, without its end.
 ///
-/// `^` and `$` are the line's. A match across the parts of a long line is not found.
+/// `^` and `$` are the line's. Of a line that is no valid UTF-8, the text is what readers see: U+FFFD where bytes are
+/// invalid. A match across the parts of a long line is not found.
 ///
 /// ```
 /// use pubsub_core::Search;
 /// let search = Search::regex(r"code=\d+$")?;
 /// assert!(search.is_match(b"ERROR: code=42"));
 /// assert!(!Search::literal("why?")?.is_match(b"wh"));
+/// assert!(Search::regex("^caf.$")?.is_match(b"caf\xe9"));
 /// # Ok::<(), pubsub_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -31,20 +36,21 @@ pub struct Search {
 }
 
 impl Search {
-    /// A pattern in the language of the `regex` crate.
+    /// A pattern in the language of the `regex` crate, on text: one that could match bytes that are no UTF-8 is none.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) where it cannot be read, is longer than [`MAX_SEARCH_BYTES`] or too large
-    /// once compiled.
+    /// [`Invalid`](ErrorKind::Invalid) where it cannot be read, is longer than [`MAX_SEARCH_BYTES`] or too large once
+    /// compiled.
     pub fn regex(pattern: &str) -> Result<Self> {
-        if pattern.len() > MAX_SEARCH_BYTES {
-            return Err(Error::invalid(format!(
-                "a search pattern has at most {MAX_SEARCH_BYTES} bytes, this one {}",
-                pattern.len()
-            )));
-        }
+        check_length("pattern", pattern)?;
         let regex = RegexBuilder::new(pattern).size_limit(MAX_COMPILED_BYTES).build().map_err(|e| {
-            Error::invalid("the search pattern is none of the regex crate's language").with_source(e)
+            let problem = match e {
+                regex::Error::CompiledTooBig(_) => {
+                    format!("a search pattern takes at most {MAX_COMPILED_BYTES} bytes once compiled")
+                }
+                _ => "the search pattern is none of the regex crate's language for text".to_owned(),
+            };
+            Error::invalid(problem).with("pattern", shown(pattern)).with_source(e)
         })?;
         Ok(Self { regex, literal: None, time_limit: Self::DEFAULT_TIME_LIMIT })
     }
@@ -52,14 +58,9 @@ impl Search {
     /// A plain text, in which no character is special.
     ///
     /// # Errors
-    /// [`Invalid`](crate::ErrorKind::Invalid) where it is longer than [`MAX_SEARCH_BYTES`].
+    /// [`Invalid`](ErrorKind::Invalid) where it is longer than [`MAX_SEARCH_BYTES`].
     pub fn literal(text: &str) -> Result<Self> {
-        if text.len() > MAX_SEARCH_BYTES {
-            return Err(Error::invalid(format!(
-                "a search text has at most {MAX_SEARCH_BYTES} bytes, this one {}",
-                text.len()
-            )));
-        }
+        check_length("text", text)?;
         let regex = RegexBuilder::new(&regex::escape(text))
             .size_limit(4 * MAX_COMPILED_BYTES)
             .build()
@@ -80,7 +81,8 @@ impl Search {
     /// Whether a line matches; `line` is without its end.
     #[must_use]
     pub fn is_match(&self, line: &[u8]) -> bool {
-        self.regex.is_match(line)
+        // Borrowed where the bytes are valid.
+        self.regex.is_match(&String::from_utf8_lossy(line))
     }
 
     /// The plain text, where it is one: for stores that narrow a search down before the engine decides.
@@ -99,5 +101,34 @@ impl Search {
     #[must_use]
     pub const fn time_limit(&self) -> Duration {
         self.time_limit
+    }
+
+    /// The error of a search that took longer.
+    #[must_use]
+    pub fn timed_out(&self) -> Error {
+        let (what, wanted) = match &self.literal {
+            Some(text) => ("text", text.as_str()),
+            None => ("pattern", self.regex.as_str()),
+        };
+        Error::new(ErrorKind::TimedOut, "search")
+            .with("limit", format!("{:?}", self.time_limit))
+            .with(what, shown(wanted))
+    }
+}
+
+fn check_length(what: &'static str, given: &str) -> Result<()> {
+    if given.len() <= MAX_SEARCH_BYTES {
+        return Ok(());
+    }
+    let length = given.len();
+    let problem = format!("a search {what} has at most {MAX_SEARCH_BYTES} bytes, this one {length}");
+    Err(Error::invalid(problem).with(what, shown(given)))
+}
+
+/// What an error says of a pattern: control characters escaped, and of a long one the beginning.
+fn shown(pattern: &str) -> String {
+    match pattern.char_indices().nth(SHOWN_CHARS) {
+        Some((at, _)) => format!("{:?}…", pattern.get(..at).unwrap_or_default()),
+        None => format!("{pattern:?}"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt as _};
 
-use crate::current::current_of;
+use crate::current::{current_of, current_run};
 use crate::{
     ActionId, BrokerAdmin, Error, ErrorKind, EventId, GroupInfo, GroupName, Judgement, Outcome, OutputReader,
     Result, RunId, RunQuery, RunRecord, RunStatus, Scope, Stage, Timestamp,
@@ -183,8 +183,8 @@ impl Waiter<'_> {
         // What the store says for good of a named event needs no broker. Without one, a later event may wait for a
         // worker, which only the broker knows.
         if self.wait.stage.is_some()
-            && let Some(record) = current_of(self.reader.runs(&self.query).await?)
             && self.wait.event.is_some()
+            && let Some(record) = current_of(self.reader.runs(&self.query).await?)
             && record.is_final
             && record.status == RunStatus::Completed
         {
@@ -219,11 +219,19 @@ impl Waiter<'_> {
         // For a stage, a delivery that waits for a member is left all the same.
         let counts = |group: &GroupInfo| self.wait.stage.is_some() || group.members > 0;
         let delivery_left = groups.iter().any(counts);
+        Ok(Look { current: self.current().await?, delivery_left })
+    }
+
+    /// The current run of each stage that is waited for.
+    async fn current(&self) -> Result<Vec<RunRecord>> {
+        if let (Some(stage), None) = (&self.wait.stage, &self.wait.event) {
+            return Ok(current_run(self.reader, &self.wait.action, stage).await?.into_iter().collect());
+        }
         let mut stages: BTreeMap<Stage, Vec<RunRecord>> = BTreeMap::new();
         for record in self.reader.runs(&self.query).await? {
             stages.entry(record.key.stage.clone()).or_default().push(record);
         }
-        Ok(Look { current: stages.into_values().filter_map(current_of).collect(), delivery_left })
+        Ok(stages.into_values().filter_map(current_of).collect())
     }
 
     fn answer(&self, record: RunRecord) -> Waited {

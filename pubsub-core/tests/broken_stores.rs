@@ -33,6 +33,7 @@ enum Breaks {
     AnswersNothingForUnknownRuns,
     NeedsABegin,
     SearchesAnyCase,
+    FindsNoLineWithInvalidBytes,
     ShortensALateSearch,
     SearchesNewestFirst,
     ListsOldestFirst,
@@ -48,7 +49,7 @@ enum Breaks {
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 28] = [
+const CAUGHT_BY: [(Breaks, &str); 29] = [
     (Breaks::DropsTheLastLine, "what_is_appended_is_read_back_exactly"),
     (Breaks::CountsARefusedLineAsStored, "a_line_of_64_kib_is_kept_whole"),
     (Breaks::ForgetsTheSeal, "the_seal_over_what_is_read_is_the_one_of_the_record"),
@@ -65,6 +66,7 @@ const CAUGHT_BY: [(Breaks, &str); 28] = [
     (Breaks::AnswersNothingForUnknownRuns, "an_unknown_run_is_not_found"),
     (Breaks::NeedsABegin, "finish_creates_a_run_that_never_began"),
     (Breaks::SearchesAnyCase, "patterns_are_those_of_the_regex_crate"),
+    (Breaks::FindsNoLineWithInvalidBytes, "invalid_bytes_are_searched_as_they_are_shown"),
     (Breaks::ShortensALateSearch, "a_search_past_its_time_limit_is_an_error"),
     (Breaks::SearchesNewestFirst, "hits_come_by_begin_time_run_and_number"),
     (Breaks::ListsOldestFirst, "runs_come_newest_first"),
@@ -267,6 +269,11 @@ impl OutputReader for Broken {
             Breaks::SearchesAnyCase => {
                 let search = Search::regex(&format!("(?i){}", search.as_regex())).unwrap();
                 self.0.search(query, &search).await
+            }
+            Breaks::FindsNoLineWithInvalidBytes => {
+                let hits = self.0.search(query, search).await?;
+                let is_text = |hit: &Result<Hit>| !hit.as_ref().is_ok_and(|hit| hit.line.is_lossy());
+                Ok(hits.filter(move |hit| std::future::ready(is_text(hit))).boxed())
             }
             Breaks::ShortensALateSearch => {
                 let hits = self.0.search(query, search).await?;

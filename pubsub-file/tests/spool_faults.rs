@@ -27,13 +27,14 @@ struct Sick {
     calls: Arc<AtomicU32>,
     refuses: Option<LineRange>,
     later: Option<LineRange>,
+    says: Option<ErrorKind>,
 }
 
 impl Sick {
     fn answers(&self) -> Result<()> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         match self.away.load(Ordering::SeqCst) {
-            true => Err(Error::new(ErrorKind::Unavailable, "503")),
+            true => Err(Error::new(self.says.unwrap_or(ErrorKind::Unavailable), "not now")),
             false => Ok(()),
         }
     }
@@ -122,6 +123,25 @@ async fn a_store_that_is_away_holds_up_nobody_and_gets_everything_in_order() {
     assert!(verify(&sick.store, run.id()).await.unwrap().agrees());
     assert_eq!((spooled.depth().bytes, spooled.depth().runs), (0, 0), "what was shipped is freed");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_waited_out_as_well() {
+    for says in [ErrorKind::Refused, ErrorKind::Internal, ErrorKind::Corrupt] {
+        let (dir, sick) = (tempfile::tempdir().unwrap(), Sick { says: Some(says), ..Sick::default() });
+        sick.away.store(true, Ordering::SeqCst);
+        let spooled = open(sick.clone(), &dir).await;
+        let mut run = SampleRun::new();
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 10)).await;
+        run.finish(&spooled).await;
+        while sick.calls.load(Ordering::SeqCst) < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sick.away.store(false, Ordering::SeqCst);
+        shipped(&spooled).await;
+        assert!(verify(&sick.store, run.id()).await.unwrap().agrees(), "{says:?}");
+    }
 }
 
 #[tokio::test]

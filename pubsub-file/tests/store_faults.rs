@@ -235,8 +235,12 @@ async fn runs_come_and_go_side_by_side_in_one_stage() {
 }
 
 /// Patterns in which the text around a line could matter if it were seen.
-const PATTERNS: [&str; 21] = [
+const PATTERNS: [&str; 24] = [
     "a",
+    "^.$",
+    r"\x{fffd}$",
+    r"^\x{fffd}{2}",
+    "é|a.b",
     "^a",
     "a$",
     "^$",
@@ -254,7 +258,6 @@ const PATTERNS: [&str; 21] = [
     r"\r",
     "(?-m:^)b",
     "(?R)a$",
-    r"(?-u:\xff)",
     "é",
     "(?i)A|B$",
 ];
@@ -268,7 +271,7 @@ proptest! {
         parts in proptest::collection::vec((
             proptest::collection::vec(
                 proptest::sample::select(vec![
-                    &b"a"[..], b"b", b" ", b"\n", b"\n", b"\r", b"\r\n", b"\xff", "é".as_bytes(),
+                    &b"a"[..], b"b", b" ", b"\n", b"\n", b"\r", b"\r\n", b"\xff", b"\xe2\x82", b"\xac", "é".as_bytes(),
                 ]),
                 1..12,
             ),
@@ -296,7 +299,7 @@ proptest! {
                 let expected: Vec<_> = model.iter().filter(|l| search.is_match(&l.bytes)).cloned().collect();
                 prop_assert_eq!(found, expected, "{}", pattern);
             }
-            for text in ["a", "b\n", "", " ", "é"] {
+            for text in ["a", "b\n", "", " ", "é", "\u{fffd}", "a\u{fffd}"] {
                 let search = Search::literal(text).unwrap();
                 let found = store.search(&RunQuery::all(), &search).await.unwrap();
                 let found: Vec<_> = found.map(|hit| hit.unwrap().line).collect().await;

@@ -48,7 +48,8 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         // In release, for some of them measure. Doc tests that are ignored are no long forms.
-        let targets = ["--lib", "--bins", "--tests", "--examples"];
+        cargo(&["build", "--locked", "--release", "-p", "pubsub-pipeline-examples", "--examples"], &[])?;
+        let targets = ["--lib", "--bins", "--tests"];
         let words =
             [&["test", "--locked", "--release", "--workspace", "--no-fail-fast"], &targets[..]].concat();
         return cargo(&[&words[..], &["--", "--ignored"]].concat(), &[]);

@@ -1,8 +1,10 @@
 //! `get-status`, `get-logs`, `stream-logs`, `search`, `list`.
 
+use std::fs;
 use std::process::Stdio;
 
 use crate::Place;
+use crate::keeping::holding;
 
 fn printed(script: &str) -> Place {
     let place = Place::new();
@@ -118,6 +120,62 @@ fn a_follower_sees_a_line_while_the_command_runs_and_a_signal_ends_it() {
     assert_eq!(follower.ended().code, 143);
     running.signal("TERM");
     assert_eq!(running.ended().code, 143);
+}
+
+#[test]
+fn of_a_run_that_goes_on_the_lines_that_are_stored_by_now_are_counted() {
+    let place = Place::new();
+    let script = "echo one; echo two; echo three; sleep 600";
+    let running = place.start(&["stream", "a", "build", "--", "sh", "-c", script]);
+    let mut follower = place.start(&["stream-logs", "a", "build"]);
+    while follower.line() != "three\n" {}
+    let status = place.expect(0, &["get-status", "a", "build", "--json"]).documents().remove(0);
+    assert_eq!((&status["status"], &status["lines"]), (&"running".into(), &3.into()));
+    let people = place.expect(0, &["get-status", "a", "build"]).out;
+    assert!(people.contains("3 lines so far") && !people.contains("bytes"), "{people}");
+    let listed = place.expect(0, &["list"]).out;
+    assert_eq!(listed.split('\t').nth(6), Some("3"), "{listed}");
+    let exported = place.expect(0, &["export", "a", "build"]).documents().remove(0);
+    assert_eq!(exported["lines"], exported["output_lines"].as_array().unwrap().len());
+    running.signal("TERM");
+    assert_eq!(running.ended().code, 143);
+    let people = place.expect(0, &["get-status", "a", "build"]).out;
+    assert!(people.contains("3 lines, 14 bytes"), "{people}");
+}
+
+#[test]
+fn of_a_lost_run_the_lines_that_are_stored_are_counted() {
+    let place = Place::new();
+    let running = place.start(&["stream", "a", "build", "--", "sh", "-c", "echo one; echo two; sleep 600"]);
+    let mut follower = place.start(&["stream-logs", "a", "build"]);
+    while follower.line() != "two\n" {}
+    running.signal("KILL");
+    drop(running);
+    // As it will be once nobody has heard of it for three intervals.
+    let records = holding(&place.0.path().join(".pipeline"), "\"beat_at\"");
+    let [record] = records.as_slice() else { panic!("one file has the record: {records:?}") };
+    let mut document: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    document["beat_at"] = "2020-01-01T00:00:00.000000Z".into();
+    fs::write(record, serde_json::to_vec(&document).unwrap()).unwrap();
+    let status = place.expect(0, &["get-status", "a", "build", "--json"]).documents().remove(0);
+    assert_eq!((&status["status"], &status["lines"]), (&"lost".into(), &2.into()));
+    assert!(place.expect(0, &["get-status", "a", "build"]).out.contains(" 2 lines\n"));
+    let lost = place.expect(1, &["wait", "a", "build"]).out;
+    assert!(lost.contains(": lost after ") && lost.contains(", 2 lines; nobody has heard"), "{lost}");
+    place.expect(0, &["remove", "a", "build"]);
+}
+
+#[test]
+fn a_follower_ends_with_the_status_of_the_run() {
+    let place = printed("echo one; exit 3");
+    let followed = place.expect(0, &["stream-logs", "a", "build", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(followed.err.trim_end()).unwrap();
+    assert_eq!(told, place.expect(0, &["get-status", "a", "build", "--json"]).documents().remove(0));
+    let people = place.expect(0, &["stream-logs", "a", "build"]).err;
+    assert!(
+        people.contains("failed (exit 3) after ") && people.contains(", 1 line; the pipeline stops\n"),
+        "{people}"
+    );
 }
 
 #[test]

@@ -34,9 +34,31 @@ fn help_teaches_examples_and_exit_codes() {
 }
 
 #[test]
+fn help_teaches_what_no_option_shows() {
+    let place = Place::new();
+    let table: [(&str, &[&str]); 3] = [
+        ("work", &["PIPELINE_OUTPUT", "[ and { too", "{\"payload\": ", "--retry none", "0, 42, 124 or 130"]),
+        ("wait", &["--event \"$(pipeline publish "]),
+        ("remove", &["--force"]),
+    ];
+    for (name, parts) in table {
+        // Wherever its lines break.
+        let help = place.expect(0, &[name, "--help"]).out.split_whitespace().collect::<Vec<_>>().join(" ");
+        parts.iter().for_each(|part| assert!(help.contains(part), "{part} in {help}"));
+    }
+}
+
+#[test]
+fn what_is_kept_in_memory_alone_is_refused_with_what_is_accepted() {
+    let place = Place::new();
+    let told = place.expect(2, &["publish", "a", "t", "--broker", "memory:"]);
+    assert!(told.err.contains("file:///absolute/path"), "{told:?}");
+}
+
+#[test]
 fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
     let place = Place::new();
-    let table: [&[&str]; 12] = [
+    let table: [&[&str]; 19] = [
         &[],
         &["lst"],
         &["get-logs", "a"],
@@ -49,6 +71,13 @@ fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
         &["work", "--on", "a:b", "--stage", "s", "--retry", "often", "--", "true"],
         &["list", "--store", "mysql://host"],
         &["stream-logs", "a", "s", "--from", "0"],
+        &["stream", "a", "s", "--timeout", "0s", "--", "true"],
+        &["stream", "a", "s", "--silence", "0s", "--", "true"],
+        &["work", "--on", "a:b", "--stage", "s", "--timeout", "0ms", "--", "true"],
+        &["publish", "a", "t", "--broker", "memory:"],
+        &["stream", "a", "s", "--store", "memory:", "--", "echo"],
+        &["copy", "a", "s", "--to", "memory:"],
+        &["verify", "a", "s", "--against", "memory:"],
     ];
     for words in table {
         let told = place.expect(2, words);

@@ -50,7 +50,15 @@ fn an_id_published_twice_is_one_event() {
     let again = place.expect(0, &["publish", "a", "t", "--id", "e1", "--json"]).documents().remove(0);
     assert_eq!((&first["event_id"], &first["duplicate"]), (&"e1".into(), &false.into()));
     assert_eq!((&again["event_id"], &again["duplicate"]), (&"e1".into(), &true.into()));
-    work(&place, &["--on", "t:*", "--stage", "s"], "echo x >> runs");
+    let people = place.expect(0, &["publish", "a", "t", "--id", "e1"]);
+    assert_eq!(people.out, "e1\n");
+    assert!(people.err.contains("id e1 was there already"), "{people:?}");
+    assert_eq!(place.expect(0, &["publish", "a", "t", "--id", "e2", "--delay", "1h"]).err, "");
+    let words = ["work", "--on", "t:*", "--stage", "s", "--", "sh", "-c", "echo x >> runs"];
+    let worker = place.start(&words);
+    place.expect(0, &["wait", "a", "s", "--event", "e1"]);
+    worker.signal("TERM");
+    assert_eq!(worker.ended().code, 143);
     assert_eq!(fs::read_to_string(place.0.path().join("runs")).unwrap(), "x\n");
 }
 
@@ -84,7 +92,11 @@ fn a_failed_command_is_tried_again_as_often_as_it_is_told() {
     place.expect(0, &["publish", "a", "t"]);
     let words = ["--on", "t:*", "--stage", "s", "--retry", "fixed", "--attempts", "2"];
     let ended = work(&place, &words, "echo try $PIPELINE_ATTEMPT; exit 3");
-    assert_eq!(ended.err.lines().count(), 2, "{ended:?}");
+    let told: Vec<&str> = ended.err.lines().collect();
+    let [first, last] = told.as_slice() else { panic!("a line for each attempt: {ended:?}") };
+    assert!(first.contains(" attempt 1: failed (exit 3) after "), "{first}");
+    assert!(first.ends_with("; not final: it is to be tried again"), "{first}");
+    assert!(last.contains(" attempt 2: failed") && last.ends_with("; the pipeline stops"), "{last}");
     let all = place.expect(0, &["get-status", "a", "s", "--all", "--json"]).documents();
     let finals: Vec<_> = all.iter().map(|run| (run["attempt"].as_u64(), run["final"].as_bool())).collect();
     assert_eq!(finals, [(Some(2), Some(true)), (Some(1), Some(false))]);
@@ -103,6 +115,39 @@ fn waiting_too_long_is_5_and_waiting_begins_before_anything_is_there() {
     work(&place, &["--on", "t:*", "--stage", "s"], "true");
     let ended = waiting.ended();
     assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[test]
+fn an_event_that_waits_for_a_worker_of_the_stage_is_waited_for() {
+    let place = Place::new();
+    place.expect(0, &["publish", "a", "t"]);
+    work(&place, &["--on", "t:*", "--stage", "s", "--group", "builders"], "true");
+    place.expect(0, &["wait", "a", "s", "--timeout", "1m"]);
+    let id = place.expect(0, &["publish", "a", "t"]).out;
+    let late = place.expect(5, &["wait", "a", "s", "--timeout", "1s"]);
+    for part in ["builders", "start a worker", "--event ID"] {
+        assert!(late.err.contains(part), "{part} in {late:?}");
+    }
+    // The action as a whole has ended, but for what nobody is there to do.
+    let plain = place.expect(0, &["wait", "a", "--timeout", "1m"]);
+    assert!(plain.err.contains("group builders") && plain.err.contains("start a worker"), "{plain:?}");
+    let told = place.expect(0, &["wait", "a", "--timeout", "1m", "--json"]).documents().remove(0);
+    assert_eq!((&told["unattended"], &told["stage"]), (&serde_json::json!(["builders"]), &"s".into()));
+    work(&place, &["--on", "t:*", "--stage", "s", "--group", "builders"], "true");
+    let told = place.expect(0, &["wait", "a", "s", "--event", id.trim_end(), "--json"]).documents().remove(0);
+    assert_eq!((&told["unattended"], &told["event_id"]), (&serde_json::json!([]), &id.trim_end().into()));
+}
+
+#[test]
+fn a_cancel_of_what_nobody_knows_says_so() {
+    let place = Place::new();
+    place.expect(0, &["publish", "a", "t"]);
+    work(&place, &["--on", "t:*", "--stage", "s"], "true");
+    let unknown = place.expect(0, &["cancel", "b"]);
+    assert!(unknown.err.contains("no run of b is stored here"), "{unknown:?}");
+    assert_eq!(place.expect(0, &["cancel", "a"]).err, "");
+    place.expect(0, &["publish", "c", "t"]);
+    assert_eq!(place.expect(0, &["cancel", "c"]).err, "", "it waits for a worker");
 }
 
 #[test]
@@ -151,7 +196,13 @@ fn the_first_signal_drains_and_the_second_cuts_and_nothing_is_lost() {
     worker.signal("INT");
     assert!(worker.aside().contains("A second signal cuts it"));
     worker.signal("INT");
-    assert_eq!(worker.ended().code, 130);
+    let ended = worker.ended();
+    assert_eq!(ended.code, 130);
+    assert!(
+        ended.err.contains("b s attempt 1: interrupted (stopped with the program that ran it) after ")
+            && ended.err.ends_with("; not final: its event was given back\n"),
+        "{ended:?}"
+    );
     let cut = place.expect(0, &["get-status", "b", "s", "--json"]).documents().remove(0);
     assert_eq!((&cut["cause"], &cut["final"]), (&"shutdown".into(), &false.into()));
     // It was released, not concluded: the next worker runs it as the next attempt.

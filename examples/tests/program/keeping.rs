@@ -12,7 +12,7 @@ fn printed() -> Place {
 }
 
 /// The files below a folder whose content holds the text.
-fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
+pub(crate) fn holding(folder: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -60,6 +60,27 @@ fn an_export_is_one_document_with_every_line() {
     place.expect(0, &["stream", "a", "quiet", "--", "true"]);
     let quiet = place.expect(0, &["export", "a", "quiet"]).documents().remove(0);
     assert_eq!(quiet["output_lines"], serde_json::json!([]));
+}
+
+#[test]
+fn a_run_that_is_running_is_removed_by_force_alone() {
+    let place = printed();
+    let mut running = place.start(&["stream", "a", "test", "--", "sh", "-c", "echo ready; sleep 600"]);
+    assert_eq!(running.line(), "ready\n");
+    let refused = place.expect(4, &["remove", "a", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(refused.err.trim_end()).unwrap();
+    assert_eq!(document["kind"], "conflict");
+    let message = document["message"].as_str().unwrap();
+    assert!(message.contains("pipeline cancel a") && message.contains("--force"), "{message}");
+    // All or nothing.
+    place.expect(0, &["get-logs", "a", "build"]);
+    place.expect(0, &["remove", "a", "build"]);
+    assert!(place.expect(0, &["remove", "a", "--force"]).out.contains(" removed\n"));
+    place.expect(3, &["get-status", "a", "test"]);
+    // What is left of it is nobody's concern but its own.
+    running.signal("INT");
+    running.signal("INT");
+    running.ended();
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod kills;
 mod rounds;
 #[cfg(target_os = "linux")]
 mod shutdowns;
+mod spooling;
 mod streaming;
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -1,5 +1,8 @@
 //! `stream`: what it shows, what it stores, how it ends.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 use crate::Place;
 
 const PRINTS: &str = r"echo one; echo two >&2; printf 'thr\303\251'";
@@ -50,8 +53,20 @@ fn the_first_signal_stops_the_command_with_its_grace() {
         let ended = running.ended();
         // Some shells say beside it that their `sleep` was terminated.
         assert!(ended.code == code && ended.out.contains("goodbye\n"), "{ended:?}");
+        assert!(ended.err.contains("interrupted (stopped with the program that ran it)"), "{ended:?}");
         let status = place.expect(0, &["get-status", "a", signal, "--json"]).documents().remove(0);
         assert_eq!((&status["outcome"], &status["final"]), (&"interrupted".into(), &true.into()));
+    }
+}
+
+#[test]
+fn with_json_the_status_of_the_run_comes_last() {
+    let place = Place::new();
+    for (script, code) in [("echo one", 0), ("echo one; exit 3", 1)] {
+        let ended = place.expect(code, &["--json", "stream", "a", "s", "--", "sh", "-c", script]);
+        assert_eq!(ended.documents()[0]["text"], "one");
+        let told: serde_json::Value = serde_json::from_str(ended.err.trim_end()).unwrap();
+        assert_eq!(told, place.expect(0, &["get-status", "a", "s", "--json"]).documents().remove(0));
     }
 }
 
@@ -92,7 +107,15 @@ fn secrets_are_masked_on_the_screen_in_the_store_and_in_the_command() {
     let all = [shown, place.expect(0, &["export", "a", "s"]).out].concat();
     assert!(!all.contains("S3cr3t"), "{all}");
     let unset = place.expect(2, &["stream", "a", "s", "--mask-env", "NO_SUCH_NAME", "--", "true"]);
-    assert!(unset.err.contains("NO_SUCH_NAME"), "{unset:?}");
+    assert!(unset.err.contains("NO_SUCH_NAME is not set"), "{unset:?}");
+    let mut latin = place.command(&["stream", "a", "s", "--mask-env", "TOKEN", "--", "true"]);
+    let told = latin.env("TOKEN", OsStr::from_bytes(b"S3cr3t\xe9")).output().unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(told.contains("TOKEN is not UTF-8") && !told.contains("S3cr3t"), "{told}");
+    let words = ["stream", "a", "s", "--mask-env", "TOKEN", "--mask-env", "PIN", "--", "true"];
+    let short = place.command(&words).env("TOKEN", "S3cr3t-42").env("PIN", "123").output().unwrap();
+    let short = String::from_utf8(short.stderr).unwrap();
+    assert!(short.contains("the value of PIN has fewer than 4 bytes"), "{short}");
 }
 
 #[test]

@@ -34,7 +34,10 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
                 stack.push(front);
             }
             Err(error) if error.is_retryable() => stack.push(batches),
-            Err(error) => batches.iter().for_each(|batch| refused.add(batch, error.message())),
+            Err(error) => {
+                let reason = error.chain();
+                batches.iter().for_each(|batch| refused.add(batch, &reason));
+            }
         }
     }
 }

@@ -215,9 +215,9 @@ impl Lane {
     pub(super) async fn begun(&self) -> Result<()> {
         self.until(|state| !matches!(state.begun, Begun::Not)).await;
         match &self.lock().begun {
-            Begun::Refused(kind, message) => {
-                Err(Error::new(*kind, message.clone()).with("sink", &self.sink.config.name))
-            }
+            Begun::Refused(kind, reason) => Err(Error::new(*kind, "a sink refused the run")
+                .with("sink", &self.sink.config.name)
+                .with_source(reason.clone())),
             Begun::Not => Err(super::closed().with("sink", &self.sink.config.name)),
             Begun::Yes | Begun::Skipped => Ok(()),
         }
@@ -319,7 +319,7 @@ impl Lane {
     /// Why the sink takes nothing of the run, where that is so.
     pub(super) fn refusal(&self) -> Option<String> {
         match &self.lock().begun {
-            Begun::Refused(_, message) => Some(message.clone()),
+            Begun::Refused(_, reason) => Some(reason.clone()),
             Begun::Skipped => Some("too many runs wait for this store".to_owned()),
             Begun::Not | Begun::Yes => None,
         }

@@ -53,7 +53,7 @@ async fn begin(lane: &Lane) {
         Ok(()) => lane.set_begun(Begun::Yes),
         Err(error) => {
             tracing::warn!(sink = config.name, error = %error.chain(), "a sink refused a run");
-            lane.set_begun(Begun::Refused(error.kind(), error.message().to_owned()));
+            lane.set_begun(Begun::Refused(error.kind(), error.chain()));
         }
     }
 }

@@ -190,9 +190,7 @@ impl OutputReader for MemoryStore {
         // Lazy: a batch is searched when its hits are asked for.
         let hits = stream::iter(batches).flat_map(move |(run, batch)| {
             if Instant::now() >= deadline {
-                let late = Error::new(ErrorKind::TimedOut, "search")
-                    .with("limit", format!("{:?}", search.time_limit()));
-                return stream::iter(vec![Err(late)]);
+                return stream::iter(vec![Err(search.timed_out())]);
             }
             let found = batch.lines().filter(|line| search.is_match(&line.bytes));
             stream::iter(found.map(|line| Ok(Hit { run: Arc::clone(&run), line })).collect::<Vec<_>>())

@@ -83,7 +83,10 @@ impl Shared {
         let sealed = stores_may(ended.sealed(Finality::Undecided), stopped.cut());
         let executed = watch(delivery, &stop, &stopper, sealed).await?;
         match executed.exit.cause {
-            Cause::Shutdown => Ok(Settlement::Release { after: Duration::ZERO }),
+            Cause::Shutdown => {
+                self.tell(&executed.report.record);
+                Ok(Settlement::Release { after: Duration::ZERO })
+            }
             Cause::LeaseLost => {
                 Err(Error::new(ErrorKind::LeaseLost, "another worker holds this event by now"))
             }

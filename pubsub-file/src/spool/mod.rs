@@ -121,7 +121,7 @@ pub struct SpoolDepth {
 /// ```
 pub struct Spooled<S> {
     shared: Arc<Shared<S>>,
-    shipper: JoinHandle<()>,
+    shipper: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the handle and the shipper share.
@@ -166,7 +166,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
         })
         .await?;
         let shipper = tokio::spawn(ship::ship(Arc::clone(&shared)));
-        Ok(Self { shared, shipper })
+        Ok(Self { shared, shipper: Mutex::new(Some(shipper)) })
     }
 
     /// Returns once the sink has everything that was put in before; never while it is out of reach.
@@ -180,18 +180,23 @@ impl<S: OutputSink + 'static> Spooled<S> {
         let _ = settled.wait_for(|settled| *settled >= target).await;
     }
 
-    /// Ships at most so long, and ends. What is left stays in the folder, for the next one that opens it.
+    /// Ships at most so long, and ends: nothing is shipped any more. What is left stays in the folder, for the next one
+    /// that opens it.
     ///
     /// # Errors
     /// [`TimedOut`](ErrorKind::TimedOut) where something is left, with how much.
-    pub async fn close(mut self, limit: Duration) -> Result<()> {
+    pub async fn close(&self, limit: Duration) -> Result<()> {
         let shipped = tokio::time::timeout(limit, self.shipped()).await;
+        let left = self.depth();
         // Not aborted: what it does with files is to be over, so that the folder is free.
         self.shared.stop.send_replace(true);
-        if let Err(error) = (&mut self.shipper).await {
+        let shipper = self.shipper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(shipper) = shipper
+            && let Err(error) = shipper.await
+        {
             return Err(Error::new(ErrorKind::Internal, "end a spool").with_source(error));
         }
-        let left = self.depth();
+        self.shared.runs().clear();
         shipped.map_err(|_| {
             Error::new(ErrorKind::TimedOut, "a spool was not shipped")
                 .with("runs", left.runs)
@@ -209,7 +214,9 @@ impl<S: OutputSink + 'static> Spooled<S> {
 impl<S> Drop for Spooled<S> {
     fn drop(&mut self) {
         // What is left lies in the folder, for the next one that opens it.
-        self.shipper.abort();
+        if let Some(shipper) = self.shipper.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            shipper.abort();
+        }
     }
 }
 

@@ -132,7 +132,7 @@ impl<S: OutputSink + 'static> Shared<S> {
             }
             let appended = match self.limited(self.sink.append(key, &left)).await {
                 Ok(appended) => appended,
-                Err(error) if error.is_retryable() || error.kind() == ErrorKind::Closed => return Err(error),
+                Err(error) if !is_for_good(error.kind()) => return Err(error),
                 Err(error) => {
                     tracing::warn!(run = %key.run_id, error = %error.chain(), "the sink of a spool refuses lines for good");
                     refused.extend(left.iter().map(|batch| gap(batch, &error)));
@@ -154,7 +154,7 @@ impl<S: OutputSink + 'static> Shared<S> {
     /// A call about a record. What is refused for good is told, and counts as taken: it would be refused again.
     async fn call(&self, call: impl Future<Output = Result<()>>) -> Result<()> {
         match self.limited(call).await {
-            Err(error) if !error.is_retryable() && error.kind() != ErrorKind::Closed => {
+            Err(error) if is_for_good(error.kind()) => {
                 tracing::warn!(spool = %self.config.dir.display(), error = %error.chain(), "the sink of a spool refuses a record for good");
                 Ok(())
             }
@@ -277,6 +277,20 @@ fn as_it_began(record: &RunRecord) -> RunRecord {
     begun.command.clone_from(&record.command);
     begun.metadata.clone_from(&record.metadata);
     begun
+}
+
+/// Whether trying again can never help, whoever mends what. No permission, a wrong password, a broken disk can be mended,
+/// and what is in the spool waits for that.
+const fn is_for_good(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Invalid
+            | ErrorKind::TooLarge
+            | ErrorKind::TooNew
+            | ErrorKind::Unsupported
+            | ErrorKind::Conflict
+            | ErrorKind::NotFound
+    )
 }
 
 fn gap(batch: &LineBatch, error: &Error) -> Gap {

@@ -9,14 +9,14 @@
 //! also those that are only about to begin.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 
 use pubsub_core::{EventId, Result, RunId, RunRecord, Timestamp};
 
 use super::layout::{Layout, RunFolder, is_of_one_record};
 use crate::error::io_error;
-use crate::files::{open_for_writing, read};
+use crate::files::{open_for_reading, open_for_writing};
 
 /// Bytes of the header and of an entry. Header: `MAGIC`, number of entries 8, unused, CRC-32 4. Entry: time begun 8,
 /// run 16 and 4, action 4, stage 4, event 4, unused 4, CRC-32 4; all little-endian.
@@ -130,20 +130,40 @@ fn count(bytes: &[u8]) -> Option<u64> {
     rest.first_chunk().map(|count| u64::from_le_bytes(*count))
 }
 
+/// How much of the catalog is read at once: memory that is used again costs less than memory for all of it.
+const PIECE_BYTES: usize = 4096 * ENTRY_BYTES;
+
 /// The entries that are wanted; `None` where one cannot be read or some are missing. What stands behind the last whole
 /// entry was never finished.
-fn parse(bytes: &[u8], wanted: impl Fn(&Begun) -> bool) -> Option<Vec<Begun>> {
-    let (start, rest) = bytes.split_at_checked(ENTRY_BYTES)?;
-    let entries = rest.chunks_exact(ENTRY_BYTES);
-    (entries.len() as u64 >= count(start)?).then_some(())?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = Begun::decode(entry)?;
-        if wanted(&entry) {
-            found.push(entry);
+fn parse(mut file: impl Read, wanted: impl Fn(&Begun) -> bool) -> io::Result<Option<Vec<Begun>>> {
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    file.by_ref().take(ENTRY_BYTES as u64).read_to_end(&mut piece)?;
+    let Some(count) = count(&piece) else { return Ok(None) };
+    let (mut found, mut seen) = (Vec::new(), 0);
+    loop {
+        piece.clear();
+        file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
+        let entries = piece.chunks_exact(ENTRY_BYTES);
+        seen += entries.len() as u64;
+        for entry in entries {
+            let Some(entry) = Begun::decode(entry) else { return Ok(None) };
+            if wanted(&entry) {
+                found.push(entry);
+            }
+        }
+        if piece.len() < PIECE_BYTES {
+            return Ok((seen >= count).then_some(found));
         }
     }
-    Some(found)
+}
+
+/// As [`parse`] says of the catalog as it is now; `None` also where there is none.
+fn look(layout: &Layout, wanted: impl Fn(&Begun) -> bool) -> io::Result<Option<Vec<Begun>>> {
+    match open_for_reading(&layout.catalog_file()) {
+        Ok(file) => parse(file, wanted),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Enters a run whose record is about to be written.
@@ -168,8 +188,7 @@ pub(super) fn enter(layout: &Layout, folder: &RunFolder, record: &RunRecord) -> 
 /// The runs that are wanted, newest first, each once or more often.
 pub(super) fn begun(layout: &Layout, wanted: impl Fn(&Begun) -> bool) -> Result<Vec<Begun>> {
     let doing = "read the catalog of runs";
-    let path = layout.catalog_file();
-    let look = || Ok(read(&path).map_err(io_error(doing))?.and_then(|bytes| parse(&bytes, &wanted)));
+    let look = || look(layout, &wanted).map_err(io_error(doing));
     let mut found = match look()? {
         Some(found) => found,
         None => match lock(layout) {
@@ -195,10 +214,9 @@ pub(super) fn begun(layout: &Layout, wanted: impl Fn(&Begun) -> bool) -> Result<
 pub(super) fn compact(layout: &Layout) -> Result<()> {
     let doing = "tidy up the catalog of runs";
     let _held = lock(layout).map_err(io_error(doing))?;
-    let bytes = read(&layout.catalog_file()).map_err(io_error(doing))?.unwrap_or_default();
     // The way from the id is made before the entry: one that has none was removed.
     let there = |entry: &Begun| entry.run().is_some_and(|run| layout.has_id(&run));
-    match parse(&bytes, there) {
+    match look(layout, there).map_err(io_error(doing))? {
         Some(mut entries) => {
             // The first of each is the one whose time is known.
             entries.sort_by_key(|entry| (entry.digits, entry.attempt, entry.at));

@@ -1,8 +1,8 @@
 //! Reads the lines of a run back.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use pubsub_core::{
     Error, ErrorKind, Gap, Judgement, LineBatch, LineNumber, LineRange, Lines, OutputItem, Result, RunRecord,
     RunStatus, Timestamp,
 };
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use super::index::{ENTRIES, Entry, Index};
 use super::layout::RunFolder;
@@ -29,6 +31,8 @@ pub(super) struct Reader {
     index: Index,
     /// The next entry.
     place: u64,
+    /// Entries from there on that were looked at already, with their places.
+    ahead: VecDeque<(u64, Entry)>,
     /// The next number.
     next: LineNumber,
     /// The last number to give.
@@ -63,17 +67,18 @@ impl Block {
 
 /// So many bytes from a place on, or as many as there are.
 fn read_up_to(file: &File, at: u64, length: u64) -> io::Result<Bytes> {
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at.saturating_add(filled as u64)) {
+    let length = usize::try_from(length).unwrap_or(0);
+    // Not filled with zeros first.
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let next = at.saturating_add(bytes.len() as u64);
+        match rustix::io::pread(file, spare_capacity(&mut bytes), next) {
             Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-    bytes.truncate(filled);
+    bytes.truncate(length);
     Ok(bytes.into())
 }
 
@@ -95,8 +100,16 @@ impl Reader {
         if log.is_none() && folder.record()?.is_none() {
             return Err(Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id));
         }
-        let mut reader =
-            Self { record, log, index, place: 0, next: LineNumber::FIRST, last: 0, recovered: Vec::new() };
+        let mut reader = Self {
+            record,
+            log,
+            index,
+            place: 0,
+            ahead: VecDeque::new(),
+            next: LineNumber::FIRST,
+            last: 0,
+            recovered: Vec::new(),
+        };
         reader.recover(length)?;
         let end = reader.through();
         (reader.next, reader.last) = match lines {
@@ -192,8 +205,10 @@ impl Reader {
     /// The next bytes and the entries that they belong to; `None` after the last.
     pub(super) fn block(&mut self) -> Result<Option<Block>> {
         while self.place < self.count() {
-            let entries = self.entries(self.place)?;
-            let Some((_, first)) = entries.first().copied() else {
+            if self.ahead.is_empty() {
+                self.ahead = self.entries(self.place)?.into();
+            }
+            let Some((_, first)) = self.ahead.front().copied() else {
                 // All damaged.
                 self.place = self.place.saturating_add(ENTRIES).min(self.index.count());
                 continue;
@@ -201,10 +216,9 @@ impl Reader {
             let fits = |entry: &Entry| {
                 entry.offset >= first.offset && entry.end() <= first.offset.saturating_add(READ_BYTES)
             };
-            let entries: Vec<(u64, Entry)> = entries
-                .into_iter()
-                .take_while(|(place, entry)| *place == self.place || fits(entry))
-                .collect();
+            let wanted = |(place, entry): &&(u64, Entry)| *place == self.place || fits(entry);
+            let count = self.ahead.iter().take_while(wanted).count();
+            let entries: Vec<(u64, Entry)> = self.ahead.drain(..count).collect();
             let (place, end) = entries.last().map_or((self.place, 0), |(place, last)| (*place, last.end()));
             self.place = place + 1;
             let read = |log| read_up_to(log, first.offset, end.saturating_sub(first.offset));

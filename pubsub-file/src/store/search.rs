@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use memchr::memmem::Finder;
-use pubsub_core::{Error, ErrorKind, Hit, LineEnd, Lines, Result, RunKey, RunRecord, Search};
+use pubsub_core::{ErrorKind, Hit, LineEnd, Lines, Result, RunKey, RunRecord, Search};
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::Look;
@@ -107,8 +107,7 @@ impl RunSearch {
         while searched < STEP_BYTES && held < HELD_BYTES {
             if Instant::now() >= self.wanted.deadline {
                 if hits.is_empty() {
-                    let limit = format!("{:?}", self.wanted.search.time_limit());
-                    return Err(Error::new(ErrorKind::TimedOut, "search").with("limit", limit));
+                    return Err(self.wanted.search.timed_out());
                 }
                 // The next step says so, after these were given.
                 break;
@@ -136,7 +135,7 @@ impl RunSearch {
             let bytes = (chunk.first().zip(chunk.last()))
                 .and_then(|(first, last)| block.bytes_between(first.offset, last.end()));
             // Where the output was cut, each entry is looked at by itself.
-            if let Some(bytes) = bytes.filter(|bytes| !self.wanted.sieve.may_match(bytes)) {
+            if let Some(bytes) = bytes.filter(|bytes| self.wanted.sieve.ask(bytes) == Chance::Nowhere) {
                 self.at = self.sieved;
                 return bytes.len();
             }
@@ -145,21 +144,21 @@ impl RunSearch {
         let Some(entry) = rest.first() else { return 0 };
         let Some(bytes) = block.bytes_of(entry) else { return 0 };
         let searched = bytes.len();
+        let chance = self.wanted.sieve.ask(&bytes);
         // An output that was changed has gaps there, in which nothing is found.
-        if let Some(batch) =
-            Some(bytes).filter(|b| self.wanted.sieve.may_match(b)).and_then(|b| entry.batch(b))
-        {
-            batch.for_each(|number, _, bytes| {
-                if self.wanted.search.is_match(bytes)
-                    && let Some(mut line) = batch.get(number)
-                {
-                    // A hit that is kept must not keep a whole read.
-                    line.bytes = Bytes::copy_from_slice(bytes);
-                    *held += bytes.len() + size_of::<Hit>();
-                    hits.push(Hit { run: Arc::clone(&self.key), line });
-                }
-            });
-        }
+        let batch = Some(bytes).filter(|_| chance != Chance::Nowhere).and_then(|bytes| entry.batch(bytes));
+        let Some(batch) = batch else { return searched };
+        batch.for_each(|number, _, bytes| {
+            if (chance == Chance::Anywhere || std::str::from_utf8(bytes).is_err())
+                && self.wanted.search.is_match(bytes)
+                && let Some(mut line) = batch.get(number)
+            {
+                // A hit that is kept must not keep a whole read.
+                line.bytes = Bytes::copy_from_slice(bytes);
+                *held += bytes.len() + size_of::<Hit>();
+                hits.push(Hit { run: Arc::clone(&self.key), line });
+            }
+        });
         searched
     }
 }
@@ -172,20 +171,30 @@ fn chunk(entries: &[Entry]) -> &[Entry] {
     glued.and_then(|at| entries.get(..=at)).unwrap_or(entries)
 }
 
+/// Which of many lines may match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chance {
+    Nowhere,
+    /// Only those that are no UTF-8.
+    InInvalid,
+    Anywhere,
+}
+
 /// Tells quickly that no line of many can match. It may err to the other side.
 #[derive(Debug)]
 enum Sieve {
-    /// A plain text that is nowhere is in no line.
+    /// A plain text that is nowhere is in no line, not even where some bytes are invalid: U+FFFD is not in it.
     Literal(Box<Finder<'static>>),
-    /// What matches a line matches it among others too, if `^` and `$` are those of lines. This holds for what has no
-    /// anchor of the whole text, and where no carriage return stands between a line and its line feed.
+    /// What matches a line that is UTF-8 matches it among others too, if `^` and `$` are those of lines. This holds for
+    /// what has no anchor of the whole text, and where no carriage return stands between a line and its line feed.
     Regex(Regex),
     Nothing,
 }
 
 impl Sieve {
     fn new(search: &Search) -> Self {
-        if let Some(text) = search.as_literal() {
+        let text = search.as_literal();
+        if let Some(text) = text.filter(|text| !text.contains(char::REPLACEMENT_CHARACTER)) {
             return Self::Literal(Box::new(Finder::new(text).into_owned()));
         }
         let pattern = search.as_regex().as_str();
@@ -200,11 +209,19 @@ impl Sieve {
         }
     }
 
-    fn may_match(&self, bytes: &[u8]) -> bool {
-        match self {
-            Self::Literal(text) => text.find(bytes).is_some(),
-            Self::Regex(regex) => memchr::memchr(b'\r', bytes).is_some() || regex.is_match(bytes),
-            Self::Nothing => true,
+    fn ask(&self, bytes: &[u8]) -> Chance {
+        let (matches, is_text) = match self {
+            Self::Literal(text) => (text.find(bytes).is_some(), true),
+            Self::Regex(regex) => {
+                let matches = memchr::memchr(b'\r', bytes).is_some() || regex.is_match(bytes);
+                (matches, matches || std::str::from_utf8(bytes).is_ok())
+            }
+            Self::Nothing => (true, true),
+        };
+        match (matches, is_text) {
+            (true, _) => Chance::Anywhere,
+            (false, false) => Chance::InInvalid,
+            (false, true) => Chance::Nowhere,
         }
     }
 }
@@ -213,7 +230,7 @@ impl Sieve {
 mod tests {
     use pubsub_core::Search;
 
-    use super::Sieve;
+    use super::{Chance, Sieve};
 
     #[test]
     fn patterns_with_anchors_of_the_whole_text_are_not_sieved() {
@@ -228,8 +245,18 @@ mod tests {
     #[test]
     fn a_sieve_holds_back_what_cannot_match() {
         let sieve = Sieve::new(&Search::regex("^error: [0-9]+$").unwrap());
-        assert!(!sieve.may_match(b"warning\nan error: 7\nerror: 7 of 8\n"));
-        assert!(sieve.may_match(b"warning\nerror: 7\nend\n"));
-        assert!(sieve.may_match(b"warning\nerror: 7\r\nend\n"));
+        assert_eq!(sieve.ask(b"warning\nan error: 7\nerror: 7 of 8\n"), Chance::Nowhere);
+        assert_eq!(sieve.ask(b"warning\nerror: 7\nend\n"), Chance::Anywhere);
+        assert_eq!(sieve.ask(b"warning\nerror: 7\r\nend\n"), Chance::Anywhere);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_held_back_only_where_they_change_nothing() {
+        for search in [Search::regex("caf.$"), Search::literal("caf\u{fffd}")] {
+            let sieve = Sieve::new(&search.unwrap());
+            assert_eq!(sieve.ask(b"caf\xe9\n"), Chance::InInvalid);
+            assert_eq!(sieve.ask(b"none\n"), Chance::Nowhere);
+        }
+        assert_eq!(Sieve::new(&Search::literal("cafe").unwrap()).ask(b"caf\xe9\n"), Chance::Nowhere);
     }
 }

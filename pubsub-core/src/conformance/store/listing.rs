@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::StoreFixture;
 use super::sample::SampleRun;
 use crate::{
-    ActionId, EventId, Exit, ExitClassification as _, ExitTable, Outcome, RunId, RunQuery, SealBuilder,
+    ActionId, EventId, Exit, ExitClassification as _, ExitTable, Outcome, RunId, RunKey, RunQuery, RunRecord,
+    SealBuilder,
 };
 use crate::{Store, StoreCapabilities, Timestamp};
 
@@ -27,7 +28,7 @@ async fn some_runs(store: &dyn Store) -> (ActionId, Vec<SampleRun>) {
         if micros == 1 {
             let first: &SampleRun = &runs[0];
             let key = first.key().clone();
-            run.record.key = crate::RunKey::new(key.action_id, key.stage, key.event_id, 2);
+            run.record.key = RunKey::new(key.action_id, key.stage, key.event_id, 2);
         }
         run.begin(store).await;
         if let Some(code) = code {
@@ -99,4 +100,39 @@ pub async fn a_limit_keeps_the_newest(fixture: &dyn StoreFixture, _: StoreCapabi
     }
     let query = query.with_stage(runs[0].key().stage.clone()).with_limit(1);
     assert_eq!(listed(&*store, &query).await, [runs[1].id().clone()]);
+}
+
+/// §4.7: the current run of a stage is the latest attempt of its latest event, by time, then id, among more runs than a
+/// store is asked for at once.
+pub async fn the_current_run_is_the_latest_attempt_of_the_latest_event(
+    fixture: &dyn StoreFixture,
+    _: StoreCapabilities,
+) {
+    let store = fixture.store();
+    let key = SampleRun::new().key().clone();
+    let begun = Timestamp::now();
+    let attempt = |event: &str, attempt: u32, micros: u64| {
+        let event = EventId::new(format!("{}-{event}", key.action_id)).unwrap();
+        let key = RunKey::new(key.action_id.clone(), key.stage.clone(), event, attempt);
+        let mut record = RunRecord::begun(key, "owner-1");
+        record.started_at = begun.plus(Duration::from_micros(micros));
+        record
+    };
+    // `y` and `z` began in one microsecond; `z` was tried again, its third attempt on a host whose clock is behind.
+    let mut runs = vec![attempt("z", 1, 50), attempt("y", 1, 50), attempt("z", 2, 70), attempt("z", 3, 55)];
+    // Older events were tried again since.
+    for n in 0..20 {
+        runs.extend([attempt(&format!("old-{n}"), 1, n), attempt(&format!("old-{n}"), 2, 100 + n)]);
+    }
+    for run in &runs {
+        store.begin(run).await.unwrap();
+    }
+    let current = async || crate::current_run(&*store, &key.action_id, &key.stage).await.unwrap();
+    assert_eq!(current().await.unwrap().key, runs[3].key);
+    // Another stage of the action changes nothing; a later event does, though others were tried again after it.
+    SampleRun::of(key.action_id.as_str(), "other").begin(&*store).await;
+    assert_eq!(current().await.unwrap().key, runs[3].key);
+    let newer = attempt("newer", 1, 60);
+    store.begin(&newer).await.unwrap();
+    assert_eq!(current().await.unwrap().key, newer.key);
 }

@@ -7,8 +7,8 @@ use futures::FutureExt as _;
 use super::StoreFixture;
 use super::sample::{SampleRun, batch, cannot_search, hits, lines, numbered, visible};
 use crate::{
-    ErrorKind, EventId, LineEnd, MAX_LINE_BYTES, Outcome, RunQuery, Search, Store, StoreCapabilities, Stream,
-    Timestamp,
+    ErrorKind, EventId, LineBatch, LineEnd, MAX_LINE_BYTES, Outcome, RunQuery, Search, Store,
+    StoreCapabilities, Stream, Timestamp,
 };
 
 async fn numbers(store: &dyn Store, run: &SampleRun, search: &Search) -> Vec<u64> {
@@ -29,7 +29,7 @@ pub async fn patterns_are_those_of_the_regex_crate(fixture: &dyn StoreFixture, c
         batch(7, Stream::Stdout, &b"caf\xe9 error\n"[..], LineEnd::None),
     ];
     let run = SampleRun::written(&*store, &given).await;
-    let table: [(&str, &[u64]); 16] = [
+    let table: [(&str, &[u64]); 15] = [
         ("^ERROR", &[1]),
         (r"code=\d+", &[1, 2]),
         ("b$", &[1, 5]),
@@ -42,7 +42,6 @@ pub async fn patterns_are_those_of_the_regex_crate(fixture: &dyn StoreFixture, c
         (r"\s$|\r|\n", &[]),
         (r"^\S+$", &[]),
         ("^.n. ", &[6]),
-        (r"(?-u:\xe9)", &[7]),
         ("x|=7", &[2, 3]),
         (r"\bWARN\b", &[3]),
         ("no such text", &[]),
@@ -51,9 +50,175 @@ pub async fn patterns_are_those_of_the_regex_crate(fixture: &dyn StoreFixture, c
         let found = numbers(&*store, &run, &Search::regex(pattern).unwrap()).await;
         assert_eq!(found, expected, "{pattern}");
     }
-    for refused in ["(", "(?=x)", r"\1", &"x".repeat(2_000)] {
-        assert_eq!(Search::regex(refused).unwrap_err().kind(), ErrorKind::Invalid);
+}
+
+/// Lines with invalid bytes among lines that are text: a store may look at many at once.
+fn with_invalid_bytes() -> Vec<LineBatch> {
+    let raw: [&[u8]; 12] = [
+        b"caf\xe9",                     // Latin-1 at the end
+        b"\xfcber uns",                 // at the start
+        b"\xff",                        // alone
+        b"a \xe2\x82 b",                // a character cut after two of three bytes: one U+FFFD
+        b"euro \xe2\x82",               // the same at the end of the line, where a line feed follows
+        b"\x82\xac rest",               // the rest of a character: one for each byte
+        b"nul\xc0\x80",                 // an overlong NUL
+        b"\xed\xa0\x80 surrogate",      // a surrogate
+        b"caf\xc3\xa9 \xe2\x82\xac ok", // valid, among these
+        "caf\u{fffd}".as_bytes(),       // U+FFFD as it was printed
+        b"cr\r\xe9",                    // a carriage return that ends no line
+        b"end \xe9",                    // ended by CR LF
+    ];
+    let mut printed: Vec<u8> = raw.join(&b'\n');
+    printed.extend_from_slice(b"\r\nvalid to the end\n");
+    [
+        numbered(1, 100),
+        vec![batch(101, Stream::Stdout, printed, LineEnd::None)],
+        numbered(114, 200),
+        vec![batch(201, Stream::Stdout, &b"last caf\xe9"[..], LineEnd::None)],
+    ]
+    .concat()
+}
+
+/// §4.7: what is searched is a line's text: bytes that are no UTF-8 are U+FFFD, as they are shown.
+pub async fn invalid_bytes_are_searched_as_they_are_shown(
+    fixture: &dyn StoreFixture,
+    can: StoreCapabilities,
+) {
+    let store = fixture.store();
+    if cannot_search(&*store, &can).await {
+        return;
     }
+    let given = with_invalid_bytes();
+    let run = SampleRun::written(&*store, &given).await;
+    let of_lines = super::sample::lines_in(&given);
+    let patterns = [
+        "caf.",
+        "caf.$",
+        "^.$",
+        "^..$",
+        "^.ber",
+        r"\x{fffd}",
+        "\u{fffd}$",
+        "^\u{fffd}",
+        "a . b",
+        "euro .$",
+        "euro ..$",
+        r"\bcaf\b",
+        r"^caf\w$",
+        r"^[^\x00-\x7f]",
+        r"(?i)CAF\x{fffd}$",
+        r"\r.$",
+        "nul..$",
+        "^.{3} s",
+        "é €",
+        "(?-u:caf)",
+        r"^\pL+$",
+        "^valid|^last",
+        "^",
+        "^$",
+        "no such text",
+    ];
+    for pattern in patterns {
+        // The `regex` crate on text is what decides.
+        let regex = regex::Regex::new(pattern).unwrap();
+        let fits = of_lines.iter().filter(|line| regex.is_match(&String::from_utf8_lossy(&line.bytes)));
+        let expected: Vec<_> = fits.map(|line| line.number.get()).collect();
+        let found = numbers(&*store, &run, &Search::regex(pattern).unwrap()).await;
+        assert_eq!(found, expected, "{pattern}");
+    }
+    let texts: [(&str, &[u64]); 7] = [
+        ("caf\u{fffd}", &[101, 110, 201]),
+        ("caf", &[101, 109, 110, 201]),
+        ("\u{fffd}\u{fffd} rest", &[106]),
+        ("a \u{fffd} b", &[104]),
+        ("€", &[109]),
+        ("é", &[109]),
+        ("valid to", &[113]),
+    ];
+    for (text, expected) in texts {
+        assert_eq!(numbers(&*store, &run, &Search::literal(text).unwrap()).await, expected, "{text}");
+    }
+}
+
+/// §4.7: where a pattern is refused, the error names what is wrong and the pattern.
+pub async fn what_is_no_pattern_is_refused_by_name(_: &dyn StoreFixture, _: StoreCapabilities) {
+    let long = "x".repeat(10 << 10);
+    let table = [
+        ("(", "language"),
+        ("a**[", "language"),
+        ("(?=x)", "language"),
+        (r"(a)\1", "language"),
+        // These could match bytes that are no text.
+        (r"(?-u)\xff", "language"),
+        (r"(?-u:\xe9)", "language"),
+        ("(?-u:.)", "language"),
+        // Nested repeats that are harmless to read and huge once compiled.
+        ("(?:(?:a{1,100}){1,100}){1,100}", "1048576 bytes once compiled"),
+        (&long, "at most 1000 bytes, this one 10240"),
+    ];
+    for (pattern, named) in table {
+        let error = Search::regex(pattern).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(named), "{text}");
+        let shown = format!("{pattern:?}");
+        assert!(text.contains(shown.get(..20).unwrap_or(&shown)) && text.len() < 300, "{text}");
+    }
+    let error = Search::literal(&long).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("at most 1000 bytes, this one 10240"), "{error}");
+}
+
+/// §4.7: `^` and `$` are those of a line, a part of a long line being one; its end is not part of it.
+pub async fn anchors_and_flags_see_one_line(fixture: &dyn StoreFixture, can: StoreCapabilities) {
+    let store = fixture.store();
+    if cannot_search(&*store, &can).await {
+        return;
+    }
+    let mut long = "x".repeat(MAX_LINE_BYTES - 1);
+    long.push('y');
+    let given = [
+        lines(1, ["one", "", "two words"]),
+        batch(4, Stream::Stdout, "crlf\r\n\r\nin\rside\n", LineEnd::None),
+        batch(7, Stream::Stdout, long, LineEnd::Part),
+        batch(8, Stream::Stdout, "z rest\n", LineEnd::None),
+        batch(9, Stream::Stdout, "open\r", LineEnd::None),
+    ];
+    let run = SampleRun::written(&*store, &given).await;
+    let all: &[u64] = &[1, 2, 3, 4, 5, 6, 7, 8, 9];
+    let table: [(&str, &[u64]); 26] = [
+        ("", all),
+        ("^", all),
+        ("$", all),
+        ("^$", &[2, 5]),
+        (r"\A\z", &[2, 5]),
+        (r"\n", &[]),
+        (r"\r", &[6, 9]),
+        (r"\r$", &[9]),
+        ("(?m)^side", &[]),
+        ("(?m)^words|^two", &[3]),
+        ("(?Rm)^side$", &[6]),
+        ("(?Rm)^$", &[2, 5, 9]),
+        ("(?s).", &[1, 3, 4, 6, 7, 8, 9]),
+        ("(?s)e.*two", &[]),
+        (r"one\s*two", &[]),
+        (r"[^a]\z", &[1, 3, 4, 6, 7, 8, 9]),
+        ("f$", &[4]),
+        (r"crlf\z", &[4]),
+        ("^z", &[8]),
+        ("y$", &[7]),
+        ("yz|y z", &[]),
+        (r"\bz\b", &[8]),
+        (r"^\Bx|^\b{start}z", &[8]),
+        ("(?x) o n e # a comment", &[1]),
+        ("(?i)^ONE$", &[1]),
+        ("(?:(?:e|o)*)*$", all),
+    ];
+    for (pattern, expected) in table {
+        let found = numbers(&*store, &run, &Search::regex(pattern).unwrap()).await;
+        assert_eq!(found, expected, "{pattern}");
+    }
+    assert_eq!(numbers(&*store, &run, &Search::literal("").unwrap()).await, all);
 }
 
 /// §4.7: in a plain text no character is special.
@@ -201,6 +366,8 @@ pub async fn a_search_past_its_time_limit_is_an_error(fixture: &dyn StoreFixture
     let search = Search::regex("line").unwrap().with_time_limit(Duration::ZERO);
     let error = hits(&*store, &run.query(), &search).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let text = error.to_string();
+    assert!(text.contains("limit=0ns") && text.contains("pattern=\"line\""), "{text}");
     let search = search.with_time_limit(Duration::from_secs(60));
     assert_eq!(hits(&*store, &run.query(), &search).await.unwrap().len(), 5_000);
 }

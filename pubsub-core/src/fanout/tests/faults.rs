@@ -253,7 +253,8 @@ async fn a_shutdown_that_is_cut_counts_what_is_missing_and_shows_no_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_revokes_its_access_at_the_end_leaves_a_run_that_says_so() {
-    let revoked = || Error::new(ErrorKind::Refused, "the token was revoked");
+    let cause = || std::io::Error::other("the token was revoked");
+    let revoked = move || Error::new(ErrorKind::Refused, "append lines").with_source(cause());
     let sink = Fake::new(move |call, _| if call == 0 { Ok(Appended::all()) } else { Err(revoked()) });
     let good = Fake::good();
     let fan_out = FanOut::new(vec![config("revoked", &sink), config("good", &good)]);
@@ -268,7 +269,10 @@ async fn a_store_that_revokes_its_access_at_the_end_leaves_a_run_that_says_so() 
     assert!(report.record.output_incomplete && report.sinks[0].balances());
     assert_eq!((report.sinks[0].stored, report.sinks[0].dead_lettered), (100, 100));
     let hole = &report.sinks[0].holes[0];
-    assert_eq!((hole.range, hole.reason.as_str()), (range(101, 200), "the token was revoked"));
+    assert_eq!(
+        (hole.range, hole.reason.as_str()),
+        (range(101, 200), "append lines: refused: the token was revoked")
+    );
     let told = good.last_record();
     assert!(
         told.output_incomplete && told.holes.is_empty(),

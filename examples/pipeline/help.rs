@@ -1,0 +1,121 @@
+//! What the help of each subcommand teaches: examples, what is not seen by its options, and the exit codes.
+
+/// The exit codes, in every help text.
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+  0        done; the pipeline goes on (`stream`, `wait`); `work` whatever its runs did; a closed pipe
+  1        `stream`, `wait`: the pipeline stops; `search`: no hit; `verify`: a difference
+  2        wrong usage, setting, pattern or payload
+  3        what was asked for is not there
+  4        the broker or a store is not available or refuses
+  5        waited too long
+  130 143  this program was ended by INT or TERM, whatever became of the run
+  With --pass-code `stream` and `wait` give the command's own code: 128 + n for a signal, 124 for our \
+timeout, 130 cancelled, 126 not executable, 127 not found."
+    };
+}
+
+macro_rules! help {
+    ($($line:literal),+ $(,)?) => {
+        concat!("Examples:\n", $("  ", $line, "\n",)+ "\n", exit_codes!())
+    };
+}
+
+pub(crate) const EXIT_CODES: &str = exit_codes!();
+
+pub(crate) const PUBLISH: &str = help!(
+    "pipeline publish action-123 build-requested",
+    "pipeline publish action-123 build-requested '{\"branch\":\"main\"}' --id build-7",
+    "pipeline publish action-123 build-requested @payload.json --delay 10s",
+);
+
+pub(crate) const WORK: &str = help!(
+    "pipeline work --on 'build-requested:*' --stage build --then build-done -- make",
+    "pipeline work --on 'build-done:action-123' --stage deploy --until-idle -- ./deploy.sh",
+    "",
+    "A pattern is type:action. The first colon without a \\ before it splits the sides; * is any run of \
+     characters (also none), ? is one, \\ takes the next one literally, and all else is literal: [ and { too.",
+    "",
+    "The command has the payload on its standard input and, up to 64 KiB, in PIPELINE_PAYLOAD. \
+     PIPELINE_ACTION_ID, PIPELINE_STAGE, PIPELINE_RUN_ID, PIPELINE_ATTEMPT, PIPELINE_EVENT_TYPE and \
+     PIPELINE_EVENT_ID name its run. Lines of key=value that it appends to the file $PIPELINE_OUTPUT are \
+     values for the next stage.",
+    "",
+    "--then publishes where the pipeline goes on: after the command's own exit 0, 42, 124 or 130, and after \
+     --timeout and --silence (for a chain that must stop there, the command has to keep its own time and fail). It \
+     publishes nothing after any other code, a signal, or `pipeline cancel`. The payload of that event is:",
+    "{\"payload\": what began the chain, \"values\": {\"key\": \"value\"}, \"outcome\": \"succeeded\"}",
+    "",
+    "What fails is tried again, three times in all: --attempts N, --retry none.",
+    "",
+    "The first signal drains: nothing new is taken. The second cuts at once; a run that was cut is not final, its \
+     event is given back.",
+);
+
+pub(crate) const STREAM: &str = help!(
+    "pipeline stream action-123 build -- cargo build",
+    "pipeline stream action-123 train --timeout 2h --silence 10m --mask-env TOKEN -- ./train.sh",
+    "",
+    "The command reads nothing; PIPELINE_ACTION_ID, PIPELINE_STAGE, PIPELINE_RUN_ID and PIPELINE_ATTEMPT name \
+     its run. With --json the status of the run comes last, on standard error.",
+    "",
+    "The first signal stops the command with its grace. The second cuts at once.",
+);
+
+pub(crate) const GET_STATUS: &str = help!(
+    "pipeline get-status action-123 build",
+    "pipeline get-status action-123 build --all --json",
+    "",
+    "Of a run that goes on or was lost, the lines are those that are stored by now, and the bytes in the \
+     JSON those of its last sign of life, which comes every 10 seconds.",
+);
+
+pub(crate) const GET_LOGS: &str =
+    help!("pipeline get-logs action-123 build", "pipeline get-logs action-123 build 100");
+
+pub(crate) const STREAM_LOGS: &str = help!(
+    "pipeline stream-logs action-123 build",
+    "pipeline stream-logs action-123 build --last 20",
+    "",
+    "How each attempt ended comes on standard error: with --json as its status.",
+);
+
+pub(crate) const SEARCH: &str = help!(
+    "pipeline search action-123 build 'error|warning'",
+    "pipeline search action-123 build -F 'what?'",
+    "pipeline search action-123 build -- '-begins with a dash'",
+);
+
+pub(crate) const VERIFY: &str =
+    help!("pipeline verify action-123 build", "pipeline verify action-123 build --against file:archive");
+
+pub(crate) const EXPORT: &str = help!("pipeline export action-123 build > run.json");
+
+pub(crate) const COPY: &str = help!("pipeline copy action-123 build --to file:archive");
+
+pub(crate) const REMOVE: &str = help!(
+    "pipeline remove action-123",
+    "pipeline remove action-123 build",
+    "",
+    "While one of the runs is running nothing is removed, unless with --force.",
+);
+
+pub(crate) const WAIT: &str = help!(
+    "pipeline wait action-123",
+    "pipeline wait action-123 deploy --timeout 10m --pass-code",
+    "pipeline wait action-123 build --event \"$(pipeline publish action-123 build-requested)\"",
+    "",
+    "With a stage it waits as long as an event waits for a worker of that stage, also where none runs. \
+     Without one, groups without a worker are not waited for, and are named. With a stage and --event the work at that \
+     event alone decides, whatever was there before it or comes after it.",
+);
+
+pub(crate) const LIST: &str =
+    help!("pipeline list", "pipeline list --action action-123 --outcome failed --since 1day");
+
+pub(crate) const CANCEL: &str = help!("pipeline cancel action-123");
+
+pub(crate) const DEAD_LETTERS: &str =
+    help!("pipeline dead-letters list", "pipeline dead-letters replay 4f1c0a");

@@ -1,0 +1,53 @@
+//! `--spool`: output waits on the local disk until a store takes it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Place;
+
+#[test]
+fn a_run_goes_through_the_spool_to_its_store() {
+    let place = Place::new();
+    let words = ["--store", "file:far", "--spool", "spool"];
+    place.expect(0, &[&words[..], &["stream", "a", "s", "--", "sh", "-c", "echo one; echo two"]].concat());
+    assert_eq!(place.expect(0, &["--store", "file:far", "get-logs", "a", "s"]).out, "one\ntwo\n");
+    place.expect(0, &["--store", "file:far", "verify", "a", "s"]);
+    let left = std::fs::read_dir(place.0.path().join("spool")).unwrap();
+    for store in left {
+        assert_eq!(std::fs::read_dir(store.unwrap().path()).unwrap().count(), 0, "what was shipped is freed");
+    }
+}
+
+/// How many bytes lie in the segments below a folder.
+fn spooled(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let bytes = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        match path.extension() {
+            Some(end) if end == "segment" => std::fs::metadata(path).unwrap().len(),
+            _ => spooled(&path),
+        }
+    });
+    bytes.sum()
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_in_its_spool_is_shipped_by_the_next() {
+    let place = Place::new();
+    let words = ["--store", "file:far", "--spool", "spool"];
+    let script = "echo one; echo two; sleep 60";
+    let running = place.start(&[&words[..], &["stream", "a", "s", "--", "sh", "-c", script]].concat());
+    // What was shown may not be in the spool yet.
+    until("the spool has both lines", || spooled(&place.0.path().join("spool")) > "one\ntwo\n".len() as u64);
+    drop(running);
+    place.expect(0, &[&words[..], &["stream", "b", "s", "--", "true"]].concat());
+    assert_eq!(place.expect(0, &["--store", "file:far", "get-logs", "a", "s"]).out, "one\ntwo\n");
+}
