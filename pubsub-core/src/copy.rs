@@ -58,7 +58,7 @@ pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> 
     let running = record.status == RunStatus::Running;
     let through = if running { complete_through } else { u64::MAX };
     let wanted = LineNumber::new(through).map(|through| LineRange::new(LineNumber::FIRST, through));
-    to.begin(&as_begun(&record)).await?;
+    to.begin(&record.as_begun()).await?;
     let mut copying = Copying::new(to, record);
     while let Some(item) = items.next().await {
         let item = item?;
@@ -71,21 +71,6 @@ pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> 
         to.finish(&report.record).await?;
     }
     Ok(report)
-}
-
-/// The record as it was before the end: what its end adds must be news to the sink.
-fn as_begun(record: &RunRecord) -> RunRecord {
-    if record.status == RunStatus::Running {
-        return RunRecord { holes: Vec::new(), ..record.clone() };
-    }
-    let mut begun = RunRecord::begun(record.key.clone(), record.owner.clone());
-    begun.revision = record.revision.saturating_sub(1);
-    begun.started_at = record.started_at;
-    begun.beat_at = record.beat_at;
-    begun.beat_every_ms = record.beat_every_ms;
-    begun.command.clone_from(&record.command);
-    begun.metadata.clone_from(&record.metadata);
-    begun
 }
 
 struct Copying<'a> {

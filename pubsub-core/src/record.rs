@@ -192,6 +192,24 @@ impl RunRecord {
             .map_err(|e| Error::new(ErrorKind::Internal, "write the record of a run").with_source(e))
     }
 
+    /// The record as it was before its end, and before any hole was known: what a copy of the run begins with, for what
+    /// its end adds must be news to the sink.
+    #[must_use]
+    pub fn as_begun(&self) -> Self {
+        if self.status == RunStatus::Running {
+            return Self { holes: Vec::new(), ..self.clone() };
+        }
+        Self {
+            revision: self.revision.saturating_sub(1),
+            started_at: self.started_at,
+            beat_at: self.beat_at,
+            beat_every_ms: self.beat_every_ms,
+            command: self.command.clone(),
+            metadata: self.metadata.clone(),
+            ..Self::begun(self.key.clone(), self.owner.clone())
+        }
+    }
+
     /// A sign of life with what has been printed so far.
     pub fn beat(&mut self, counts: Counts) {
         self.revision += 1;

@@ -3,21 +3,15 @@
 //! A rule takes what it needs from a fixture, uses names of its own, and fails by panicking. What a backend declares it
 //! cannot do is called nevertheless and has to answer [`Unsupported`](crate::ErrorKind::Unsupported).
 
-#[expect(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a rule fails by panicking"
 )]
+
 pub mod broker;
-#[expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a rule fails by panicking"
-)]
 pub mod store;
 
 use std::time::Duration;

@@ -96,7 +96,7 @@ impl<S: OutputSink + 'static> Shared<S> {
         let running = record.status == RunStatus::Running;
         if due.revision == 0 || (running && record.revision > due.revision) {
             // A run that has ended begins as what it was: it has not ended there before its lines are.
-            let begun = if running { record.clone() } else { as_it_began(&record) };
+            let begun = if running { own(run, record.clone()).await? } else { record.as_begun() };
             if let Err(error) = self.call(self.sink.begin(&begun)).await {
                 return Ok(Step::Failed(error));
             }
@@ -267,16 +267,6 @@ async fn own(run: &Run, mut record: RunRecord) -> Result<RunRecord> {
         Ok(record)
     })
     .await
-}
-
-fn as_it_began(record: &RunRecord) -> RunRecord {
-    let mut begun = RunRecord::begun(record.key.clone(), record.owner.clone());
-    begun.started_at = record.started_at;
-    begun.beat_at = record.beat_at;
-    begun.beat_every_ms = record.beat_every_ms;
-    begun.command.clone_from(&record.command);
-    begun.metadata.clone_from(&record.metadata);
-    begun
 }
 
 /// Whether trying again can never help, whoever mends what. No permission, a wrong password, a broken disk can be mended,
