@@ -6,6 +6,11 @@ use std::time::Duration;
 use pubsub_core::{Durability, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::retention::Keep;
+
+/// Longest time between two looks for what is old.
+const MAX_UPKEEP: Duration = Duration::from_secs(60);
+
 /// The largest event that is taken, unless told otherwise: 64 MiB of CloudEvents JSON.
 pub const DEFAULT_MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
@@ -53,8 +58,12 @@ pub struct FileBrokerConfig {
     scan: Duration,
     #[serde(default = "default_group_retention")]
     group_retention: Duration,
+    #[serde(default = "default_retention")]
+    retention: Duration,
     #[serde(default)]
     max_bytes: Option<u64>,
+    #[serde(default = "default_max_dead_letters")]
+    max_dead_letters: u64,
 }
 
 const fn default_max_event_bytes() -> usize {
@@ -73,6 +82,14 @@ const fn default_group_retention() -> Duration {
     Duration::from_secs(7 * 24 * 60 * 60)
 }
 
+const fn default_retention() -> Duration {
+    Duration::from_secs(7 * 24 * 60 * 60)
+}
+
+const fn default_max_dead_letters() -> u64 {
+    100_000
+}
+
 impl FileBrokerConfig {
     /// A broker in the folder `broker` of this folder; both are made where they are missing.
     #[must_use]
@@ -84,7 +101,9 @@ impl FileBrokerConfig {
             busy: default_busy(),
             scan: default_scan(),
             group_retention: default_group_retention(),
+            retention: default_retention(),
             max_bytes: None,
+            max_dead_letters: default_max_dead_letters(),
         }
     }
 
@@ -124,8 +143,28 @@ impl FileBrokerConfig {
         self
     }
 
-    /// With a largest size of the database in bytes, after which a publish answers
-    /// [`Full`](pubsub_core::ErrorKind::Full); only the disk limits it by default.
+    /// With another time for which what every group has settled is kept with its claims, from its publish on or from
+    /// when it was due, and for which dead letters are kept; 7 days by default. What a group has not settled is kept as
+    /// long as the group. The time is kept to within a minute.
+    #[must_use]
+    pub const fn with_retention(mut self, time: Duration) -> Self {
+        self.retention = time;
+        self
+    }
+
+    /// With another largest number of dead letters, after which the oldest are removed; 100,000 by default.
+    #[must_use]
+    pub const fn with_max_dead_letters(mut self, many: u64) -> Self {
+        self.max_dead_letters = many;
+        self
+    }
+
+    /// With a largest size of what is kept in bytes; only the disk limits it by default. A publish that would go beyond
+    /// it removes what every group has settled, oldest first, and where that is not enough answers
+    /// [`Full`](pubsub_core::ErrorKind::Full) and names the group with the most that it has not settled. Claims,
+    /// settlements and dead letters count, and are written all the same.
+    ///
+    /// The file itself never shrinks: what was removed is room for what comes.
     #[must_use]
     pub const fn with_max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
@@ -155,6 +194,11 @@ impl FileBrokerConfig {
         if self.max_bytes.is_some_and(|bytes| bytes < 256 * 1024) {
             return wrong("max_bytes", "at least 256 KiB");
         }
+        for (setting, time) in [("retention", self.retention), ("group_retention", self.group_retention)] {
+            if time < Duration::from_millis(10) {
+                return wrong(setting, "at least 10 ms");
+            }
+        }
         Ok(())
     }
 
@@ -178,11 +222,17 @@ impl FileBrokerConfig {
         self.scan
     }
 
-    pub(super) const fn group_retention(&self) -> Duration {
-        self.group_retention
+    pub(super) const fn keep(&self) -> Keep {
+        Keep {
+            age: self.retention,
+            group_age: self.group_retention,
+            bytes: self.max_bytes,
+            dead_letters: self.max_dead_letters,
+        }
     }
 
-    pub(super) const fn max_bytes(&self) -> Option<u64> {
-        self.max_bytes
+    /// How often old things are looked for.
+    pub(super) fn upkeep(&self) -> Duration {
+        MAX_UPKEEP.min(self.retention / 2).min(self.group_retention / 2)
     }
 }

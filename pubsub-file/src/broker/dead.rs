@@ -87,7 +87,7 @@ pub(super) fn replay(
     event.id = new_id.clone();
     event.deliver_at = None;
     let row = Row::new(&event, max_bytes.saturating_mul(2))?.for_group(target.id);
-    insert(session, &[row])?;
+    insert(session, &[row])?.into_iter().collect::<Result<Vec<_>>>()?;
     session.db.execute("DELETE FROM dead WHERE n = ?1", [n]).map_err(failed(what))?;
     Ok(event.id)
 }

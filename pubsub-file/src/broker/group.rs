@@ -219,6 +219,23 @@ impl Matcher {
     /// # Errors
     /// [`Corrupt`](ErrorKind::Corrupt) or [`Invalid`](ErrorKind::Invalid) for a row that no event can have made.
     pub(super) fn wants(&mut self, row: &Row<'_>) -> Result<bool> {
+        let only = self.read(row)?;
+        if only.is_some() && only != self.group {
+            return Ok(false);
+        }
+        Ok(wants(&self.patterns, self.stage.as_ref(), &self.probe))
+    }
+
+    /// The event that was read last, as far as patterns ask for it.
+    pub(super) const fn event(&self) -> &Event {
+        &self.probe
+    }
+
+    /// Reads a row; answers the one group that it is for.
+    ///
+    /// # Errors
+    /// As [`wants`](Self::wants).
+    pub(super) fn read(&mut self, row: &Row<'_>) -> Result<Option<i64>> {
         let what = "read an event's row";
         let text = |column: usize| {
             row.get_ref(column)
@@ -226,10 +243,6 @@ impl Matcher {
                 .as_str()
                 .map_err(|e| Error::new(ErrorKind::Corrupt, what).with_source(e))
         };
-        let only: Option<i64> = row.get(5).map_err(failed(what))?;
-        if only.is_some() && only != self.group {
-            return Ok(false);
-        }
         self.probe.event_type = EventType::new(text(1)?)?;
         self.probe.action_id = ActionId::new(text(2)?)?;
         self.probe.origin = match row.get::<_, Option<i64>>(3).map_err(failed(what))? {
@@ -239,20 +252,25 @@ impl Matcher {
                 Some(Origin { role, stage: Stage::new(text(4)?)?, ..self.origin.clone() })
             }
         };
-        Ok(wants(&self.patterns, self.stage.as_ref(), &self.probe))
+        row.get(5).map_err(failed(what))
     }
 }
 
-/// Drops groups that had no member for longer than this, and says what they had not settled.
-pub(super) fn drop_unused(session: &Session, retention: Duration) -> Result<()> {
+/// Most groups that are dropped in one step.
+const MAX_DROPPED: usize = 256;
+
+/// Drops some groups that had no member for longer than this, and says what they had not settled; answers whether
+/// these were all.
+pub(super) fn drop_unused(session: &Session, retention: Duration) -> Result<bool> {
     let mut statement = session
         .db
-        .prepare_cached("SELECT id, name FROM groups WHERE used < ?1")
+        .prepare_cached("SELECT id, name FROM groups WHERE used < ?1 LIMIT 256")
         .map_err(failed("find unused groups"))?;
     let unused: Vec<(i64, String)> = statement
         .query_map([now() - micros(retention)], |row| Ok((row.get(0)?, row.get(1)?)))
         .and_then(Iterator::collect)
         .map_err(failed("find unused groups"))?;
+    let all = unused.len() < MAX_DROPPED;
     for (id, name) in unused {
         let name = GroupName::new(name)?;
         if let Some(stored) = load(&session.db, Some(&name))?.pop() {
@@ -267,5 +285,5 @@ pub(super) fn drop_unused(session: &Session, retention: Duration) -> Result<()> 
         }
         drop_group(session, id)?;
     }
-    Ok(())
+    Ok(all)
 }

@@ -8,6 +8,7 @@ mod depth;
 mod group;
 mod open;
 mod publish;
+mod retention;
 mod salvage;
 mod session;
 mod stream;
@@ -174,9 +175,11 @@ impl FileBroker {
         let watch = wake::watch(&wake_folder, &queue);
         // Without a watch other processes are heard of by looking alone.
         let scan = if watch.is_some() { config.scan() } else { config.scan().min(UNWATCHED_SCAN) };
-        let retention = config.group_retention();
-        let upkeep = move |session: &mut session::Session| group::drop_unused(session, retention);
-        let writer = Writer::start(session, &queue, Arc::clone(&signals), scan, upkeep)?;
+        let mut upkeep = retention::Upkeep::default();
+        let writer =
+            Writer::start(session, &queue, Arc::clone(&signals), (scan, config.upkeep()), move |session| {
+                upkeep.step(session)
+            })?;
         let shared = Shared {
             _watch: watch,
             _writer: writer,
@@ -228,7 +231,7 @@ impl Publisher for FileBroker {
         let (many, bytes) = (rows.len(), rows.iter().map(Row::bytes).sum());
         let work = move |session: &mut session::Session| publish::insert(session, &rows);
         let mut answers = match self.shared.queue.call(bytes, work).await {
-            Ok(published) => published.into_iter().map(Ok).collect(),
+            Ok(published) => published,
             Err(error) => for_each(many, &error),
         }
         .into_iter();

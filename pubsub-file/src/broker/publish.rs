@@ -6,6 +6,7 @@ use pubsub_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::retention;
 use super::session::{Session, now};
 use crate::sqlite::failed;
 
@@ -70,19 +71,40 @@ impl Row {
         self
     }
 
+    /// What the event takes in the database, roughly: a row, two entries of indexes, and what a page leaves empty.
+    fn kept_bytes(&self) -> u64 {
+        u64::try_from(self.bytes()).unwrap_or(u64::MAX).saturating_add(512)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.body.len() + self.id.as_str().len() + self.action.as_str().len() + self.event_type.as_str().len()
     }
 }
 
-/// Writes events in their order; one whose id is there already changes nothing.
-pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Published>> {
+/// Writes events in their order, as far as there is room; one whose id is there already changes nothing.
+pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Result<Published>>> {
     const INSERT: &str = "INSERT INTO events (id, type, action, role, stage, root, only_group, due, body)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING";
     let what = "publish an event";
-    let mut statement = session.db.prepare_cached(INSERT).map_err(failed(what))?;
     let mut published = Vec::with_capacity(rows.len());
+    let mut room = retention::room(session)?;
     for row in rows {
+        let bytes = row.kept_bytes();
+        if bytes > room {
+            if let Some(seq) = find(&session.db, &row.id)? {
+                published.push(Ok(Published { position: position(seq), novelty: Novelty::Duplicate }));
+                continue;
+            }
+            match retention::make_room(session, bytes)? {
+                Ok(made) => room = made,
+                Err(full) => {
+                    published.push(Err(full));
+                    continue;
+                }
+            }
+        }
+        room = room.saturating_sub(bytes);
+        let mut statement = session.db.prepare_cached(INSERT).map_err(failed(what))?;
         let new = statement
             .execute(params![
                 row.id.as_str(),
@@ -100,17 +122,19 @@ pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Publishe
             session.effects.events = true;
             (session.db.last_insert_rowid(), Novelty::New)
         } else {
-            (find(&session.db, &row.id)?, Novelty::Duplicate)
+            let there = find(&session.db, &row.id)?;
+            let gone = || Error::new(ErrorKind::Internal, "find an event that is there");
+            (there.ok_or_else(gone)?, Novelty::Duplicate)
         };
-        published.push(Published { position: position(seq), novelty });
+        published.push(Ok(Published { position: position(seq), novelty }));
     }
     Ok(published)
 }
 
-fn find(db: &Connection, id: &EventId) -> Result<i64> {
+fn find(db: &Connection, id: &EventId) -> Result<Option<i64>> {
     db.prepare_cached("SELECT seq FROM events WHERE id = ?1")
-        .and_then(|mut statement| statement.query_row([id.as_str()], |found| found.get(0)))
-        .map_err(failed("find an event that is there"))
+        .and_then(|mut statement| statement.query_row([id.as_str()], |found| found.get(0)).optional())
+        .map_err(failed("find an event by its id"))
 }
 
 /// Sets aside what cannot be decoded: it becomes a dead letter of no group, and nobody is given it again.
@@ -133,7 +157,11 @@ pub(super) fn set_aside(session: &Session, seq: i64, reason: &str) -> Result<()>
             params![id, reason, body, now()],
         )
         .map_err(failed("keep a dead letter"))?;
-    for sql in ["DELETE FROM pending WHERE seq = ?1", "DELETE FROM events WHERE seq = ?1"] {
+    for sql in [
+        "DELETE FROM pending WHERE seq = ?1",
+        "DELETE FROM claims WHERE seq = ?1",
+        "DELETE FROM events WHERE seq = ?1",
+    ] {
         session.db.execute(sql, [seq]).map_err(failed("set an event aside"))?;
     }
     Ok(())

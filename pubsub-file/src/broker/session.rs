@@ -8,7 +8,11 @@ use pubsub_core::{Error, ErrorKind, Result, Timestamp};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::config::{FileBrokerConfig, FileDurability};
+use super::retention::{Full, Keep};
 use crate::sqlite::failed;
+
+/// SQLite's page, which is what space is given in.
+pub(super) const PAGE_BYTES: u64 = 4096;
 
 /// The version of the tables below, kept in `user_version`.
 pub(super) const SCHEMA_VERSION: i64 = 1;
@@ -85,6 +89,11 @@ CREATE TABLE counters (
 INSERT INTO counters VALUES ('cancels', 0);
 ";
 
+/// No event up to `seq` was published later than `time`. It came after version 1 and changes nothing for who does not
+/// know it, so it has no version of its own.
+const TIMES: &str =
+    "CREATE TABLE IF NOT EXISTS times (seq INTEGER PRIMARY KEY, time INTEGER NOT NULL) STRICT";
+
 /// What a transaction changed that others wait for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Effects {
@@ -110,6 +119,8 @@ pub(super) struct Session {
     pub(super) db: Connection,
     pub(super) effects: Effects,
     pub(super) scans: HashMap<(i64, std::sync::Arc<str>), Scan>,
+    pub(super) keep: Keep,
+    pub(super) full: Option<Full>,
     busy: Duration,
     version: i64,
     cancels: i64,
@@ -146,6 +157,8 @@ impl Session {
             db,
             effects: Effects::default(),
             scans: HashMap::new(),
+            keep: config.keep(),
+            full: None,
             busy: config.busy(),
             version: 0,
             cancels: 0,
@@ -159,10 +172,6 @@ impl Session {
         session.db.pragma_update(None, "synchronous", synchronous).map_err(failed("set synchronous"))?;
         session.db.pragma_update(None, "wal_autocheckpoint", 4000).map_err(failed("set the checkpoint"))?;
         session.db.pragma_update(None, "journal_size_limit", 64 << 20).map_err(failed("limit the log"))?;
-        if let Some(bytes) = config.max_bytes() {
-            let pages = i64::try_from(bytes / 4096).unwrap_or(i64::MAX);
-            session.db.pragma_update(None, "max_page_count", pages).map_err(failed("limit the size"))?;
-        }
         // From here on it waits in its own way.
         session.db.busy_timeout(Duration::ZERO).map_err(failed("set the busy timeout"))?;
         session.begin()?;
@@ -196,7 +205,7 @@ impl Session {
                 .pragma_update(None, "user_version", SCHEMA_VERSION)
                 .map_err(failed("write the version of the broker's database"))?;
         }
-        Ok(())
+        self.db.execute_batch(TIMES).map_err(failed("make the broker's tables"))
     }
 
     /// Starts a transaction that may write, waiting for other processes up to the busy limit.
@@ -219,6 +228,7 @@ impl Session {
     pub(super) fn rollback(&mut self) {
         // What was remembered may rest on what is undone now.
         self.scans.clear();
+        self.full = None;
         if !self.db.is_autocommit()
             && let Err(error) = self.db.execute_batch("ROLLBACK")
         {

@@ -18,8 +18,8 @@ const MAX_GROUP: usize = 1024;
 /// What all waiting calls may weigh together, in units of 1 KiB: 128 MiB. A call weighs at least one unit.
 const MAX_WAITING_KIB: u32 = 128 * 1024;
 
-/// How often old groups are looked for.
-const UPKEEP: Duration = Duration::from_secs(600);
+/// How soon the next step of an upkeep comes that has more to do: whoever waits comes first.
+const NEXT_STEP: Duration = Duration::from_millis(5);
 
 /// One call that waits for its turn.
 trait Job: Send {
@@ -228,15 +228,16 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. `upkeep` runs now and then, in a transaction of its own.
+    /// Starts the thread. It looks for what others changed and for upkeep so often; `upkeep` runs in a transaction of
+    /// its own and answers whether it has more to do at once.
     pub(super) fn start(
         session: Session,
         queue: &Arc<Queue>,
         signals: Arc<Signals>,
-        scan: Duration,
-        upkeep: impl FnMut(&mut Session) -> Result<()> + Send + 'static,
+        (scan, every): (Duration, Duration),
+        upkeep: impl FnMut(&mut Session) -> Result<bool> + Send + 'static,
     ) -> Result<Self> {
-        let work = Loop { session, queue: Arc::clone(queue), signals, scan };
+        let work = Loop { session, queue: Arc::clone(queue), signals, scan, every };
         let thread = std::thread::Builder::new()
             .name("file-broker".to_owned())
             .spawn(move || work.run(upkeep))
@@ -262,6 +263,7 @@ struct Loop {
     queue: Arc<Queue>,
     signals: Arc<Signals>,
     scan: Duration,
+    every: Duration,
 }
 
 /// Ends every wait if the thread ends, also by a panic.
@@ -279,11 +281,12 @@ impl Drop for Ending {
 }
 
 impl Loop {
-    fn run(mut self, mut upkeep: impl FnMut(&mut Session) -> Result<()>) {
+    fn run(mut self, mut upkeep: impl FnMut(&mut Session) -> Result<bool>) {
         let _ending = Ending(Arc::clone(&self.queue));
         let mut next_upkeep = Instant::now();
         loop {
-            let next = self.queue.next(self.scan);
+            let wait = self.scan.min(next_upkeep.saturating_duration_since(Instant::now()));
+            let next = self.queue.next(wait);
             if next.look {
                 match self.session.look() {
                     Ok(effects) => self.signals.tell(effects),
@@ -294,22 +297,27 @@ impl Loop {
                 self.transact(next.jobs);
             } else if next.ended {
                 return;
-            } else if Instant::now() >= next_upkeep {
-                next_upkeep = Instant::now() + UPKEEP;
-                if let Err(error) = self.once(&mut upkeep) {
+            }
+            // Also while there is always something to do.
+            if Instant::now() >= next_upkeep {
+                let more = self.once(&mut upkeep).unwrap_or_else(|error| {
                     tracing::debug!(%error, "the broker's upkeep failed");
-                }
+                    false
+                });
+                next_upkeep = Instant::now() + if more { NEXT_STEP.min(self.every) } else { self.every };
             }
         }
     }
 
-    fn once(&mut self, work: &mut impl FnMut(&mut Session) -> Result<()>) -> Result<()> {
+    fn once(&mut self, work: &mut impl FnMut(&mut Session) -> Result<bool>) -> Result<bool> {
         self.session.begin()?;
-        if let Err(error) = work(&mut self.session) {
-            self.session.rollback();
-            return Err(error);
+        match work(&mut self.session) {
+            Ok(more) => self.session.commit().map(|()| more),
+            Err(error) => {
+                self.session.rollback();
+                Err(error)
+            }
         }
-        self.session.commit()
     }
 
     fn transact(&mut self, mut jobs: Vec<Box<dyn Job>>) {
@@ -381,8 +389,8 @@ mod tests {
         let (queue, given_back) = (Queue::new(), Arc::new(AtomicBool::new(false)));
         let (events, cancels) = (watch::Sender::new(0), watch::Sender::new(0));
         let signals = Signals { events, cancels, wake: WakeFile::open(&dir.path().join("wake")).unwrap() };
-        let scan = Duration::from_secs(60);
-        let writer = Writer::start(session, &queue, Arc::new(signals), scan, |_| Ok(())).unwrap();
+        let times = (Duration::from_secs(60), Duration::from_secs(60));
+        let writer = Writer::start(session, &queue, Arc::new(signals), times, |_| Ok(false)).unwrap();
 
         let (began, has_begun) = mpsc::channel();
         let (go_on, may_go_on) = mpsc::channel::<()>();
