@@ -28,6 +28,14 @@ impl Taken {
     }
 }
 
+impl Taken {
+    /// Whether nothing is left of it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.leased.is_empty()
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         let left: Vec<LeaseId> = self.leased.drain(..).filter_map(|leased| leased.lease).collect();

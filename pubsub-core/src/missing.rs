@@ -1,6 +1,14 @@
 //! What a store does with records and with the numbers it has no lines for: the same in every store.
 
-use crate::{Gap, LineNumber, LineRange, RunRecord, RunStatus};
+use crate::{Gap, LineBatch, LineNumber, LineRange, RunRecord, RunStatus};
+
+impl LineBatch {
+    /// The gap that its lines leave where they are not stored.
+    #[must_use]
+    pub fn gap(&self, reason: impl Into<String>) -> Gap {
+        Gap { range: self.range(), bytes: Some(self.bytes().len() as u64), reason: reason.into() }
+    }
+}
 
 impl RunRecord {
     /// What a store keeps when `self` is there and `later` comes in: `None` where that changes nothing.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::sink::in_order;
 use crate::{Appended, Error, ErrorKind, LineBatch, OutputSink, Result, RunKey, RunRecord};
 
 /// How long to wait before each further try: growing, capped, with jitter so that many do not come at once.
@@ -110,12 +111,9 @@ impl<S: OutputSink> OutputSink for Retrying<S> {
         let mut left: Vec<LineBatch> = batches.to_vec();
         for tried in 0..self.tries.max(1) {
             let appended = self.repeat(|| self.sink.append(run, &left)).await?;
+            left = appended.left_of(&left);
             answer.refused.extend(appended.refused);
-            answer.again = appended.again;
-            // In number order, also where a sink names them otherwise.
-            answer.again.sort_unstable_by_key(|range| range.first);
-            left =
-                answer.again.iter().flat_map(|range| left.iter().filter_map(|b| b.slice(*range))).collect();
+            answer.again = in_order(&appended.again);
             if left.is_empty() || tried + 1 >= self.tries {
                 break;
             }

@@ -55,6 +55,13 @@ impl Appended {
         Self { refused: Vec::new(), again: Vec::new() }
     }
 
+    /// Of the batches that were appended, what is to be tried again: each line once, in number order.
+    #[must_use]
+    pub fn left_of(&self, batches: &[LineBatch]) -> Vec<LineBatch> {
+        let again = in_order(&self.again);
+        again.iter().flat_map(|range| batches.iter().filter_map(|batch| batch.slice(*range))).collect()
+    }
+
     /// These lines will never be taken.
     #[must_use]
     pub fn with_refused(mut self, gap: Gap) -> Self {
@@ -68,6 +75,20 @@ impl Appended {
         self.again.push(range);
         self
     }
+}
+
+/// The same numbers, each once, in growing ranges.
+pub(crate) fn in_order(ranges: &[LineRange]) -> Vec<LineRange> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.first);
+    let mut merged: Vec<LineRange> = Vec::with_capacity(sorted.len());
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.first <= last.last.plus(1) => last.last = last.last.max(range.last),
+            _ => merged.push(range),
+        }
+    }
+    merged
 }
 
 #[async_trait]

@@ -89,13 +89,10 @@ fn worker(broker: &Arc<MemoryBroker>, store: Sick) -> Worker {
     Worker::new(broker.clone(), sinks(store), handler, stage, ["t:*".parse().unwrap()]).unwrap()
 }
 
-/// A worker whose required store never answers stops within its limit.
-#[tokio::test(start_paused = true)]
-async fn a_worker_with_a_dead_required_store_stops_within_its_limit() {
+/// Works with this store at an event, is asked to stop after a while, then cut, and ends.
+async fn stops_within_its_limit(store: Sick) {
     let broker = Arc::new(MemoryBroker::new());
     publish(&broker, "a").await;
-    let mut store = Sick::new();
-    store.never_answers = true;
     let (stopper, stop) = Stop::pair();
     let working = tokio::spawn(worker(&broker, store).with_drain(Duration::from_secs(5)).run(stop));
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -105,20 +102,20 @@ async fn a_worker_with_a_dead_required_store_stops_within_its_limit() {
     tokio::time::timeout(Duration::from_secs(600), working).await.unwrap().unwrap().unwrap();
 }
 
+/// A worker whose required store never answers stops within its limit.
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_a_dead_required_store_stops_within_its_limit() {
+    let mut store = Sick::new();
+    store.never_answers = true;
+    stops_within_its_limit(store).await;
+}
+
 /// The same where the store is away when a run would begin.
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_waits_for_a_store_to_begin_stops_within_its_limit() {
-    let broker = Arc::new(MemoryBroker::new());
-    publish(&broker, "a").await;
     let store = Sick::new();
     store.begin_unavailable.store(true, Ordering::SeqCst);
-    let (stopper, stop) = Stop::pair();
-    let working = tokio::spawn(worker(&broker, store).with_drain(Duration::from_secs(5)).run(stop));
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    stopper.stop(Cause::Shutdown);
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    stopper.cut(Cause::Shutdown);
-    tokio::time::timeout(Duration::from_secs(600), working).await.unwrap().unwrap().unwrap();
+    stops_within_its_limit(store).await;
 }
 
 /// §4.3: "Without a spool the delivery waits, its lease renewed, its slot freed".

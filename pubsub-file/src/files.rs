@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use pubsub_core::{Error, ErrorKind, Result};
+use pubsub_core::{Durability, Error, ErrorKind, Result};
 use rustix::fs::OFlags;
 
 use crate::error::io_error;
@@ -15,6 +15,20 @@ use crate::error::io_error;
 pub(crate) enum Sync {
     Yes,
     No,
+}
+
+impl From<Durability> for Sync {
+    fn from(durability: Durability) -> Self {
+        if durability == Durability::PowerLoss { Self::Yes } else { Self::No }
+    }
+}
+
+/// Runs file work off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "work on files").with_source(e)))
 }
 
 /// Makes a folder where it is not there; a link in its place is refused.
@@ -77,7 +91,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn no_follow() -> i32 {
+pub(crate) fn no_follow() -> i32 {
     i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 

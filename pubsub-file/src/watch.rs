@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use rustix::fs::OFlags;
 use tokio::sync::watch;
+
+use crate::files::no_follow;
 
 /// How often who waits looks by itself where the folder cannot be watched, such as while it is not there.
 pub(crate) const POLL: Duration = Duration::from_millis(500);
@@ -50,9 +51,8 @@ impl Part {
 
     /// Wakes who waits for it, in every process.
     pub(crate) fn tell(self, folder: &Path) -> io::Result<()> {
-        let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false).custom_flags(no_follow);
+        options.write(true).create(true).truncate(false).custom_flags(no_follow());
         options.open(self.file(folder))?.write_all_at(b"\n", 0)
     }
 }

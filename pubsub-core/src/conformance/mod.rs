@@ -16,6 +16,65 @@ pub mod store;
 
 use std::time::Duration;
 
+/// Makes a test of each rule of a suite.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rule_tests {
+    (($suite:ident :: $trait:ident, $fixture:ty, $capabilities:expr) $($module:ident :: $rule:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                let fixture = <$fixture as $crate::conformance::$suite::$trait>::new().await;
+                let run = $crate::conformance::$suite::$module::$rule(&fixture, $capabilities);
+                $crate::conformance::within_limit(stringify!($rule), run).await;
+            }
+        )+
+    };
+}
+
+/// Ids that are paths, patterns, queries and forbidden names elsewhere.
+pub(crate) const HOSTILE_IDS: [&str; 39] = [
+    "../../outside",
+    "/abs",
+    "a/../../b",
+    "..",
+    ".",
+    "x/../action-1",
+    "action-1",
+    "build:1",
+    "a*b",
+    "a?b",
+    "ab",
+    "CON",
+    "con",
+    "com1.txt",
+    "x.",
+    "x",
+    "Ünï",
+    "U\u{308}ni\u{308}",
+    "{\"$gt\":\"\"}",
+    "a{b}c",
+    "{b}",
+    "a b",
+    " ",
+    "  ",
+    "$(reboot)",
+    "`id`",
+    "'; DROP TABLE runs; --",
+    "%2e%2e",
+    "%",
+    "=2e",
+    "\\\\server\\share",
+    "C:\\x",
+    "<>|\"",
+    "-rf",
+    "~",
+    ".hidden",
+    "a.1",
+    "a\u{202e}b",
+    "\u{1f525}",
+];
+
 /// How long a rule may take before it counts as hanging.
 pub const RULE_LIMIT: Duration = Duration::from_secs(120);
 

@@ -1,6 +1,7 @@
 //! One append, repeated until each of its lines is stored or refused.
 
 use super::lane::Lane;
+use crate::sink::in_order;
 use crate::{Appended, ErrorKind, Gap, LineBatch, LineNumber, LineRange};
 
 /// Brings lines to the sink until each is stored or refused. Nothing passes a line that is to be tried again.
@@ -73,7 +74,7 @@ impl Drop for Refused<'_> {
 fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &Appended) -> Vec<LineBatch> {
     let total: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
     let again = in_order(&appended.again);
-    let repeated: Vec<LineBatch> = again.iter().flat_map(|range| pick(batches, *range)).collect();
+    let repeated = appended.left_of(batches);
     let before = refused.lines;
     let mut gaps: Vec<&Gap> = appended.refused.iter().collect();
     gaps.sort_unstable_by_key(|gap| gap.range.first);
@@ -92,20 +93,6 @@ fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &Appended)
 
 fn pick(batches: &[LineBatch], range: LineRange) -> impl Iterator<Item = LineBatch> {
     batches.iter().filter_map(move |batch| batch.slice(range))
-}
-
-/// The same numbers, each once, in growing ranges.
-fn in_order(ranges: &[LineRange]) -> Vec<LineRange> {
-    let mut sorted = ranges.to_vec();
-    sorted.sort_unstable_by_key(|range| range.first);
-    let mut merged: Vec<LineRange> = Vec::with_capacity(sorted.len());
-    for range in sorted {
-        match merged.last_mut() {
-            Some(last) if range.first <= last.last.plus(1) => last.last = last.last.max(range.last),
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 /// What of a range is in none of `named`, which are in order.

@@ -257,20 +257,20 @@ impl Matcher {
 }
 
 /// Most groups that are dropped in one step.
-const MAX_DROPPED: usize = 256;
+const MAX_DROPPED: u32 = 256;
 
 /// Drops some groups that had no member for longer than this, and says what they had not settled; answers whether
 /// these were all.
 pub(super) fn drop_unused(session: &Session, retention: Duration) -> Result<bool> {
     let mut statement = session
         .db
-        .prepare_cached("SELECT id, name FROM groups WHERE used < ?1 LIMIT 256")
+        .prepare_cached("SELECT id, name FROM groups WHERE used < ?1 LIMIT ?2")
         .map_err(failed("find unused groups"))?;
     let unused: Vec<(i64, String)> = statement
-        .query_map([now() - micros(retention)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_map(params![now() - micros(retention), MAX_DROPPED], |row| Ok((row.get(0)?, row.get(1)?)))
         .and_then(Iterator::collect)
         .map_err(failed("find unused groups"))?;
-    let all = unused.len() < MAX_DROPPED;
+    let all = unused.len() < MAX_DROPPED as usize;
     for (id, name) in unused {
         let name = GroupName::new(name)?;
         if let Some(stored) = load(&session.db, Some(&name))?.pop() {

@@ -83,28 +83,40 @@ impl Row {
 
 /// Writes events in their order, as far as there is room; one whose id is there already changes nothing.
 pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Result<Published>>> {
+    let mut published = Vec::with_capacity(rows.len());
+    let mut room = retention::room(session)?;
+    let mut left = rows;
+    loop {
+        let fits = |row: &&Row| {
+            let rest = room.checked_sub(row.kept_bytes());
+            room = rest.unwrap_or(room);
+            rest.is_some()
+        };
+        let (fitting, others) = left.split_at(left.iter().take_while(fits).count());
+        write(session, fitting, &mut published)?;
+        let Some((row, rest)) = others.split_first() else { return Ok(published) };
+        if let Some(seq) = find(&session.db, &row.id)? {
+            published.push(Ok(Published { position: position(seq), novelty: Novelty::Duplicate }));
+            left = rest;
+            continue;
+        }
+        match retention::make_room(session, row.kept_bytes())? {
+            Ok(made) => (room, left) = (made, others),
+            Err(full) => {
+                published.push(Err(full));
+                left = rest;
+            }
+        }
+    }
+}
+
+/// Writes events for which there is room.
+fn write(session: &mut Session, rows: &[Row], published: &mut Vec<Result<Published>>) -> Result<()> {
     const INSERT: &str = "INSERT INTO events (id, type, action, role, stage, root, only_group, due, body)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING";
     let what = "publish an event";
-    let mut published = Vec::with_capacity(rows.len());
-    let mut room = retention::room(session)?;
+    let mut statement = session.db.prepare_cached(INSERT).map_err(failed(what))?;
     for row in rows {
-        let bytes = row.kept_bytes();
-        if bytes > room {
-            if let Some(seq) = find(&session.db, &row.id)? {
-                published.push(Ok(Published { position: position(seq), novelty: Novelty::Duplicate }));
-                continue;
-            }
-            match retention::make_room(session, bytes)? {
-                Ok(made) => room = made,
-                Err(full) => {
-                    published.push(Err(full));
-                    continue;
-                }
-            }
-        }
-        room = room.saturating_sub(bytes);
-        let mut statement = session.db.prepare_cached(INSERT).map_err(failed(what))?;
         let new = statement
             .execute(params![
                 row.id.as_str(),
@@ -128,7 +140,7 @@ pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Result<P
         };
         published.push(Ok(Published { position: position(seq), novelty }));
     }
-    Ok(published)
+    Ok(())
 }
 
 fn find(db: &Connection, id: &EventId) -> Result<Option<i64>> {

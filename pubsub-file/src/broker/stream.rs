@@ -100,39 +100,56 @@ impl Drop for Member {
     }
 }
 
-/// What a take brought.
+/// What a take brought, not decoded yet: the writing thread has other things to do. What is dropped as it is, is given
+/// back, as on the way to a stream that was dropped meanwhile.
 struct Batch {
-    taken: Taken,
-    is_empty: bool,
-    next_due: Option<i64>,
-    more: bool,
+    queue: Arc<Queue>,
+    group: i64,
+    owner: Arc<str>,
+    taken: take::Taken,
 }
 
 impl Batch {
-    /// Decodes what was taken; what cannot be decoded is set aside.
-    fn new(queue: &Arc<Queue>, group: i64, owner: &Arc<str>, rows: take::Taken) -> Self {
+    fn new(queue: &Arc<Queue>, group: i64, owner: &Arc<str>, taken: take::Taken) -> Self {
+        Self { queue: Arc::clone(queue), group, owner: Arc::clone(owner), taken }
+    }
+
+    fn lease(&self, row: &Row) -> LeaseId {
+        let count = u64::try_from(row.count).unwrap_or(0);
+        LeaseId { entry: position(row.seq), owner: Arc::clone(&self.owner), count }
+    }
+
+    /// Its events; what cannot be decoded is set aside.
+    fn decoded(mut self) -> Taken {
+        let rows = std::mem::take(&mut self.taken.rows);
         let decode = |row: Row| match Event::from_cloud_event(&row.body) {
             Ok(event) => {
-                let entry = position(row.seq);
-                let count = u64::try_from(row.count).unwrap_or(0);
-                let lease = LeaseId { entry: entry.clone(), owner: Arc::clone(owner), count };
-                Some(Leased { event, position: entry, lease: Some(lease) })
+                let lease = self.lease(&row);
+                Some(Leased { event, position: lease.entry.clone(), lease: Some(lease) })
             }
             Err(error) => {
                 let (seq, reason) = (row.seq, error.chain());
-                queue.leave(move |session| set_aside(session, seq, &reason));
+                self.queue.leave(move |session| set_aside(session, seq, &reason));
                 None
             }
         };
-        let leased: Vec<Leased> = rows.rows.into_iter().filter_map(decode).collect();
-        let is_empty = leased.is_empty();
-        let queue = Arc::clone(queue);
-        let give_back = move |left: Vec<LeaseId>| {
-            queue.leave(move |session| take::give_back(session, group, &left));
-        };
-        let (next_due, more) = (rows.next_due, rows.more);
-        Self { taken: Taken::new(leased, give_back), is_empty, next_due, more }
+        let leased: Vec<Leased> = rows.into_iter().filter_map(decode).collect();
+        let (queue, group) = (Arc::clone(&self.queue), self.group);
+        Taken::new(leased, move |left| give_back(&queue, group, left))
     }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let left: Vec<LeaseId> = self.taken.rows.iter().map(|row| self.lease(row)).collect();
+        if !left.is_empty() {
+            give_back(&self.queue, self.group, left);
+        }
+    }
+}
+
+fn give_back(queue: &Queue, group: i64, left: Vec<LeaseId>) {
+    queue.leave(move |session| take::give_back(session, group, &left));
 }
 
 /// What a member takes, as long as it has not ended.
@@ -175,11 +192,13 @@ impl Entries {
             match self.member.take().await {
                 Ok(batch) => {
                     self.state = State::Going;
-                    if !batch.is_empty {
-                        return Some(Ok(batch.taken));
+                    let (more, next_due) = (batch.taken.more, batch.taken.next_due);
+                    let taken = batch.decoded();
+                    if !taken.is_empty() {
+                        return Some(Ok(taken));
                     }
-                    if !batch.more {
-                        self.wait(batch.next_due).await;
+                    if !more {
+                        self.wait(next_due).await;
                     }
                 }
                 Err(error) if error.is_retryable() => {

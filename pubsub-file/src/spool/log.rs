@@ -52,8 +52,9 @@ pub(super) struct Chunk {
 pub(super) struct Log {
     folder: PathBuf,
     _lock: File,
-    /// The segment that takes lines, its number and its length.
-    writing: Option<(File, u64, u64)>,
+    /// The last segment, which takes lines, and its length.
+    writing: Option<(File, u64)>,
+    /// The number of the last segment.
     last: u64,
     record: Option<RunRecord>,
     pub(super) cursor: Cursor,
@@ -125,7 +126,7 @@ impl Log {
         let Some(next) = next else { return Ok(()) };
         let doing = "write a record into the spool";
         if sync == Sync::Yes
-            && let Some((file, ..)) = &self.writing
+            && let Some((file, _)) = &self.writing
         {
             file.sync_data().map_err(io_error(doing))?;
         }
@@ -151,33 +152,37 @@ impl Log {
         let doing = "append lines to the spool";
         let mut bytes = Vec::with_capacity(batches.iter().map(|b| b.bytes().len() + HEAD_BYTES).sum());
         batches.iter().for_each(|batch| encode(batch, &mut bytes));
-        let (file, number, length) = match self.writing.take() {
-            Some((file, number, length)) if length < SEGMENT_BYTES => (file, number, length),
-            ended => self.next_segment(ended.is_some()).map_err(io_error(doing))?,
-        };
+        let (file, length) = self.writable().map_err(io_error(doing))?;
         let written = file.write_all_at(&bytes, length);
         let synced = written.and_then(|()| if sync == Sync::Yes { file.sync_data() } else { Ok(()) });
         if let Err(error) = synced {
             // Half of it may be there; the next append writes over it.
             let cut = file.set_len(length);
-            self.writing = cut.is_ok().then_some((file, number, length));
+            self.writing = cut.is_ok().then_some((file, length));
             return Err(io_error(doing)(error));
         }
         let bytes = bytes.len() as u64;
-        self.writing = Some((file, number, length + bytes));
+        self.writing = Some((file, length + bytes));
         Ok(bytes)
     }
 
-    fn next_segment(&mut self, ended: bool) -> io::Result<(File, u64, u64)> {
-        if ended {
-            self.last += 1;
+    /// The last segment, or a new one where that is full.
+    fn writable(&mut self) -> io::Result<(File, u64)> {
+        let open = match self.writing.take() {
+            Some(open) => open,
+            None => self.open_last()?,
+        };
+        if open.1 < SEGMENT_BYTES {
+            return Ok(open);
         }
+        self.last += 1;
+        self.open_last()
+    }
+
+    fn open_last(&self) -> io::Result<(File, u64)> {
         let file = files::open_for_writing(&self.segment(self.last))?;
         let length = file.metadata()?.len();
-        if !ended && length >= SEGMENT_BYTES {
-            return self.next_segment(true);
-        }
-        Ok((file, self.last, length))
+        Ok((file, length))
     }
 
     /// Reads about so many bytes after the cursor; nothing where all was read.

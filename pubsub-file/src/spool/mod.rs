@@ -14,14 +14,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
-    Appended, Backoff, DEFAULT_CALL_LIMIT, Durability, Error, ErrorKind, Gap, Hit, LineBatch, Lines, Output,
+    Appended, Backoff, DEFAULT_CALL_LIMIT, Durability, Error, ErrorKind, Hit, LineBatch, Lines, Output,
     OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
     Timestamp, WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::files::{self, Sync};
+use crate::files::{self, Sync, blocking};
 use log::Log;
 
 /// How many bytes a spool takes, unless told otherwise: 1 GiB.
@@ -236,7 +236,7 @@ impl<S> Shared<S> {
     }
 
     fn sync(&self) -> Sync {
-        if self.config.durability == Durability::PowerLoss { Sync::Yes } else { Sync::No }
+        self.config.durability.into()
     }
 
     /// Takes over the runs in the folder that no living process has.
@@ -307,11 +307,7 @@ impl<S> Shared<S> {
                 Ok(Appended::all())
             }
             Err(error) if error.kind() == ErrorKind::Full && self.config.when_full == WhenFull::Drop => {
-                let dropped = |batch: &LineBatch| Gap {
-                    range: batch.range(),
-                    bytes: Some(batch.bytes().len() as u64),
-                    reason: format!("dropped: {}", error.message()),
-                };
+                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {}", error.message()));
                 Ok(batches.iter().map(dropped).fold(Appended::all(), Appended::with_refused))
             }
             Err(error) => Err(error),
@@ -335,12 +331,6 @@ impl<S> Shared<S> {
 
 fn lock(run: &Run) -> MutexGuard<'_, Option<Log>> {
     run.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs file work off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "work on files").with_source(e)))
 }
 
 #[async_trait]

@@ -8,7 +8,8 @@ use pubsub_core::{Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunKey, 
 use tokio::time::{sleep, timeout};
 
 use super::log::{Chunk, hole};
-use super::{Run, Shared, blocking, lock};
+use super::{Run, Shared, lock};
+use crate::files::blocking;
 
 /// Most bytes of one append to the sink.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -135,14 +136,12 @@ impl<S: OutputSink + 'static> Shared<S> {
                 Err(error) if !is_for_good(error.kind()) => return Err(error),
                 Err(error) => {
                     tracing::warn!(run = %key.run_id, error = %error.chain(), "the sink of a spool refuses lines for good");
-                    refused.extend(left.iter().map(|batch| gap(batch, &error)));
+                    refused.extend(left.iter().map(|batch| batch.gap(error.chain())));
                     break;
                 }
             };
+            left = appended.left_of(&left);
             refused.extend(appended.refused);
-            let mut again = appended.again;
-            again.sort_unstable_by_key(|range| range.first);
-            left = again.iter().flat_map(|range| left.iter().filter_map(|b| b.slice(*range))).collect();
             if !left.is_empty() {
                 self.pause(tries).await;
                 tries = tries.saturating_add(1);
@@ -281,8 +280,4 @@ const fn is_for_good(kind: ErrorKind) -> bool {
             | ErrorKind::Conflict
             | ErrorKind::NotFound
     )
-}
-
-fn gap(batch: &LineBatch, error: &Error) -> Gap {
-    Gap { range: batch.range(), bytes: Some(batch.bytes().len() as u64), reason: error.chain() }
 }

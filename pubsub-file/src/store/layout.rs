@@ -57,8 +57,7 @@ pub(super) struct RunFolder {
 impl Layout {
     /// Checks what is there of the folder; nothing is made.
     pub(super) fn open(root: PathBuf, durability: Durability) -> Result<Self> {
-        let sync = if durability == Durability::PowerLoss { Sync::Yes } else { Sync::No };
-        let layout = Self { root, sync, made: Arc::default() };
+        let layout = Self { root, sync: durability.into(), made: Arc::default() };
         layout.is_versioned()?;
         for folder in FOLDERS {
             match check_folder(&layout.root.join(folder)) {

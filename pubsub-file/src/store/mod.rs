@@ -28,6 +28,7 @@ use list::Skipped;
 use read::Reader;
 use writer::Writer;
 
+use crate::files::blocking;
 use crate::watch::{Changes, FolderWatch, Part, Woken};
 
 /// What [`FileStore`] can do.
@@ -161,12 +162,6 @@ impl Inner {
 
 fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
     writer.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs file work off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Internal, "work on files").with_source(e)))
 }
 
 #[async_trait]

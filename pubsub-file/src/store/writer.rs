@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
 use pubsub_core::{
-    Appended, ErrorKind, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream,
+    Appended, ErrorKind, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream,
 };
 
 use super::Durability;
@@ -175,11 +175,7 @@ impl Writer {
     fn late(&self, batch: &LineBatch, appended: &mut Appended) {
         for passed in &self.passed {
             if let Some(part) = batch.slice(*passed) {
-                appended.refused.push(Gap {
-                    range: part.range(),
-                    bytes: Some(part.bytes().len() as u64),
-                    reason: "came after later lines".to_owned(),
-                });
+                appended.refused.push(part.gap("came after later lines"));
             }
         }
     }

@@ -76,7 +76,7 @@ pub trait BrokerFixture: Send + Sync {
 #[macro_export]
 macro_rules! broker_conformance {
     ($fixture:ty, $capabilities:expr) => {
-        $crate::broker_rules! { [$crate::__broker_tests] $fixture, $capabilities }
+        $crate::broker_rules! { [$crate::__rule_tests] broker::BrokerFixture, $fixture, $capabilities }
     };
 }
 
@@ -156,20 +156,5 @@ macro_rules! broker_rules {
             volume::many_members_and_publishers_lose_and_repeat_nothing,
             volume::leases_of_a_thousand_are_renewed_in_one_call,
         }
-    };
-}
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __broker_tests {
-    (($fixture:ty, $capabilities:expr) $($module:ident :: $rule:ident),+ $(,)?) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule() {
-                let fixture = <$fixture as $crate::conformance::broker::BrokerFixture>::new().await;
-                let run = $crate::conformance::broker::$module::$rule(&fixture, $capabilities);
-                $crate::conformance::within_limit(stringify!($rule), run).await;
-            }
-        )+
     };
 }

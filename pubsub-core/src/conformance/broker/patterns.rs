@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::sample::{Member, event, on, publish};
 use super::{BrokerFixture, named};
+use crate::conformance::HOSTILE_IDS;
 use crate::{ActionId, BrokerCapabilities, EventId, EventType, Origin, Pattern, Position, Role, Stage};
 
 /// Events, each as type and action: what the patterns of [`CASES`] are tried on.
@@ -83,13 +84,7 @@ pub async fn every_id_can_be_subscribed_to_literally(fixture: &dyn BrokerFixture
     let broker = fixture.broker();
     let long = "é".repeat(127) + "x";
     let other = "é".repeat(127) + "y";
-    let ids = [
-        "../../outside",
-        "/abs",
-        "a/../../b",
-        "..",
-        ".",
-        "x/../action-1",
+    let own = [
         "{a}",
         "a{b}:c",
         "*",
@@ -98,8 +93,6 @@ pub async fn every_id_can_be_subscribed_to_literally(fixture: &dyn BrokerFixture
         "\\*",
         "[a-z]",
         "^$",
-        "a b",
-        " ",
         "%41",
         "'; DROP TABLE events; --",
         "\u{202e}rtl",
@@ -109,6 +102,7 @@ pub async fn every_id_can_be_subscribed_to_literally(fixture: &dyn BrokerFixture
         &long,
         &other,
     ];
+    let ids: Vec<&str> = HOSTILE_IDS.into_iter().chain(own).collect();
     let events: Vec<_> = ids.iter().map(|id| event(id, id)).collect();
     publish(&*broker, &events).await;
     for event in &events {

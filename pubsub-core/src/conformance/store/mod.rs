@@ -68,7 +68,7 @@ pub trait StoreFixture: Send + Sync {
 #[macro_export]
 macro_rules! store_conformance {
     ($fixture:ty, $capabilities:expr) => {
-        $crate::store_rules! { [$crate::__store_tests] $fixture, $capabilities }
+        $crate::store_rules! { [$crate::__rule_tests] store::StoreFixture, $fixture, $capabilities }
     };
 }
 
@@ -148,20 +148,5 @@ macro_rules! store_rules {
             volume::pages_of_equal_times_lose_and_repeat_nothing,
             volume::a_search_has_no_most_hits,
         }
-    };
-}
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __store_tests {
-    (($fixture:ty, $capabilities:expr) $($module:ident :: $rule:ident),+ $(,)?) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule() {
-                let fixture = <$fixture as $crate::conformance::store::StoreFixture>::new().await;
-                let run = $crate::conformance::store::$module::$rule(&fixture, $capabilities);
-                $crate::conformance::within_limit(stringify!($rule), run).await;
-            }
-        )+
     };
 }

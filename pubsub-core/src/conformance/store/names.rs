@@ -2,6 +2,7 @@
 
 use super::StoreFixture;
 use super::sample::{SampleRun, cannot_remove, lines, read_lines, record_of};
+use crate::conformance::HOSTILE_IDS;
 use crate::{ActionId, EventId, Lines, RunKey, RunQuery, Stage, Store, StoreCapabilities};
 
 /// Writes one run for each action and stage, with the pair as its line.
@@ -37,55 +38,12 @@ async fn are_kept_apart(fixture: &dyn StoreFixture, pairs: &[(String, String)]) 
     }
 }
 
-/// Paths, patterns, queries and forbidden names elsewhere.
-const HOSTILE: [&str; 39] = [
-    "../../outside",
-    "/abs",
-    "a/../../b",
-    "..",
-    ".",
-    "x/../action-1",
-    "action-1",
-    "build:1",
-    "a*b",
-    "a?b",
-    "ab",
-    "CON",
-    "con",
-    "com1.txt",
-    "x.",
-    "x",
-    "Ünï",
-    "U\u{308}ni\u{308}",
-    "{\"$gt\":\"\"}",
-    "a{b}c",
-    "{b}",
-    "a b",
-    " ",
-    "  ",
-    "$(reboot)",
-    "`id`",
-    "'; DROP TABLE runs; --",
-    "%2e%2e",
-    "%",
-    "=2e",
-    "\\\\server\\share",
-    "C:\\x",
-    "<>|\"",
-    "-rf",
-    "~",
-    ".hidden",
-    "a.1",
-    "a\u{202e}b",
-    "\u{1f525}",
-];
-
 /// §4.1: hostile ids as actions and as stages. As actions each is given a tail of its own, so that many rules may use
 /// one store.
 pub async fn hostile_ids_are_kept_apart(fixture: &dyn StoreFixture, _: StoreCapabilities) {
     let own = EventId::generate().to_string();
-    let mut pairs: Vec<_> = HOSTILE.iter().map(|id| (format!("{id}{own}"), "build".to_owned())).collect();
-    pairs.extend(HOSTILE.iter().map(|id| (own.clone(), (*id).to_owned())));
+    let mut pairs: Vec<_> = HOSTILE_IDS.iter().map(|id| (format!("{id}{own}"), "build".to_owned())).collect();
+    pairs.extend(HOSTILE_IDS.iter().map(|id| (own.clone(), (*id).to_owned())));
     are_kept_apart(fixture, &pairs).await;
 }
 
@@ -94,14 +52,14 @@ pub async fn hostile_event_ids_are_kept_apart(fixture: &dyn StoreFixture, _: Sto
     let (store, own) = (fixture.store(), EventId::generate());
     let event = |id: &str| EventId::new(format!("{id}{own}")).unwrap();
     let mut runs = Vec::new();
-    for id in HOSTILE {
+    for id in HOSTILE_IDS {
         let mut run = SampleRun::new();
         let key = run.key().clone();
         run.record.key = RunKey::new(key.action_id, key.stage, event(id), 1);
         run.begin(&*store).await;
         runs.push(run);
     }
-    for (id, run) in HOSTILE.iter().zip(&runs) {
+    for (id, run) in HOSTILE_IDS.iter().zip(&runs) {
         let found = store.runs(&RunQuery::all().with_event(event(id))).await.unwrap();
         assert_eq!(found, std::slice::from_ref(&run.record), "{id}");
     }
