@@ -17,7 +17,7 @@ pub use place::{Place, Scheme};
 pub use pubsub_core::name;
 pub use pubsub_core::{
     ActionId, Appended, Attempt, Backoff, Begin, Broker, BrokerAdmin, BrokerCapabilities, CLOUD_EVENT_TYPE,
-    CRASH_LIMIT, Capture, Cause, Claim, Claims, Command, Conclusion, CopyReport, Counts, DEFAULT_BEAT,
+    CRASH_LIMIT, Cap, Capture, Cause, Claim, Claims, Command, Conclusion, CopyReport, Counts, DEFAULT_BEAT,
     DEFAULT_CALL_LIMIT, DEFAULT_DRAIN, DEFAULT_GRACE, DEFAULT_LEASE, DEFAULT_QUEUE_BYTES, DEFAULT_SETTLE,
     DEFAULT_SINK_DELAY, DEFAULT_SOURCE, DEFAULT_STOP_LIMIT, DeadLetter, DeadLetters, Deliveries, Delivery,
     Depth, Difference, Digest, Durability, Ended, Environment, Error, ErrorKind, Escapes, Event, EventId,

@@ -8,7 +8,7 @@ use pubsub_pipeline::{
 };
 
 use crate::help;
-use crate::values::{Entry, PayloadSource, Span, entry, limit, line_number, place, span};
+use crate::values::{Entry, PayloadSource, Span, entry, limit, line_number, place, size, span};
 
 /// Publish events, run commands at them, and ask for their output: while they run and after.
 #[derive(Debug, Parser)]
@@ -120,6 +120,9 @@ pub(crate) struct RunOptions {
     /// Time between TERM and KILL when it is stopped
     #[arg(long, value_parser = span, default_value = "10s", value_name = "D")]
     pub(crate) grace: Span,
+    /// Most bytes of output that are kept, as 500MB or 1GiB: half from its beginning, half from its end
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub(crate) max_output: Option<u64>,
     /// Mask the value of this environment variable, of 4 bytes at least, in all that is stored and shown
     #[arg(long, value_name = "NAME")]
     pub(crate) mask_env: Vec<String>,

@@ -48,6 +48,10 @@ pub(crate) const WORK: &str = help!(
      publishes nothing after any other code, a signal, or `pipeline cancel`. The payload of that event is:",
     "{\"payload\": what began the chain, \"values\": {\"key\": \"value\"}, \"outcome\": \"succeeded\"}",
     "",
+    "--max-output keeps the first half of so many bytes and the last half, in whole lines. The last half is held back \
+     on the disk and comes when the command has ended; what lies between is dropped and counted. Where this program is \
+     killed, only the first half is there.",
+    "",
     "What fails is tried again, three times in all: --attempts N, --retry none.",
     "",
     "The first signal drains: nothing new is taken. The second cuts at once; a run that was cut is not final, its \
@@ -60,6 +64,10 @@ pub(crate) const STREAM: &str = help!(
     "",
     "The command reads nothing; PIPELINE_ACTION_ID, PIPELINE_STAGE, PIPELINE_RUN_ID and PIPELINE_ATTEMPT name \
      its run. With --json the status of the run comes last, on standard error.",
+    "",
+    "--max-output keeps the first half of so many bytes and the last half, in whole lines. The last half is held back \
+     on the disk and comes when the command has ended; what lies between is dropped and counted. Where this program is \
+     killed, only the first half is there.",
     "",
     "The first signal stops the command with its grace. The second cuts at once.",
 );

@@ -74,6 +74,16 @@ impl Places {
         Ok(stores)
     }
 
+    /// A folder on the disk for what does not outlive this program: there once a run has begun. `None` where no place
+    /// has one.
+    pub(crate) fn scratch(&self) -> Option<PathBuf> {
+        let folder = |place: &Place| match place.scheme() {
+            Scheme::File(folder) => Some(folder.clone()),
+            _ => None,
+        };
+        self.spool.clone().or_else(|| self.stores.iter().find_map(folder))
+    }
+
     /// The store that is asked: the first.
     pub(crate) async fn store(&self) -> Done<Arc<dyn Store>> {
         let place =

@@ -5,11 +5,11 @@ use std::env::VarError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_pipeline::{Command, Error, Execution, Masker, SinkConfig};
+use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, SinkConfig};
 
 use crate::args::RunOptions;
 use crate::codes::Done;
-use crate::places::Written;
+use crate::places::{Places, Written};
 use crate::screen::Screen;
 
 /// The command with its limits.
@@ -27,7 +27,7 @@ pub(crate) fn command(words: &[String], options: &RunOptions) -> Done<Command> {
 }
 
 /// How each attempt is run.
-pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execution> {
+pub(crate) fn execution(places: &Places, options: &RunOptions, screen: &mut Screen) -> Done<Execution> {
     let mut secrets = Vec::with_capacity(options.mask_env.len());
     for name in &options.mask_env {
         // A name that is misspelt must not print the secret.
@@ -38,7 +38,15 @@ pub(crate) fn execution(options: &RunOptions, screen: &mut Screen) -> Done<Execu
         screen.notice(&named(warning, &options.mask_env))?;
     }
     let metadata: BTreeMap<String, String> = options.meta.iter().cloned().collect();
-    let execution = Execution::new().with_masker(masker).with_metadata(metadata);
+    let mut execution = Execution::new().with_masker(masker).with_metadata(metadata);
+    if let Some(bytes) = options.max_output {
+        let cap = Cap::new(bytes);
+        // Not in a temporary folder, which may be in memory.
+        execution = execution.with_max_output(match places.scratch() {
+            Some(folder) => cap.with_dir(folder),
+            None => cap,
+        });
+    }
     // A command has its own grace first; only then may it be given up.
     let stop_limit = execution.stop_limit.max(options.grace.saturating_mul(2));
     Ok(execution.with_stop_limit(stop_limit))

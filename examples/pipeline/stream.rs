@@ -24,7 +24,7 @@ pub(crate) async fn stream(
     mut signals: Signals,
 ) -> Done {
     let command = runs::command(&args.command, &args.run)?.with_stdin(Stdin::Null);
-    let execution = runs::execution(&args.run, screen)?;
+    let execution = runs::execution(places, &args.run, screen)?;
     let display = Display::new(screen.form)?;
     let stores = places.stores().await?;
     let mut sinks = runs::sinks(&stores);
@@ -61,6 +61,9 @@ pub(crate) async fn stream(
         screen.notice(&format!("stores that are not required lack some of the output: {}", error.chain()))?;
     }
     runs::close(&stores, screen).await?;
+    for gap in &record.gaps {
+        screen.gap(gap)?;
+    }
     // A program wants the record of every run; people see themselves that one succeeded.
     if screen.form == Form::Json || record.outcome != Some(Outcome::Succeeded) {
         screen.ended(&record)?;

@@ -45,6 +45,27 @@ pub(crate) fn limit(text: &str) -> Result<Span, String> {
     }
 }
 
+/// A number of bytes as people write it: `1GiB`, `500MB`, `4096`; not nothing.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "a size is a whole number of bytes that is not 0, as in 4096, 500MB, 1GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
 /// A broker or a store that outlives this program.
 pub(crate) fn place(url: &str) -> Result<Place, String> {
     let place: Place = url.parse().map_err(|e: Error| e.to_string())?;
@@ -100,7 +121,7 @@ pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PayloadSource, entry, hoisted, limit, line_number, place, span};
+    use super::{PayloadSource, entry, hoisted, limit, line_number, place, size, span};
     use std::time::Duration;
 
     fn words(text: &str) -> Vec<String> {
@@ -122,6 +143,21 @@ mod tests {
         assert_eq!(entry("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(entry("=b").is_err() && entry("a").is_err());
         assert!(line_number("0").is_err() && line_number("7").is_ok());
+    }
+
+    #[test]
+    fn sizes_are_as_people_write_them_and_never_nothing() {
+        let table = [("1", 1), ("4096", 4096), ("7b", 7), ("500MB", 500_000_000), ("1GiB", 1 << 30)];
+        for (text, bytes) in table {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        assert_eq!(
+            (size("2 kib"), size("3TB"), size("5Mib")),
+            (Ok(2048), Ok(3_000_000_000_000), Ok(5 << 20))
+        );
+        for text in ["", "0", "0GiB", "MB", "-1", "1.5GiB", "1G", "1 gigabyte", "99999999999TiB", "1é"] {
+            assert!(size(text).unwrap_err().contains("500MB, 1GiB"), "{text}");
+        }
     }
 
     #[test]

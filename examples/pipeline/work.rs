@@ -21,7 +21,7 @@ pub(crate) async fn work(
     mut signals: Signals,
 ) -> Done {
     let command = runs::command(&args.command, &args.run)?;
-    let execution = runs::execution(&args.run, screen)?;
+    let execution = runs::execution(places, &args.run, screen)?;
     let stores = places.stores().await?;
     let fan_out = FanOut::new(runs::sinks(&stores));
     let form = screen.form;

@@ -7,10 +7,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::{
-    Counts, LineBatch, LineEnd, LineNumber, MAX_BATCH_BYTES, MAX_LINE_BYTES, Masker, Seal, SealBuilder,
-    Stream, Timestamp,
-};
+use crate::{LineBatch, LineEnd, LineNumber, MAX_BATCH_BYTES, MAX_LINE_BYTES, Masker, Stream, Timestamp};
 
 /// How long an unfinished line waits before it goes out as a part.
 pub const PART_AFTER: Duration = Duration::from_secs(2);
@@ -18,7 +15,7 @@ pub const PART_AFTER: Duration = Duration::from_secs(2);
 /// Pushes up to this size are joined with an unfinished line in one copy, so that they make one batch.
 const JOIN_BYTES: usize = 8 * 1024;
 
-/// Splits what a run prints into lines, masks, numbers and seals them.
+/// Splits what a run prints into lines, masks and numbers them.
 ///
 /// Pure: it reads no clock and does no I/O. Per stream it keeps at most one longest line and one longest secret, beside
 /// what one push brings. An unfinished line has no number until it ends, passes [`MAX_LINE_BYTES`], or has waited
@@ -43,7 +40,6 @@ pub struct Capture {
     stdout: Unfinished,
     stderr: Unfinished,
     last: u64,
-    seal: SealBuilder,
     /// Where the lines of the batch in the making end; kept, so that it is allocated once.
     ends: Vec<u32>,
 }
@@ -70,7 +66,7 @@ impl Capture {
     #[must_use]
     pub fn new(masker: Arc<Masker>) -> Self {
         let (stdout, stderr) = (Unfinished::default(), Unfinished::default());
-        Self { masker, stdout, stderr, last: 0, seal: SealBuilder::new(), ends: Vec::new() }
+        Self { masker, stdout, stderr, last: 0, ends: Vec::new() }
     }
 
     /// Takes printed bytes and adds the lines that they complete to `out`.
@@ -147,18 +143,6 @@ impl Capture {
     #[must_use]
     pub fn last_line(&self) -> Option<LineNumber> {
         LineNumber::new(self.last)
-    }
-
-    /// How much was captured so far.
-    #[must_use]
-    pub const fn counts(&self) -> Counts {
-        self.seal.counts()
-    }
-
-    /// The seal over what was captured so far.
-    #[must_use]
-    pub fn seal(&self) -> Seal {
-        self.seal.seal()
     }
 
     const fn unfinished(&mut self, stream: Stream) -> &mut Unfinished {
@@ -257,7 +241,6 @@ impl Capture {
     fn add(&mut self, batch: crate::Result<LineBatch>, out: &mut Vec<LineBatch>) {
         match batch {
             Ok(batch) => {
-                self.seal.add(&batch);
                 self.last = batch.last().get();
                 out.push(batch);
             }

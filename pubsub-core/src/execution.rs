@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use tokio::time::Instant;
 
 use crate::{
-    Cause, Counts, DEFAULT_BEAT, Error, ErrorKind, Event, Exit, ExitClassification, ExitTable, FanOut,
+    Cap, Cause, DEFAULT_BEAT, Error, ErrorKind, Event, Exit, ExitClassification, ExitTable, FanOut,
     FanOutRun, FinishReport, Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord,
-    Seal, Stop, StopState, Timestamp, Verdict,
+    Stop, StopState, Timestamp, Verdict,
 };
 
 /// How long a Rust handler that was asked to stop may go on before it is dropped; a command has its own grace first.
@@ -39,6 +40,8 @@ pub struct Execution {
     pub stop_limit: Duration,
     /// Free texts for every record.
     pub metadata: BTreeMap<String, String>,
+    /// How much of a run's output is kept; all of it where there is none.
+    pub max_output: Option<Cap>,
 }
 
 impl std::fmt::Debug for Execution {
@@ -75,8 +78,10 @@ pub struct Ended {
     pub values: BTreeMap<String, String>,
     at: Timestamp,
     beat: Duration,
+    /// When the next sign of life is due.
+    beat_at: Instant,
     record: RunRecord,
-    seal: Seal,
+    output: RunOutput,
     sinks: FanOutRun,
 }
 
@@ -89,11 +94,20 @@ impl Ended {
     /// # Cancel safety
     /// Dropped, the run is left without an end: readers will judge it lost.
     pub async fn sealed(mut self, finality: Finality) -> Result<Executed> {
-        tokio::select! {
-            () = self.sinks.drained() => {}
-            () = beats(self.beat, &mut self.record, || self.seal.counts, &self.sinks) => {}
+        let (output, sinks) = (self.output.clone(), self.sinks.clone());
+        if let Some(mut tail) = self.alive(output.tail()).await {
+            if let Some(gap) = tail.gap() {
+                // Before the lines behind it: whoever follows is told of it in its place.
+                self.record.gaps.push(gap.clone());
+                self.beat();
+            }
+            while let Some((rest, lost)) = self.alive(output.give_next(tail)).await {
+                tail = rest;
+                self.record.gaps.extend(lost);
+            }
         }
-        self.record.complete(&self.exit, self.verdict, &self.seal);
+        self.alive(sinks.drained()).await;
+        self.record.complete(&self.exit, self.verdict, &output.seal());
         self.record.finished_at = Some(self.at.max(self.record.started_at));
         if finality == Finality::Final {
             self.record.conclude();
@@ -106,6 +120,24 @@ impl Ended {
             values: self.values,
             sinks: self.sinks,
         })
+    }
+
+    /// Waits for a part of the end, with signs of life.
+    async fn alive<T>(&mut self, part: impl Future<Output = T>) -> T {
+        let mut part = pin!(part);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut part => return done,
+                () = tokio::time::sleep_until(self.beat_at) => self.beat(),
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        self.beat_at = Instant::now() + self.beat;
+        self.record.beat(self.output.counts());
+        self.sinks.update(&self.record);
     }
 }
 
@@ -129,6 +161,7 @@ impl Execution {
             beat: DEFAULT_BEAT,
             stop_limit: DEFAULT_STOP_LIMIT,
             metadata: BTreeMap::new(),
+            max_output: None,
         }
     }
 
@@ -150,6 +183,13 @@ impl Execution {
     #[must_use]
     pub fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = metadata;
+        self
+    }
+
+    /// With a limit on each run's output.
+    #[must_use]
+    pub fn with_max_output(mut self, cap: Cap) -> Self {
+        self.max_output = Some(cap);
         self
     }
 
@@ -216,7 +256,7 @@ impl Execution {
             }
         };
         let sinks = stores_may(begin, stopped.requested()).await?;
-        let output = RunOutput::new(Arc::clone(&self.masker), sinks.clone());
+        let output = RunOutput::capped(Arc::clone(&self.masker), sinks.clone(), self.max_output.as_ref());
         let context = RunContext::new(event, key, output.clone(), stop.clone());
         let finished = {
             let work = AssertUnwindSafe(handler.run(context)).catch_unwind();
@@ -226,16 +266,17 @@ impl Execution {
                 cause = asked_before(stop.clone()) => Exit::stopped(cause).into(),
                 finished = work => finished.unwrap_or_else(|_| panicked()),
                 finished = self.stopped(stop, &sinks) => finished,
-                () = beats(self.beat, &mut record, || output.counts(), &sinks) => Exit::stopped(Cause::Shutdown).into(),
+                () = beats(self.beat, &mut record, &output, &sinks) => Exit::stopped(Cause::Shutdown).into(),
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
             }
         };
         let Finished { mut exit, values } = finished;
         exit.detail = exit.detail.map(|detail| output.mask(&detail));
-        let (seal, notes) = output.close();
+        output.close();
         let verdict = self.classification.classify(&exit);
-        notes.into_iter().for_each(|note| record.add_note(note));
-        Ok(Ended { exit, verdict, values, at: Timestamp::now(), beat: self.beat, record, seal, sinks })
+        output.take_notes().into_iter().for_each(|note| record.add_note(note));
+        let (at, beat, beat_at) = (Timestamp::now(), self.beat, Instant::now() + self.beat);
+        Ok(Ended { exit, verdict, values, at, beat, beat_at, record, output, sinks })
     }
 
     fn record(&self, key: RunKey, handler: &dyn Handler) -> RunRecord {
@@ -292,11 +333,15 @@ async fn asked_before(stop: Stop) -> Cause {
     }
 }
 
-/// Signs of life, until it is dropped.
-async fn beats(every: Duration, record: &mut RunRecord, counts: impl Fn() -> Counts, sinks: &FanOutRun) {
+/// Signs of life, until it is dropped; one at once where lines begin to be held back, for that is to be seen.
+async fn beats(every: Duration, record: &mut RunRecord, output: &RunOutput, sinks: &FanOutRun) {
     loop {
-        tokio::time::sleep(every).await;
-        record.beat(counts());
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = output.held_back() => {}
+        }
+        output.take_notes().into_iter().for_each(|note| record.add_note(note));
+        record.beat(output.counts());
         sinks.update(record);
     }
 }

@@ -7,6 +7,7 @@
 compile_error!("pubsub-core runs commands in Unix process groups: Linux and macOS are supported");
 
 mod admin;
+mod cap;
 mod capabilities;
 mod capture;
 mod claim;
@@ -52,6 +53,7 @@ mod wait;
 mod worker;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
+pub use cap::Cap;
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use capture::{Capture, PART_AFTER};
 pub use claim::{Claim, Holder, Mark, OpenAttempt};

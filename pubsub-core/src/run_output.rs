@@ -6,9 +6,10 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::cap::{Cap, Over, Ring, Tail};
 use crate::{
-    Capture, Counts, Error, ErrorKind, FanOutRun, LineBatch, LineNumber, MAX_NOTES, Masker, Note, Result,
-    Seal, Stream, Timestamp,
+    Capture, Counts, Error, ErrorKind, FanOutRun, Gap, LineBatch, LineNumber, MAX_NOTES, Masker, Note,
+    Result, Seal, SealBuilder, Stream, Timestamp,
 };
 
 /// The output of one run: cheap to clone, in order within each stream.
@@ -22,11 +23,20 @@ struct Inner {
     sinks: FanOutRun,
     /// An unfinished line began to wait.
     waiting: Notify,
+    /// Where lines over the cap are held back. Whoever has the lock moves blocks to the disk, off the async threads: one
+    /// at a time, also where the wait for it is dropped.
+    ring: Option<Arc<tokio::sync::Mutex<Option<Ring>>>>,
+    /// Lines began to be held back.
+    held_back: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     capture: Capture,
+    /// Over what was given to the sinks.
+    seal: SealBuilder,
+    /// What the cap holds back, where there is one.
+    over: Option<Over>,
     /// Kept between calls, so that no write allocates it.
     batches: Vec<LineBatch>,
     notes: Vec<Note>,
@@ -37,12 +47,26 @@ impl RunOutput {
     /// Output that is masked, numbered, and given to the sinks of a run.
     #[must_use]
     pub fn new(masker: Arc<Masker>, sinks: FanOutRun) -> Self {
-        let capture = Capture::new(Arc::clone(&masker));
-        let state = State { capture, batches: Vec::new(), notes: Vec::new(), closed: false };
-        Self(Arc::new(Inner { state: Mutex::new(state), masker, sinks, waiting: Notify::new() }))
+        Self::capped(masker, sinks, None)
     }
 
-    /// Takes printed bytes, in whatever pieces they come; waits while a sink that may hold up the work is behind.
+    /// As [`new`](Self::new), but what is over the cap is held back, and is a [`Tail`] in the end.
+    pub(crate) fn capped(masker: Arc<Masker>, sinks: FanOutRun, cap: Option<&Cap>) -> Self {
+        let state = Mutex::new(State {
+            capture: Capture::new(Arc::clone(&masker)),
+            seal: SealBuilder::new(),
+            over: cap.map(Over::new),
+            batches: Vec::new(),
+            notes: Vec::new(),
+            closed: false,
+        });
+        let ring = cap.map(|cap| Arc::new(tokio::sync::Mutex::new(Some(Ring::new(cap.clone())))));
+        let (waiting, held_back) = (Notify::new(), Notify::new());
+        Self(Arc::new(Inner { state, masker, sinks, waiting, ring, held_back }))
+    }
+
+    /// Takes printed bytes, in whatever pieces they come; waits while a sink that may hold up the work is behind, or the
+    /// disk on which lines over the cap are held back.
     ///
     /// # Errors
     /// [`Closed`](ErrorKind::Closed) once the run has ended.
@@ -52,9 +76,9 @@ impl RunOutput {
     /// an earlier wait was dropped or another prints as well, the wait comes first, and bytes dropped in it are not taken.
     pub async fn write(&self, stream: Stream, bytes: Bytes) -> Result<()> {
         // Or whoever drops each wait could fill the memory.
-        self.0.sinks.room().await;
+        self.room().await;
         self.capture(|capture, out| capture.push(stream, bytes, Instant::now(), Timestamp::now(), out))?;
-        self.0.sinks.room().await;
+        self.room().await;
         Ok(())
     }
 
@@ -77,7 +101,7 @@ impl RunOutput {
     /// [`Closed`](ErrorKind::Closed) once the run has ended.
     pub async fn end(&self, stream: Stream) -> Result<()> {
         self.capture(|capture, out| capture.end(stream, Timestamp::now(), out))?;
-        self.0.sinks.room().await;
+        self.room().await;
         Ok(())
     }
 
@@ -103,10 +127,16 @@ impl RunOutput {
         self.lock().capture.last_line()
     }
 
-    /// How much was captured so far.
+    /// How much was given to the sinks so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.lock().capture.counts()
+        self.lock().seal.counts()
+    }
+
+    /// The seal over what was given to the sinks so far: over all that is kept, once the run's last lines were.
+    #[must_use]
+    pub fn seal(&self) -> Seal {
+        self.lock().seal.seal()
     }
 
     /// Sends unfinished lines out as parts when they have waited long enough. Never returns; it is polled beside the
@@ -127,10 +157,20 @@ impl RunOutput {
         }
     }
 
-    /// Ends the output: unfinished lines go out, and nothing more is taken. Answers the seal and the notes.
+    /// The notes that were made since the last call.
     #[must_use]
-    pub fn close(&self) -> (Seal, Vec<Note>) {
-        // Under one lock, so that nothing can be captured behind the end and before the seal.
+    pub(crate) fn take_notes(&self) -> Vec<Note> {
+        std::mem::take(&mut self.lock().notes)
+    }
+
+    /// Returns when lines begin to be held back; once.
+    pub(crate) async fn held_back(&self) {
+        self.0.held_back.notified().await;
+    }
+
+    /// Ends the output: unfinished lines go out, and nothing more is taken.
+    pub fn close(&self) {
+        // Under one lock, so that nothing can be captured behind the end.
         let mut state = self.lock();
         if !state.closed {
             self.take(&mut state, |capture, out| {
@@ -138,7 +178,70 @@ impl RunOutput {
             });
             state.closed = true;
         }
-        (state.capture.seal(), std::mem::take(&mut state.notes))
+    }
+
+    /// What of a closed output is left of what was held back; `None` where that is nothing.
+    ///
+    /// # Cancel safety
+    /// Dropped, the tail is lost.
+    pub(crate) async fn tail(&self) -> Option<Tail> {
+        let mut ring = Arc::clone(self.0.ring.as_ref()?).lock_owned().await;
+        let over = self.lock().over.take()?;
+        let ring = ring.take()?;
+        off_thread(move || Tail::new(ring, over)).await?
+    }
+
+    /// Gives the next lines of the tail to the sinks, at the pace of those that keep up. Answers the rest of it, and the
+    /// lines that could not be read again; `None` after the last.
+    ///
+    /// # Cancel safety
+    /// Dropped, lines are lost.
+    pub(crate) async fn give_next(&self, mut tail: Tail) -> Option<(Tail, Option<Gap>)> {
+        let (tail, next) = off_thread(move || {
+            let next = tail.next();
+            (tail, next)
+        })
+        .await?;
+        match next? {
+            Err(gap) => Some((tail, Some(gap))),
+            Ok(batches) => {
+                for batch in &batches {
+                    // One by one, so that a sink which drops has room for each.
+                    self.0.sinks.caught_up().await;
+                    let mut state = self.lock();
+                    state.seal.add(batch);
+                    self.0.sinks.append(std::slice::from_ref(batch));
+                }
+                Some((tail, None))
+            }
+        }
+    }
+
+    /// Waits while sinks or the disk are behind.
+    async fn room(&self) {
+        self.0.sinks.room().await;
+        self.spill().await;
+    }
+
+    /// Moves blocks that are held back to the disk.
+    async fn spill(&self) {
+        let Some(ring) = &self.0.ring else { return };
+        let is_behind = || self.lock().over.as_ref().is_some_and(Over::is_behind);
+        if !is_behind() {
+            return;
+        }
+        let mut ring = Arc::clone(ring).lock_owned().await;
+        if !is_behind() {
+            return;
+        }
+        let output = self.clone();
+        off_thread(move || {
+            let next = || output.lock().over.as_mut().and_then(Over::next);
+            if let Some(ring) = ring.as_mut() {
+                std::iter::from_fn(next).for_each(|block| ring.push(&block));
+            }
+        })
+        .await;
     }
 
     fn capture(&self, change: impl FnOnce(&mut Capture, &mut Vec<LineBatch>)) -> Result<()> {
@@ -157,10 +260,19 @@ impl RunOutput {
     /// Captures and queues under one lock, so that every sink gets the numbers in order. Answers whether an unfinished
     /// line began to wait.
     fn take(&self, state: &mut State, change: impl FnOnce(&mut Capture, &mut Vec<LineBatch>)) -> bool {
-        let State { capture, batches, .. } = state;
+        let State { capture, seal, over, batches, notes, .. } = state;
         let waited = capture.due().is_some();
         change(capture, batches);
+        if let Some(over) = over
+            && let Some(text) = over.hold_back(batches)
+        {
+            // Beside the limit on notes: whoever follows the run has to hear of it.
+            let (time, after_line) = (Timestamp::now(), over.head_end());
+            notes.push(Note { time, kind: "output_held_back".to_owned(), text, after_line });
+            self.0.held_back.notify_one();
+        }
         if !batches.is_empty() {
+            batches.iter().for_each(|batch| seal.add(batch));
             self.0.sinks.append(batches);
             batches.clear();
         }
@@ -170,4 +282,13 @@ impl RunOutput {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does what blocks off the async threads; `None` where the runtime ends.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    if let Err(error) = &joined {
+        tracing::error!(%error, "lines that are held back were not moved");
+    }
+    joined.ok()
 }

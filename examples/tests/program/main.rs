@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what helps tests may fail as they do")]
 
 mod asking;
+mod caps;
 mod command_line;
 mod events;
 mod keeping;

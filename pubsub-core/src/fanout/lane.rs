@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -15,6 +16,9 @@ use crate::{Error, ErrorKind, LineBatch, LineRange, Result, RunKey, RunRecord};
 
 /// Most bytes of one append, as they are counted in the queue.
 const APPEND_BYTES: usize = 1 << 20;
+
+/// How long lines that were held back wait for a sink that nobody needs and whose queue stays full.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// How many times its bound a queue may hold once nobody waits for room any more.
 const UNBLOCKED: usize = 4;
@@ -48,6 +52,8 @@ struct State {
     begun: Begun,
     account: SinkAccount,
     blocking: bool,
+    /// Lines that were held back wait for it no longer.
+    stalled: bool,
     /// Set once nobody can give it more.
     closed: Option<Behind>,
     /// Its task has ended: nothing more will reach the sink.
@@ -99,6 +105,7 @@ impl Lane {
                 begun: if skipped { Begun::Skipped } else { Begun::Not },
                 account: SinkAccount { name, ..SinkAccount::default() },
                 blocking: sink.config.when_full == WhenFull::Block,
+                stalled: false,
                 closed: None,
                 ended: false,
             }),
@@ -198,6 +205,23 @@ impl Lane {
 
     pub(super) async fn room(&self) {
         self.until(|state| !state.blocking || state.queued_bytes < self.sink.config.queue_bytes).await;
+    }
+
+    /// Waits until the queue is within its bound, or does not move any more and the sink is not needed.
+    pub(super) async fn caught_up(&self) {
+        let has_room = self.until(|state| state.stalled || state.queued_bytes < self.sink.config.queue_bytes);
+        let stalls = async {
+            if self.need() == Need::Required {
+                std::future::pending::<()>().await;
+            }
+            self.until(|state| !state.blocking).await;
+            tokio::time::sleep(STALLED).await;
+        };
+        tokio::select! {
+            biased;
+            () = has_room => {}
+            () = stalls => self.change(|state| state.stalled = true),
+        }
     }
 
     pub(super) async fn drained(&self) {

@@ -286,6 +286,14 @@ impl FanOutRun {
         }
     }
 
+    /// Waits until no queue is over its bound, whatever becomes of a full one. A sink that nobody needs is waited for only
+    /// as long as it takes something now and then, or may hold up the command.
+    pub(crate) async fn caught_up(&self) {
+        for lane in self.lanes.0.iter() {
+            lane.caught_up().await;
+        }
+    }
+
     /// From now on nobody waits for room: the command is being stopped.
     pub fn unblock(&self) {
         self.lanes.0.iter().for_each(|lane| lane.unblock());

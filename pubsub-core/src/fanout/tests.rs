@@ -280,7 +280,8 @@ async fn a_full_required_sink_holds_up_the_command_until_it_is_stopped() {
     assert!((90..300).contains(&written), "{written}");
     run.unblock();
     output.write(Stream::Stdout, "last".into()).await.unwrap();
-    let (seal, _) = output.close();
+    output.close();
+    let seal = output.seal();
     assert_eq!(seal.counts.lines, written + 2);
     assert_eq!(output.write(Stream::Stdout, "x".into()).await.unwrap_err().kind(), ErrorKind::Closed);
 }

@@ -69,7 +69,8 @@ async fn many_that_print_at_once_wait_in_turn_and_lose_nothing() {
     }
     // Each brings one line at most after it saw room.
     assert!(most <= QUEUE + 100 * 500, "{most} bytes wait");
-    let (seal, _) = output.close();
+    output.close();
+    let seal = output.seal();
     assert_eq!(seal.counts.lines, 5000);
     let report = run.finish(super::ended(record())).await.unwrap();
     assert_eq!(report.sinks[0].stored, 5000);
