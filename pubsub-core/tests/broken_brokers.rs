@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream;
 use pubsub_core::conformance::broker::BrokerFixture;
+use pubsub_core::conformance::stress::{BROKER_RULES_ALONE, Stress, stress_broker};
 use pubsub_core::{
     ActionId, Begin, Broker, BrokerAdmin, BrokerCapabilities, Claims, Conclusion, DeadLetter, DeadLetters,
     Depth, ErrorKind, Event, EventId, GroupInfo, GroupName, LeaseId, Leases, MEMORY_BROKER, MemoryBroker,
@@ -452,4 +453,31 @@ fn no_rule_is_forgotten() {
     let listed: BTreeSet<String> =
         pubsub_core::broker_rules! { [names] }.into_iter().map(str::to_owned).collect();
     assert_eq!(rules::written("broker"), listed);
+}
+
+/// The rules of these names, under stress, that a broken broker fails.
+async fn failing_under_stress(breaks: Breaks, wanted: fn(&str) -> bool) -> Vec<&'static str> {
+    let stress = Stress::rounds(2);
+    let broken = Broken(MemoryBroker::new(), breaks);
+    stress_broker(broken, capabilities(breaks), stress, wanted).await.into_keys().collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_brokers_are_caught_under_stress_too() {
+    let losing = failing_under_stress(Breaks::LosesOnRetry, |rule| rule.contains("retry")).await;
+    assert_eq!(losing, ["a_retry_comes_back_to_its_group_alone_after_its_time"]);
+    let twice = failing_under_stress(Breaks::BeginsTwice, |rule| rule.contains("at_a_time")).await;
+    assert_eq!(twice, ["one_delivery_at_a_time_has_the_work"]);
+    let whole = failing_under_stress(Breaks::Nothing, |rule| rule.contains("at_a_time")).await;
+    assert!(whole.is_empty(), "{whole:?}");
+}
+
+/// A rule that needs a broker for itself is one of the suite.
+#[test]
+fn rules_that_run_alone_are_rules() {
+    macro_rules! names {
+        (() $($module:ident :: $rule:ident),+ $(,)?) => { [$(stringify!($rule)),+] };
+    }
+    let rules = pubsub_core::broker_rules! { [names] };
+    assert!(BROKER_RULES_ALONE.iter().all(|alone| rules.contains(alone)));
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use pubsub_core::conformance::store::{StoreFixture, batch};
+use pubsub_core::conformance::stress::{STORE_RULES_ALONE, Stress, stress_store};
 use pubsub_core::{
     Appended, Hit, LineBatch, LineEnd, LineNumber, LineRange, Lines, MEMORY_STORE, MemoryStore, Output,
     OutputItem, OutputReader, OutputSink, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
@@ -392,4 +393,30 @@ fn no_rule_is_forgotten() {
     let listed: BTreeSet<String> =
         pubsub_core::store_rules! { [names] }.into_iter().map(str::to_owned).collect();
     assert_eq!(rules::written("store"), listed);
+}
+
+/// A run under stress of a store that breaks a promise.
+async fn failing_under_stress(breaks: Breaks, wanted: fn(&str) -> bool) -> Vec<&'static str> {
+    let stress = Stress::rounds(1);
+    let broken = Broken(MemoryStore::new(), breaks);
+    stress_store(broken, capabilities(breaks), stress, wanted).await.into_keys().collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_stores_are_caught_under_stress_too() {
+    let dropping = failing_under_stress(Breaks::DropsTheLastLine, |_| true).await;
+    assert!(dropping.contains(&"what_is_appended_is_read_back_exactly"), "{dropping:?}");
+    let repeating =
+        failing_under_stress(Breaks::StoresARepeatedLineTwice, |rule| rule.contains("repeated")).await;
+    assert_eq!(repeating, ["a_repeated_append_changes_nothing"]);
+}
+
+/// A rule that needs a store for itself is one of the suite.
+#[test]
+fn rules_that_run_alone_are_rules() {
+    macro_rules! names {
+        (() $($module:ident :: $rule:ident),+ $(,)?) => { [$(stringify!($rule)),+] };
+    }
+    let rules = pubsub_core::store_rules! { [names] };
+    assert!(STORE_RULES_ALONE.iter().all(|alone| rules.contains(alone)));
 }

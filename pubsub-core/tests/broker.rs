@@ -28,3 +28,4 @@ impl BrokerFixture for InMemory {
 }
 
 broker_conformance!(InMemory, MEMORY_BROKER);
+pubsub_core::broker_stress!(InMemory, MEMORY_BROKER, 2, 50);

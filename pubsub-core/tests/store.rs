@@ -23,3 +23,4 @@ impl StoreFixture for InMemory {
 }
 
 pubsub_core::store_conformance!(InMemory, MEMORY_STORE);
+pubsub_core::store_stress!(InMemory, MEMORY_STORE, 2, 50);

@@ -49,3 +49,4 @@ impl BrokerFixture for InAFolder {
 }
 
 broker_conformance!(InAFolder, FILE_BROKER);
+pubsub_core::broker_stress!(InAFolder, FILE_BROKER, 2, 50);

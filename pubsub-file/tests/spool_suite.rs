@@ -88,3 +88,4 @@ impl StoreFixture for InASpool {
 }
 
 store_conformance!(InASpool, MEMORY_STORE);
+pubsub_core::store_stress!(InASpool, MEMORY_STORE, 2, 50);

@@ -13,6 +13,8 @@
 
 pub mod broker;
 pub mod store;
+#[expect(clippy::unwrap_used, clippy::panic, reason = "a rule fails by panicking")]
+pub mod stress;
 
 use std::time::Duration;
 

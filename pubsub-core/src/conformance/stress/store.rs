@@ -1,0 +1,81 @@
+//! The rules of stores, many at once.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+
+use super::delayed::{Delayed, Pauses};
+use super::{Failures, Stress, run_all};
+use crate::conformance::store::StoreFixture;
+use crate::{Store, StoreCapabilities};
+
+/// A rule of the suite.
+pub type StoreRule = for<'a> fn(&'a dyn StoreFixture, StoreCapabilities) -> BoxFuture<'a, ()>;
+
+/// The rules that need a store for themselves, each for what it does to all runs.
+pub const STORE_RULES_ALONE: [&str; 1] = [
+    // It expires whatever began before its border.
+    "only_old_runs_that_have_ended_expire",
+];
+
+macro_rules! named_rules {
+    (() $($module:ident :: $rule:ident),+ $(,)?) => {
+        [$((stringify!($rule), |fixture, can| {
+            Box::pin(crate::conformance::store::$module::$rule(fixture, can))
+        })),+]
+    };
+}
+
+fn rules() -> Vec<(&'static str, StoreRule)> {
+    let all: [(&'static str, StoreRule); _] = crate::store_rules! { [named_rules] };
+    all.into()
+}
+
+/// A store that rules share, or one of a rule's own.
+struct Paused {
+    fixture: Arc<dyn StoreFixture>,
+    pauses: Arc<Pauses>,
+}
+
+#[async_trait]
+impl StoreFixture for Paused {
+    async fn new() -> Self {
+        unreachable!("it is made around another")
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(Delayed::new(self.fixture.store(), Arc::clone(&self.pauses)))
+    }
+
+    async fn reopen(&self) -> Arc<dyn Store> {
+        Arc::new(Delayed::new(self.fixture.reopen().await, Arc::clone(&self.pauses)))
+    }
+}
+
+/// Runs the rules whose name is wanted, each so many times, on one store, and answers which failed.
+pub async fn stress_store<F: StoreFixture + 'static>(
+    fixture: F,
+    can: StoreCapabilities,
+    stress: Stress,
+    wanted: fn(&str) -> bool,
+) -> Failures {
+    let shared: Arc<dyn StoreFixture> = Arc::new(fixture);
+    let mut runs = Vec::new();
+    for round in 0..stress.rounds {
+        for (index, (name, rule)) in (0_u64..).zip(rules()) {
+            if !wanted(name) {
+                continue;
+            }
+            let pauses = Pauses::new(stress.seed.wrapping_add(round.wrapping_mul(1_000).wrapping_add(index)));
+            let (shared, can) = (Arc::clone(&shared), can);
+            let run: BoxFuture<'static, ()> = Box::pin(async move {
+                let alone = STORE_RULES_ALONE.contains(&name);
+                let fixture = if alone { Arc::new(F::new().await) } else { shared };
+                rule(&Paused { fixture, pauses }, can).await;
+            });
+            runs.push((name, run));
+        }
+    }
+    run_all(stress, runs).await
+}
