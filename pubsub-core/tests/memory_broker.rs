@@ -296,3 +296,26 @@ async fn what_was_taken_in_advance_is_given_back_at_once() {
         tokio::time::timeout(Duration::from_millis(1), next(&mut two)).await.unwrap().ack().await.unwrap();
     }
 }
+
+/// §4.2: what is broadcast to a subscriber that is too slow is missed, and told in its place; what it never asked for
+/// costs it nothing.
+#[tokio::test(start_paused = true)]
+async fn a_slow_listener_hears_in_their_place_of_the_events_that_it_missed() {
+    let broker = MemoryBroker::new();
+    let all = Subscription::broadcast(["t:*".parse().unwrap()]).unwrap();
+    let mut slow = open(&broker, all).await;
+    for _ in 0..3_000 {
+        broker.publish_one(event("other", "a")).await.unwrap();
+    }
+    for n in 0..1_500 {
+        broker.publish_one(event("t", &n.to_string())).await.unwrap();
+    }
+    for n in 0..1_024 {
+        assert_eq!(next(&mut slow).await.event().action_id.as_str(), n.to_string());
+    }
+    broker.publish_one(event("t", "after")).await.unwrap();
+    let told = slow.next().await.unwrap().unwrap_err();
+    assert!(told.to_string().contains(&format!("events={}", 1_500 - 1_024)), "{told}");
+    assert_eq!(next(&mut slow).await.event().action_id.as_str(), "after");
+    nothing(&mut slow).await;
+}

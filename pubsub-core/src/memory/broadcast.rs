@@ -1,30 +1,84 @@
 //! Subscriptions without a group: each event to each subscriber, at most once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::log::{position, until};
 use crate::{
-    Begin, Claims, Conclusion, Error, ErrorKind, LeaseId, Leased, Leases, Renewal, Result, Settlement,
+    Begin, Claims, Conclusion, Error, ErrorKind, Event, LeaseId, Leased, Leases, Renewal, Result, Settlement,
     Subscription,
 };
 
 /// How many events a subscriber may be behind, and how many may be due later; beyond that it misses some and is told.
-pub(super) const BROADCAST_BUFFER: usize = 1024;
+const BROADCAST_BUFFER: usize = 1024;
+
+/// Those who hear of each event that they want.
+#[derive(Default)]
+pub(super) struct Listeners(Mutex<Vec<Outlet>>);
+
+/// Where the events of one listener go.
+struct Outlet {
+    subscription: Subscription,
+    heard: mpsc::Sender<Heard>,
+    missed: Arc<AtomicU64>,
+}
+
+/// An event, or nothing where some are missing.
+type Heard = Option<Leased>;
+
+impl Listeners {
+    pub(super) fn listen(&self, subscription: Subscription, closed: Arc<watch::Sender<bool>>) -> Listener {
+        // One place more: for where some are missing.
+        let (heard, events) = mpsc::channel(BROADCAST_BUFFER + 1);
+        let missed = Arc::new(AtomicU64::new(0));
+        let outlet = Outlet { subscription, heard, missed: Arc::clone(&missed) };
+        self.outlets().push(outlet);
+        Listener { events, missed, closed, later: BTreeMap::new() }
+    }
+
+    /// Those who want an event; whoever has gone is left out from now on.
+    pub(super) fn tell(&self, number: u64, event: &Event) {
+        self.outlets().retain(|outlet| {
+            if outlet.subscription.wants(event) {
+                outlet.tell(number, event);
+            }
+            !outlet.heard.is_closed()
+        });
+    }
+
+    fn outlets(&self) -> MutexGuard<'_, Vec<Outlet>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outlet {
+    fn tell(&self, number: u64, event: &Event) {
+        let heard = if self.heard.capacity() > 1 {
+            Some(Leased { event: event.clone(), position: position(number), lease: None })
+        } else if self.missed.fetch_add(1, Ordering::AcqRel) == 0 {
+            None
+        } else {
+            return;
+        };
+        // There is room, unless the listener has gone.
+        let _ = self.heard.try_send(heard);
+    }
+}
 
 /// One subscriber without a group.
 pub(super) struct Listener {
-    pub(super) subscription: Subscription,
-    pub(super) events: broadcast::Receiver<Leased>,
-    pub(super) closed: Arc<watch::Sender<bool>>,
-    pub(super) later: BTreeMap<(Instant, String), Leased>,
+    events: mpsc::Receiver<Heard>,
+    missed: Arc<AtomicU64>,
+    closed: Arc<watch::Sender<bool>>,
+    later: BTreeMap<(Instant, String), Leased>,
 }
 
 impl Listener {
-    /// The next event that is wanted and due; `None` once the broker is closed.
+    /// The next event that is due; `None` once the broker is closed.
     pub(super) async fn next(&mut self) -> Option<Result<Leased>> {
         let mut closed = self.closed.subscribe();
         loop {
@@ -35,23 +89,21 @@ impl Listener {
                     None => std::future::pending().await,
                 }
             };
-            let event = tokio::select! {
+            let heard = tokio::select! {
                 biased;
                 _ = closed.wait_for(|closed| *closed) => return None,
                 () = timer => return self.later.pop_first().map(|(_, event)| Ok(event)),
-                event = self.events.recv() => event,
+                heard = self.events.recv() => heard?,
             };
-            match event {
-                Ok(event) if !self.subscription.wants(&event.event) => {}
-                Ok(event) => match event.event.deliver_at.and_then(|at| until(Instant::now(), at)) {
-                    None => return Some(Ok(event)),
-                    Some(_) if self.later.len() >= BROADCAST_BUFFER => return Some(Err(missed(1))),
-                    Some(when) => {
-                        self.later.insert((when, event.position.as_str().to_owned()), event);
-                    }
-                },
-                Err(broadcast::error::RecvError::Lagged(events)) => return Some(Err(missed(events))),
-                Err(broadcast::error::RecvError::Closed) => return None,
+            let Some(event) = heard else {
+                return Some(Err(missed(self.missed.swap(0, Ordering::AcqRel))));
+            };
+            match event.event.deliver_at.and_then(|at| until(Instant::now(), at)) {
+                None => return Some(Ok(event)),
+                Some(_) if self.later.len() >= BROADCAST_BUFFER => return Some(Err(missed(1))),
+                Some(when) => {
+                    self.later.insert((when, event.position.as_str().to_owned()), event);
+                }
             }
         }
     }
@@ -60,11 +112,6 @@ impl Listener {
 fn missed(events: u64) -> Error {
     Error::new(ErrorKind::Unavailable, "the subscriber was too slow and missed events of the broker")
         .with("events", events)
-}
-
-/// Where `Leased` comes from for those that hold no lease.
-pub(super) fn handed(number: u64, event: crate::Event) -> Leased {
-    Leased { event, position: position(number), lease: None }
 }
 
 /// What a subscription without a group answers: it holds no leases and makes no claims.

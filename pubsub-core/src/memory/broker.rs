@@ -1,21 +1,20 @@
 //! The broker in memory.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::broadcast::{BROADCAST_BUFFER, Listener, NoLeases, handed};
+use super::broadcast::{Listeners, NoLeases};
 use super::group::GroupState;
 use super::log::{Log, MemoryLimits, number_of};
 use super::member::Member;
 use crate::{
     ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Depth, Durability, Error,
-    ErrorKind, Event, EventId, GroupInfo, GroupName, InBatches, Leased, Novelty, Order, Position, Published,
+    ErrorKind, Event, EventId, GroupInfo, GroupName, InBatches, Novelty, Order, Position, Published,
     Publisher, Result, Scope, StartAt, Subscribed, Subscriber, Subscription, Support, Timestamp,
 };
 
@@ -63,7 +62,7 @@ pub(super) struct Shared {
     log: Mutex<Log>,
     /// Counts cancels.
     pub(super) marks: watch::Sender<u64>,
-    broadcast: broadcast::Sender<Leased>,
+    listeners: Listeners,
     owners: AtomicU64,
 }
 
@@ -90,7 +89,7 @@ impl MemoryBroker {
         let shared = Shared {
             log: Mutex::new(Log::new(limits)),
             marks: watch::Sender::new(0),
-            broadcast: broadcast::Sender::new(BROADCAST_BUFFER),
+            listeners: Listeners::default(),
             owners: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared), closed: Arc::new(watch::Sender::new(false)) }
@@ -131,14 +130,13 @@ impl MemoryBroker {
     fn publish_now(&self, event: Event) -> Result<Published> {
         let bytes = size(&event)?;
         let mut log = self.shared.log();
-        // A copy is made only for those who listen.
-        let copy = (self.shared.broadcast.receiver_count() > 0).then(|| event.clone());
         let published = log.publish(Instant::now(), event, bytes, None)?;
-        if let Some(event) = copy
-            && published.novelty == Novelty::New
-        {
-            // Without a listener by now there is nobody to tell.
-            let _ = self.shared.broadcast.send(handed(number_of(&published.position)?, event));
+        // Told under the lock of the log, so that all hear in one order.
+        if published.novelty == Novelty::New {
+            let number = number_of(&published.position)?;
+            if let Some(kept) = log.kept(number) {
+                self.shared.listeners.tell(number, &kept.event);
+            }
         }
         Ok(published)
     }
@@ -154,12 +152,7 @@ impl MemoryBroker {
         if *subscription.start() != StartAt::Latest {
             return Err(Error::unsupported("a subscription without a group starts at the latest event"));
         }
-        let listener = Listener {
-            subscription,
-            events: self.shared.broadcast.subscribe(),
-            closed: Arc::clone(&self.closed),
-            later: BTreeMap::new(),
-        };
+        let listener = self.shared.listeners.listen(subscription, Arc::clone(&self.closed));
         let entries = futures::stream::unfold(listener, |mut listener| async {
             let next = listener.next().await?;
             Some((next, listener))

@@ -1,12 +1,10 @@
 //! §2, §4.2: without a group each subscriber gets each event.
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 use tokio::time::timeout;
 
 use super::BrokerFixture;
-use super::sample::{LONG, assert_kind, event, named, publish};
+use super::sample::{LONG, assert_kind, event, named, publish, soon};
 use crate::{
     Broker, BrokerCapabilities, Deliveries, ErrorKind, Publisher as _, PublisherExt as _, StartAt,
     Subscription, Timestamp,
@@ -104,7 +102,7 @@ pub async fn a_delayed_event_is_broadcast_at_its_time(fixture: &dyn BrokerFixtur
     }
     let broker = fixture.broker();
     let mut listener = listen(&*broker).await;
-    let due = Timestamp::now().plus(Duration::from_millis(400));
+    let due = Timestamp::now().plus(2 * soon());
     publish(&*broker, &[named("t", "a", "late").with_deliver_at(due), named("t", "a", "now")]).await;
     assert_eq!(next(&mut listener).await, "now");
     assert_eq!(next(&mut listener).await, "late");

@@ -1,11 +1,11 @@
 //! §4.2: a group is durable, shared by its members, and what it was made as.
 
+use std::time::Duration;
+
 use tokio::time::sleep;
 
 use super::BrokerFixture;
-use super::sample::{
-    LONG, LOOK_AGAIN, Member, SHORT_LEASE, assert_kind, depth, group_of, named, on, publish,
-};
+use super::sample::{LONG, LOOK_AGAIN, Member, assert_kind, depth, group_of, named, on, publish};
 use crate::{BrokerCapabilities, ErrorKind, Event, Order, PublisherExt as _, Scope, StartAt};
 
 fn ten() -> Vec<Event> {
@@ -49,7 +49,7 @@ pub async fn a_group_is_what_it_was_made_as(fixture: &dyn BrokerFixture, _: Brok
         (on("s", &["t:a", "t:c"]), "t:b", "t:c"),
         (on("s", &["t:c"]), "t:b", "t:c"),
         (on("other", &["t:a", "t:b"]), "s", "other"),
-        (made.clone().with_lease(SHORT_LEASE).unwrap(), "30s", "300ms"),
+        (made.clone().with_lease(Duration::from_millis(300)).unwrap(), "30s", "300ms"),
     ];
     for (another, standing, asked) in others {
         let refused = other.subscribe(another.with_group_name(name.clone())).await;

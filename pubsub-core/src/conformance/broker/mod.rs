@@ -47,6 +47,7 @@ mod sample;
 pub mod settling;
 pub mod volume;
 
+pub(super) use sample::PACE;
 pub use sample::{Member, event, named, on};
 
 /// Gives a rule a broker.

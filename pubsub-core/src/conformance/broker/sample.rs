@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     ActionId, Begin, Broker, Claims, Conclusion, Error, ErrorKind, Event, EventId, EventType, GroupName,
@@ -24,8 +24,31 @@ const WHILE: Duration = Duration::from_millis(120);
 /// How soon a rule looks again for what nothing tells it of.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+tokio::task_local! {
+    /// How many times as long all that has to do with time is, where a rule runs beside many others.
+    pub(crate) static PACE: u32;
+}
+
+/// As long as this by a rule's own pace.
+pub(super) fn paced(time: Duration) -> Duration {
+    time * PACE.try_with(|pace| *pace).unwrap_or(1)
+}
+
 /// A lease that a rule can see the end of.
-pub(super) const SHORT_LEASE: Duration = Duration::from_millis(300);
+pub(super) fn short_lease() -> Duration {
+    paced(Duration::from_millis(300))
+}
+
+/// A delay that a rule can see.
+pub(super) fn soon() -> Duration {
+    paced(Duration::from_millis(400))
+}
+
+/// Sees that what had to happen so long after `began` came then, and no later than a broker needs to see it.
+pub(super) fn assert_came_after(began: Instant, time: Duration) {
+    let after = began.elapsed();
+    assert!(after >= time && after < time + paced(Duration::from_secs(3)), "it came after {after:?}");
+}
 
 /// An event of this type and action.
 #[must_use]
@@ -47,7 +70,7 @@ pub fn on(stage: &str, patterns: &[&str]) -> Subscription {
 }
 
 pub(super) fn short(stage: &str, patterns: &[&str]) -> Subscription {
-    on(stage, patterns).with_lease(SHORT_LEASE).unwrap()
+    on(stage, patterns).with_lease(short_lease()).unwrap()
 }
 
 pub(super) fn group_of(subscription: &Subscription) -> GroupName {
