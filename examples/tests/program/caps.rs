@@ -32,18 +32,13 @@ fn a_million_lines_become_their_first_and_their_last_ones() {
     assert_eq!(left.len(), 2, "the folder and the archive, and nothing that was held back: {left:?}");
 }
 
-/// The most memory that a process has had, in kB.
-#[cfg(target_os = "linux")]
-fn most_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn what_is_held_back_takes_disk_and_not_memory() {
     use std::io::Read as _;
+
+    use crate::endless::most_memory;
+
     let place = Place::new();
     // 400 MB, all of which would be held back. The command waits, so that its memory can be looked at.
     let script = "yes 'a line of some thirty bytes or so' | head -c 400000000; touch done; while [ -e done ]; do sleep 0.02; done";

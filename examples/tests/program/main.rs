@@ -4,6 +4,8 @@
 mod asking;
 mod caps;
 mod command_line;
+#[cfg(target_os = "linux")]
+mod endless;
 mod events;
 mod keeping;
 #[cfg(target_os = "linux")]
