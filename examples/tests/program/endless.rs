@@ -1,4 +1,9 @@
 //! Outputs far larger than memory.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that fails where it does not find, and tells what it measured"
+)]
 
 use std::io::Read as _;
 use std::time::{Duration, Instant};
