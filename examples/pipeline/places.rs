@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, Lines, Output, OutputReader, Place, RunQuery, RunRecord,
-    RunStatus, Scheme, SpoolConfig, Spooled, Store, connect_broker, connect_store, current_run, name,
+    Broker, ConnectedStore, Error, ErrorKind, FanOut, Lines, Output, OutputReader, Place, RunQuery,
+    RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Store, bring_tails, connect_broker, connect_store,
+    current_run, name,
 };
+use tokio::task::JoinSet;
 
 use crate::args::{Chosen, Global};
 use crate::codes::{Done, Failure, not_there};
+use crate::runs::sinks;
 
 /// What the global options name, not yet connected: each subcommand connects what it needs.
 #[derive(Clone, Debug)]
@@ -74,14 +77,28 @@ impl Places {
         Ok(stores)
     }
 
-    /// A folder on the disk for what does not outlive this program: there once a run has begun. `None` where no place
-    /// has one.
-    pub(crate) fn scratch(&self) -> Option<PathBuf> {
+    /// The folder for what is held back of outputs over their limit. `None` where no place has one on the disk.
+    pub(crate) fn held_back(&self) -> Option<PathBuf> {
         let folder = |place: &Place| match place.scheme() {
             Scheme::File(folder) => Some(folder.clone()),
             _ => None,
         };
-        self.spool.clone().or_else(|| self.stores.iter().find_map(folder))
+        let base = self.spool.clone().or_else(|| self.stores.iter().find_map(folder))?;
+        Some(base.join("held-back"))
+    }
+
+    /// Brings to the stores what processes that died had held back, in a task that ends with what is answered.
+    pub(crate) fn bring_tails(&self, stores: &[Written]) -> JoinSet<()> {
+        let mut task = JoinSet::new();
+        if let (Some(dir), Some(first)) = (self.held_back().filter(|dir| dir.exists()), stores.first()) {
+            let (reader, fan_out) = (Arc::clone(&first.connected.store), FanOut::new(sinks(stores)));
+            task.spawn(async move {
+                if let Err(error) = bring_tails(dir, &*reader, &fan_out).await {
+                    tracing::warn!(error = %error.chain(), "what processes that died had held back is left where it is");
+                }
+            });
+        }
+        task
     }
 
     /// The store that is asked: the first.

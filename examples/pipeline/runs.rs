@@ -42,7 +42,7 @@ pub(crate) fn execution(places: &Places, options: &RunOptions, screen: &mut Scre
     if let Some(bytes) = options.max_output {
         let cap = Cap::new(bytes);
         // Not in a temporary folder, which may be in memory.
-        execution = execution.with_max_output(match places.scratch() {
+        execution = execution.with_max_output(match places.held_back() {
             Some(folder) => cap.with_dir(folder),
             None => cap,
         });

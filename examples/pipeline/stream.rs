@@ -27,6 +27,7 @@ pub(crate) async fn stream(
     let execution = runs::execution(places, &args.run, screen)?;
     let display = Display::new(screen.form)?;
     let stores = places.stores().await?;
+    let _bringing = places.bring_tails(&stores);
     let mut sinks = runs::sinks(&stores);
     sinks.push(display.sink());
     let fan_out = Arc::new(FanOut::new(sinks));

@@ -24,6 +24,7 @@ pub(crate) async fn work(
     let execution = runs::execution(places, &args.run, screen)?;
     let stores = places.stores().await?;
     let fan_out = FanOut::new(runs::sinks(&stores));
+    let _bringing = places.bring_tails(&stores);
     let form = screen.form;
     let mut worker =
         Worker::new(places.broker().await?, fan_out, command, args.stage.clone(), args.on.iter().cloned())?

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::Instant;
 
+use crate::cap::off_thread;
 use crate::{
     Cap, Cause, DEFAULT_BEAT, Error, ErrorKind, Event, Exit, ExitClassification, ExitTable, FanOut,
     FanOutRun, FinishReport, Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord,
@@ -95,7 +96,9 @@ impl Ended {
     /// Dropped, the run is left without an end: readers will judge it lost.
     pub async fn sealed(mut self, finality: Finality) -> Result<Executed> {
         let (output, sinks) = (self.output.clone(), self.sinks.clone());
+        let mut held = None;
         if let Some(mut tail) = self.alive(output.tail()).await {
+            held = tail.file();
             if let Some(gap) = tail.gap() {
                 // Before the lines behind it: whoever follows is told of it in its place.
                 self.record.gaps.push(gap.clone());
@@ -113,6 +116,10 @@ impl Ended {
             self.record.conclude();
         }
         let report = self.sinks.finish(self.record).await?;
+        if let Some(held) = held {
+            // Only now: before this, another process would bring it where this one dies.
+            off_thread(move || held.remove()).await;
+        }
         Ok(Executed {
             report,
             exit: self.exit,
@@ -256,7 +263,10 @@ impl Execution {
             }
         };
         let sinks = stores_may(begin, stopped.requested()).await?;
-        let output = RunOutput::capped(Arc::clone(&self.masker), sinks.clone(), self.max_output.as_ref());
+        let output = {
+            let cap = self.max_output.as_ref().map(|cap| (cap, &key));
+            RunOutput::with_cap(Arc::clone(&self.masker), sinks.clone(), cap)
+        };
         let context = RunContext::new(event, key, output.clone(), stop.clone());
         let finished = {
             let work = AssertUnwindSafe(handler.run(context)).catch_unwind();

@@ -53,7 +53,7 @@ mod wait;
 mod worker;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
-pub use cap::Cap;
+pub use cap::{Cap, bring_tails};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use capture::{Capture, PART_AFTER};
 pub use claim::{Claim, Holder, Mark, OpenAttempt};

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::cap::{Cap, Over, Ring, Tail};
+use crate::cap::{Cap, Over, Ring, Tail, off_thread};
 use crate::{
     Capture, Counts, Error, ErrorKind, FanOutRun, Gap, LineBatch, LineNumber, MAX_NOTES, Masker, Note,
-    Result, Seal, SealBuilder, Stream, Timestamp,
+    Result, RunKey, Seal, SealBuilder, Stream, Timestamp,
 };
 
 /// The output of one run: cheap to clone, in order within each stream.
@@ -47,20 +47,21 @@ impl RunOutput {
     /// Output that is masked, numbered, and given to the sinks of a run.
     #[must_use]
     pub fn new(masker: Arc<Masker>, sinks: FanOutRun) -> Self {
-        Self::capped(masker, sinks, None)
+        Self::with_cap(masker, sinks, None)
     }
 
-    /// As [`new`](Self::new), but what is over the cap is held back, and is a [`Tail`] in the end.
-    pub(crate) fn capped(masker: Arc<Masker>, sinks: FanOutRun, cap: Option<&Cap>) -> Self {
+    /// As [`new`](Self::new), but what is over the cap of this run is held back, and is a [`Tail`] in the end.
+    pub(crate) fn with_cap(masker: Arc<Masker>, sinks: FanOutRun, cap: Option<(&Cap, &RunKey)>) -> Self {
         let state = Mutex::new(State {
             capture: Capture::new(Arc::clone(&masker)),
             seal: SealBuilder::new(),
-            over: cap.map(Over::new),
+            over: cap.map(|(cap, _)| Over::new(cap)),
             batches: Vec::new(),
             notes: Vec::new(),
             closed: false,
         });
-        let ring = cap.map(|cap| Arc::new(tokio::sync::Mutex::new(Some(Ring::new(cap.clone())))));
+        let ring = cap.map(|(cap, run)| Ring::new(cap.clone(), run.clone()));
+        let ring = ring.map(|ring| Arc::new(tokio::sync::Mutex::new(Some(ring))));
         let (waiting, held_back) = (Notify::new(), Notify::new());
         Self(Arc::new(Inner { state, masker, sinks, waiting, ring, held_back }))
     }
@@ -139,15 +140,23 @@ impl RunOutput {
         self.lock().seal.seal()
     }
 
-    /// Sends unfinished lines out as parts when they have waited long enough. Never returns; it is polled beside the
+    /// Sends unfinished lines out as parts when they have waited long enough, and brings what is held back to the disk.
+    /// Never returns; it is polled beside the
     /// handler.
     pub async fn drive(&self) {
         loop {
-            let due = self.lock().capture.due();
-            match due {
+            let (due, held) = {
+                let state = self.lock();
+                (state.capture.due(), state.over.as_ref().and_then(Over::due))
+            };
+            match due.into_iter().chain(held).min() {
                 None => self.0.waiting.notified().await,
-                Some(due) => tokio::time::sleep_until(due).await,
+                Some(due) => {
+                    // Or by what is due sooner by now.
+                    let _ = tokio::time::timeout_at(due, self.0.waiting.notified()).await;
+                }
             }
+            self.keep().await;
             let flush = |capture: &mut Capture, out: &mut Vec<LineBatch>| {
                 capture.flush_due(Instant::now(), Timestamp::now(), out);
             };
@@ -196,25 +205,20 @@ impl RunOutput {
     ///
     /// # Cancel safety
     /// Dropped, lines are lost.
-    pub(crate) async fn give_next(&self, mut tail: Tail) -> Option<(Tail, Option<Gap>)> {
-        let (tail, next) = off_thread(move || {
-            let next = tail.next();
-            (tail, next)
-        })
-        .await?;
-        match next? {
-            Err(gap) => Some((tail, Some(gap))),
-            Ok(batches) => {
-                for batch in &batches {
-                    // One by one, so that a sink which drops has room for each.
-                    self.0.sinks.caught_up().await;
-                    let mut state = self.lock();
-                    state.seal.add(batch);
-                    self.0.sinks.append(std::slice::from_ref(batch));
-                }
-                Some((tail, None))
-            }
+    pub(crate) async fn give_next(&self, tail: Tail) -> Option<(Tail, Option<Gap>)> {
+        let (tail, next) = tail.next_off_thread().await?;
+        let batches = match next {
+            Err(gap) => return Some((tail, Some(gap))),
+            Ok(batches) => batches,
+        };
+        for batch in &batches {
+            // One by one, so that a sink which drops has room for each.
+            self.0.sinks.caught_up().await;
+            let mut state = self.lock();
+            state.seal.add(batch);
+            self.0.sinks.append(std::slice::from_ref(batch));
         }
+        Some((tail, None))
     }
 
     /// Waits while sinks or the disk are behind.
@@ -223,22 +227,42 @@ impl RunOutput {
         self.spill().await;
     }
 
-    /// Moves blocks that are held back to the disk.
+    /// Moves full blocks that are held back to the disk.
     async fn spill(&self) {
+        let is_behind = |over: &Over| over.is_behind();
+        self.hold(is_behind, |ring, output| {
+            let next = || output.lock().over.as_mut().and_then(Over::next);
+            std::iter::from_fn(next).for_each(|block| ring.push(&block));
+        })
+        .await;
+    }
+
+    /// Brings what is held back and in no full block to the disk as well, where that is due.
+    async fn keep(&self) {
+        let is_due = |over: &Over| over.due().is_some_and(|due| due <= Instant::now());
+        self.hold(is_due, |ring, output| {
+            let begun = output.lock().over.as_mut().and_then(Over::begun);
+            begun.into_iter().for_each(|block| ring.keep(&block));
+        })
+        .await;
+    }
+
+    /// Does what has to do with the disk, off the async threads, where it is to be done.
+    async fn hold(&self, wanted: fn(&Over) -> bool, work: fn(&mut Ring, &Self)) {
         let Some(ring) = &self.0.ring else { return };
-        let is_behind = || self.lock().over.as_ref().is_some_and(Over::is_behind);
-        if !is_behind() {
+        let wanted = || self.lock().over.as_ref().is_some_and(wanted);
+        if !wanted() {
             return;
         }
         let mut ring = Arc::clone(ring).lock_owned().await;
-        if !is_behind() {
+        // Whoever had the lock may have done it.
+        if !wanted() {
             return;
         }
         let output = self.clone();
         off_thread(move || {
-            let next = || output.lock().over.as_mut().and_then(Over::next);
             if let Some(ring) = ring.as_mut() {
-                std::iter::from_fn(next).for_each(|block| ring.push(&block));
+                work(ring, &output);
             }
         })
         .await;
@@ -257,11 +281,14 @@ impl RunOutput {
         Ok(())
     }
 
-    /// Captures and queues under one lock, so that every sink gets the numbers in order. Answers whether an unfinished
-    /// line began to wait.
+    /// Captures and queues under one lock, so that every sink gets the numbers in order. Answers whether something began to
+    /// wait: an unfinished line, or lines that are held back.
     fn take(&self, state: &mut State, change: impl FnOnce(&mut Capture, &mut Vec<LineBatch>)) -> bool {
         let State { capture, seal, over, batches, notes, .. } = state;
-        let waited = capture.due().is_some();
+        let waits = |capture: &Capture, over: &Option<Over>| {
+            (capture.due().is_some(), over.as_ref().is_some_and(|over| over.due().is_some()))
+        };
+        let waited = waits(capture, over);
         change(capture, batches);
         if let Some(over) = over
             && let Some(text) = over.hold_back(batches)
@@ -276,19 +303,11 @@ impl RunOutput {
             self.0.sinks.append(batches);
             batches.clear();
         }
-        !waited && capture.due().is_some()
+        let waits = waits(capture, over);
+        waits.0 && !waited.0 || waits.1 && !waited.1
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Does what blocks off the async threads; `None` where the runtime ends.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let joined = tokio::task::spawn_blocking(work).await;
-    if let Err(error) = &joined {
-        tracing::error!(%error, "lines that are held back were not moved");
-    }
-    joined.ok()
 }

@@ -29,7 +29,9 @@ fn a_million_lines_become_their_first_and_their_last_ones() {
     let printed = ended.out.len() as u64 + gap["bytes"].as_u64().unwrap();
     assert_eq!(printed, 6_888_896 + "last\n".len() as u64);
     let left: Vec<_> = std::fs::read_dir(place.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "the folder and the archive, and nothing that was held back: {left:?}");
+    assert_eq!(left.len(), 2, "the folder and the archive: {left:?}");
+    let held_back = std::fs::read_dir(place.0.path().join(".pipeline/held-back")).unwrap();
+    assert_eq!(held_back.count(), 0, "nothing is held back any more");
 }
 
 #[cfg(target_os = "linux")]
@@ -66,7 +68,7 @@ fn what_is_held_back_takes_disk_and_not_memory() {
 }
 
 #[test]
-fn a_killed_program_leaves_the_head_and_a_note() {
+fn a_killed_program_leaves_the_head_and_a_note_and_the_next_one_brings_the_tail() {
     let place = Place::new();
     let script = "echo one; echo two; echo three; sleep 60";
     let running = place.start(&["stream", "a", "s", "--max-output", "16", "--", "sh", "-c", script]);
@@ -80,9 +82,13 @@ fn a_killed_program_leaves_the_head_and_a_note() {
         assert!(started.elapsed() < std::time::Duration::from_secs(20), "{told:?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // Killed.
+    // Killed; and what it held back is there, once another has brought it.
     drop(running);
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\n");
+    place.expect(0, &["stream", "b", "s", "--", "sleep", "1"]);
+    assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\nthree\n");
+    let told = place.expect(0, &["get-status", "a", "s", "--json"]).documents().remove(0);
+    assert_eq!(told["notes"][1]["kind"], "output_brought", "{told}");
 }
 
 #[test]

@@ -4,29 +4,39 @@
 //! left in it at the end is the tail.
 
 mod block;
+mod file;
+mod left;
 mod ring;
 mod tail;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+pub use left::bring_tails;
 pub(crate) use ring::Ring;
 pub(crate) use tail::Tail;
 
 use crate::{LineBatch, LineNumber, LineRange};
 use block::Block;
 
+/// How long lines that are held back may be in memory alone: as long as a sink gathers, unless told otherwise.
+const KEPT_WITHIN: Duration = Duration::from_millis(100);
+
 /// How much of a run's output is kept: its first lines and its last ones, each of so many bytes, ends included.
 ///
-/// Lines are kept whole. The head goes to the stores at once. What comes after it is held back in a file without a name
-/// until the run ends: then the lines that are the tail follow, and what lies between is one gap in the record, with its
-/// numbers, lines and bytes. The last line is always kept, however long. Dropped lines keep their numbers, and the seal
-/// is over the lines that are kept.
+/// Lines are kept whole. The head goes to the stores at once. What comes after it is held back in a file until the run
+/// ends: then the lines that are the tail follow, and what lies between is one gap in the record, with its numbers, lines
+/// and bytes. The last line is always kept, however long. Dropped lines keep their numbers, and the seal is over the
+/// lines that are kept.
 ///
 /// On the disk the tail takes its bytes and about 2 MiB; where many short lines are printed one by one, up to twice its
-/// bytes, and then it may have fewer lines. A disk that is full makes it shorter. What is held back ends with the
-/// process: of a run that was lost in a crash there is the head, and a note that says from which line on it was held
-/// back.
+/// bytes, and then it may have fewer lines. A disk that is full makes it shorter. In a folder that is named
+/// ([`with_dir`](Self::with_dir)), what a killed process held back is left there, but for what it printed in its last
+/// moment, and [`bring_tails`] brings it to the stores; without one it ends with the process, and of such a run there is
+/// the head, and a note that says from which line on it was held back.
 ///
 /// ```
 /// use pubsub_core::{Cap, Execution};
@@ -40,7 +50,7 @@ pub struct Cap {
     pub head: u64,
     /// Most bytes of the last lines.
     pub tail: u64,
-    /// The folder on whose disk the tail is held back; the system's temporary folder where there is none.
+    /// Where the tail is held back; in the system's temporary folder, without a name, where there is none.
     pub dir: Option<PathBuf>,
 }
 
@@ -51,8 +61,8 @@ impl Cap {
         Self { head: bytes / 2, tail: bytes - bytes / 2, dir: None }
     }
 
-    /// With another folder for what is held back. It has to be there by the time that the head is full; one in memory, as
-    /// some systems' temporary folder is, costs memory.
+    /// With a folder for what is held back; it is made where it is not there. One in memory, as some systems' temporary
+    /// folder is, costs memory.
     #[must_use]
     pub fn with_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
@@ -77,6 +87,8 @@ pub(crate) struct Over {
     /// What is said when that begins.
     note: String,
     filling: Block,
+    /// Since when it has lines that are not on the disk.
+    since: Option<Instant>,
     /// Blocks that wait for the disk: no more than one write brought, for nothing more is taken while one waits.
     full: VecDeque<Block>,
 }
@@ -89,7 +101,7 @@ impl Over {
             size(cap.tail)
         );
         let (filling, full) = (Block::default(), VecDeque::new());
-        Self { head_left: cap.head, first: None, bytes: 0, note, filling, full }
+        Self { head_left: cap.head, first: None, bytes: 0, note, filling, since: None, full }
     }
 
     /// Leaves in `batches` what belongs to the head, and holds back the rest. Where that begins, it answers what is to be
@@ -119,11 +131,26 @@ impl Over {
     }
 
     fn hold(&mut self, batch: &LineBatch) {
-        self.bytes = self.bytes.saturating_add(batch.bytes().len() as u64);
         if !self.filling.has_room(batch) {
             self.full.push_back(std::mem::take(&mut self.filling));
+            self.since = None;
+        }
+        if self.filling.held.is_none() {
+            self.filling.before = self.bytes;
         }
         self.filling.add(batch);
+        self.bytes = self.bytes.saturating_add(batch.bytes().len() as u64);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// When what is in no full block is to be on the disk.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + KEPT_WITHIN)
+    }
+
+    /// What is in no full block yet, for the disk.
+    pub(crate) fn begun(&mut self) -> Option<Block> {
+        self.since.take().map(|_| self.filling.clone())
     }
 
     /// Whether a block waits for the disk.
@@ -144,6 +171,15 @@ fn split(batch: &LineBatch, bytes: u64) -> (Option<LineBatch>, Option<LineBatch>
     let before = LineNumber::new(rest.before()).filter(|_| fitting > 0);
     let head = before.and_then(|last| batch.slice(LineRange::new(batch.first(), last)));
     (head, batch.slice(LineRange::new(rest, LineNumber::MAX)))
+}
+
+/// Does what blocks off the async threads; `None` where the runtime ends.
+pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    if let Err(error) = &joined {
+        tracing::error!(%error, "lines that are held back were not moved");
+    }
+    joined.ok()
 }
 
 /// A number of bytes in the largest unit that tells it exactly.

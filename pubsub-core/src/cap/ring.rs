@@ -1,25 +1,28 @@
 //! The blocks on the disk, of which the oldest make room for new ones.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Cap;
-use super::block::{BLOCK_BYTES, Block, Held};
+use super::block::{BLOCK_BYTES, Block, Held, decode};
+use super::file::{Head, HeldFile};
+use crate::RunKey;
 
-/// A file without a name, which the system frees with the process however that ends. Its calls block.
+/// The places of a file and what is in them. Its calls block.
 #[derive(Debug)]
 pub(crate) struct Ring {
     pub(super) cap: Cap,
-    file: Option<Arc<File>>,
+    run: RunKey,
+    file: Option<Arc<HeldFile>>,
     /// Oldest first, with consecutive numbers.
     blocks: VecDeque<Stored>,
     /// The bytes of their lines.
     pub(super) bytes: u64,
+    /// What of the block that still grows is on the disk.
+    growing: Option<Growing>,
     /// How many places for a block the file has, and may have.
     places: u64,
     most: u64,
@@ -34,52 +37,106 @@ pub(super) struct Stored {
     pub(super) held: Held,
     place: u64,
     length: usize,
-    file: Arc<File>,
+    file: Arc<HeldFile>,
 }
 
 impl Stored {
     /// Its frames.
     pub(super) fn read(&self) -> io::Result<Bytes> {
-        let mut frames = vec![0; self.length];
-        self.file.read_exact_at(&mut frames, offset(self.place))?;
-        Ok(frames.into())
+        Ok(self.file.read(self.place, self.length)?.into())
     }
 }
 
-const fn offset(place: u64) -> u64 {
-    place.saturating_mul(BLOCK_BYTES as u64)
+#[derive(Clone, Copy, Debug)]
+struct Growing {
+    held: Held,
+    place: u64,
+    written: usize,
 }
 
 impl Ring {
-    pub(crate) fn new(cap: Cap) -> Self {
+    pub(crate) fn new(cap: Cap, run: RunKey) -> Self {
         // Twice, for blocks of short lines hold more than their bytes; and the oldest and the newest are never full.
         let most = cap.tail.saturating_mul(2) / BLOCK_BYTES as u64 + 3;
-        let (blocks, free) = (VecDeque::new(), Vec::new());
-        Self { cap, file: None, blocks, bytes: 0, places: 0, most, free, failed: false }
+        let (file, growing, blocks, free) = (None, None, VecDeque::new(), Vec::new());
+        Self { cap, run, file, blocks, bytes: 0, growing, places: 0, most, free, failed: false }
     }
 
-    /// Takes a block, and drops those that the tail will not reach back to. Where it cannot be written, it is dropped
-    /// with all before it: what is left out is one gap.
+    /// What is in a file that was left: its newest blocks with consecutive numbers; and the bytes of all lines that were
+    /// held back up to the last of them.
+    pub(super) fn left(file: Arc<HeldFile>, head: Head) -> io::Result<(Self, u64)> {
+        let cap = Cap { head: head.head, tail: head.tail, dir: None };
+        let mut ring = Self::new(cap, head.run);
+        let (mut found, mut total) = (Vec::new(), 0);
+        for place in 0..file.places()? {
+            let Some((first, before, frames)) = file.look(place)? else { continue };
+            let (batches, length) = decode(frames.into(), first);
+            let Some(last) = batches.last().map(crate::LineBatch::last) else { continue };
+            let bytes = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
+            total = total.max(before.saturating_add(bytes));
+            found.push(Stored { held: Held { first, last, bytes }, place, length, file: Arc::clone(&file) });
+        }
+        found.sort_unstable_by_key(|stored| stored.held.first);
+        while let Some(stored) = found.pop() {
+            if ring.blocks.front().is_some_and(|next| stored.held.last.plus(1) != next.held.first) {
+                break;
+            }
+            ring.bytes = ring.bytes.saturating_add(stored.held.bytes);
+            ring.blocks.push_front(stored);
+        }
+        ring.file = Some(file);
+        Ok((ring, total))
+    }
+
+    /// Takes a block that is full, and drops those that the tail will not reach back to. Where it cannot be written, it
+    /// is dropped with all before it: what is left out is one gap.
     pub(crate) fn push(&mut self, block: &Block) {
         let Some(held) = block.held else { return };
         self.make_room(held.bytes);
-        while let Some(place) = self.place() {
-            match self.write(place, &block.frames) {
+        let Some((place, file)) = self.store(block, held) else {
+            while self.take_oldest().is_some() {}
+            return;
+        };
+        self.growing = None;
+        self.bytes = self.bytes.saturating_add(held.bytes);
+        self.blocks.push_back(Stored { held, place, length: block.frames.len(), file });
+    }
+
+    /// Brings to the disk what a block that still grows has by now, for whoever comes after a crash. Only a file with a
+    /// name is found then.
+    pub(crate) fn keep(&mut self, block: &Block) {
+        if let Some(held) = block.held.filter(|_| self.cap.dir.is_some()) {
+            self.store(block, held);
+        }
+    }
+
+    /// Where a block is, once all that it has is written.
+    fn store(&mut self, block: &Block, held: Held) -> Option<(u64, Arc<HeldFile>)> {
+        let grown = self.growing.take();
+        if let Some(other) = grown.filter(|growing| growing.held.first != held.first) {
+            self.free.push(other.place);
+        }
+        let mut grown = grown.filter(|growing| growing.held.first == held.first);
+        loop {
+            let (place, written) = match grown.take() {
+                Some(growing) => (growing.place, growing.written),
+                None => (self.place()?, 0),
+            };
+            match self.write(place, block, held, written) {
                 Ok(file) => {
                     self.places = self.places.max(place + 1);
-                    self.bytes = self.bytes.saturating_add(held.bytes);
-                    return self.blocks.push_back(Stored { held, place, length: block.frames.len(), file });
+                    self.growing = Some(Growing { held, place, written: block.frames.len() });
+                    return Some((place, file));
                 }
                 Err(error) => self.failed(&error),
             }
             if place < self.places {
                 self.free.push(place);
-                break;
+                return None;
             }
             // A full disk still has the places that were written; no further one is tried.
             self.most = self.places;
         }
-        while self.take_oldest().is_some() {}
     }
 
     /// Drops blocks as long as those after them, with so many bytes that follow, are a whole tail.
@@ -100,6 +157,16 @@ impl Ring {
         Some(oldest)
     }
 
+    /// The last line on the disk.
+    pub(super) fn newest(&self) -> Option<Held> {
+        self.blocks.back().map(|stored| stored.held)
+    }
+
+    /// The file, once there is one.
+    pub(super) fn file(&self) -> Option<Arc<HeldFile>> {
+        self.file.clone()
+    }
+
     /// Where the next block is written; `None` where there is no place for any.
     fn place(&mut self) -> Option<u64> {
         if self.free.is_empty() && self.places >= self.most {
@@ -108,21 +175,22 @@ impl Ring {
         self.free.pop().or_else(|| (self.places < self.most).then_some(self.places))
     }
 
-    fn write(&mut self, place: u64, frames: &[u8]) -> io::Result<Arc<File>> {
+    fn write(&mut self, place: u64, block: &Block, held: Held, written: usize) -> io::Result<Arc<HeldFile>> {
         let file = match &self.file {
             Some(file) => file,
-            None => self.file.insert(Arc::new(match &self.cap.dir {
-                Some(dir) => tempfile::tempfile_in(dir)?,
-                None => tempfile::tempfile()?,
-            })),
+            None => {
+                // The file is made for the first block.
+                let head = Head::new(self.run.clone(), held.first, &self.cap);
+                self.file.insert(Arc::new(HeldFile::create(&self.cap, &head)?))
+            }
         };
-        file.write_all_at(frames, offset(place))?;
+        file.write(place, block, written)?;
         Ok(Arc::clone(file))
     }
 
     #[cfg(test)]
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.file.as_ref().map_or(0, |file| file.metadata().unwrap().len())
+        self.file.as_ref().map_or(0, |file| file.disk_bytes())
     }
 
     fn failed(&mut self, error: &io::Error) {

@@ -1,12 +1,14 @@
 //! What is left of the lines that were held back, once the run has ended.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Over;
 use super::block::{Block, Held, decode};
+use super::file::{Head, HeldFile};
 use super::ring::Ring;
+use super::{Over, off_thread};
 use crate::{Gap, LineBatch, LineNumber, LineRange};
 
 /// The last lines, read block by block. Its calls block.
@@ -27,13 +29,25 @@ impl Tail {
             ring.push(&block);
         }
         let first = over.first?;
-        let last = over.filling.held?.last;
-        let mut tail = Self { ring, read: None, newest: over.filling, gap: None };
+        Self::of(ring, over.filling, first, over.bytes)
+    }
+
+    /// What a process left that has died; `None` where nothing of it came to the disk.
+    pub(super) fn left(file: Arc<HeldFile>, head: Head) -> io::Result<Option<Self>> {
+        let first = head.first;
+        let (ring, bytes) = Ring::left(file, head)?;
+        Ok(Self::of(ring, Block::default(), first, bytes))
+    }
+
+    /// The end of so many bytes that were held back from this line on.
+    fn of(ring: Ring, newest: Block, first: LineNumber, bytes: u64) -> Option<Self> {
+        let last = newest.held.or(ring.newest())?.last;
+        let mut tail = Self { ring, read: None, newest, gap: None };
         let kept = tail.cut(last);
         let from = kept.first().map_or(last, LineBatch::first);
         if let Some(before) = LineNumber::new(from.before()).filter(|before| *before >= first) {
             let cut: u64 = kept.iter().map(|batch| batch.bytes().len() as u64).sum();
-            let bytes = over.bytes.saturating_sub(cut.saturating_add(tail.bytes()));
+            let bytes = bytes.saturating_sub(cut.saturating_add(tail.bytes()));
             let reason = format!("over the limit of the output ({})", tail.ring.cap.limit());
             tail.gap = Some(Gap { range: LineRange::new(first, before), bytes: Some(bytes), reason });
         }
@@ -46,8 +60,13 @@ impl Tail {
         self.gap.as_ref()
     }
 
+    /// The file that it is read from, where there is one.
+    pub(crate) fn file(&self) -> Option<Arc<HeldFile>> {
+        self.ring.file()
+    }
+
     /// The next lines, `None` after the last; a gap where they can be read no more.
-    pub(crate) fn next(&mut self) -> Option<Result<Vec<LineBatch>, Gap>> {
+    fn next(&mut self) -> Option<Result<Vec<LineBatch>, Gap>> {
         if let Some(batches) = self.read.take() {
             return Some(Ok(batches));
         }
@@ -57,6 +76,15 @@ impl Tail {
             let reason = format!("held back, and could not be read again: {error}");
             Gap { range, bytes: Some(held.bytes), reason }
         }))
+    }
+
+    /// The next lines, and the rest of it, read off the async threads.
+    pub(crate) async fn next_off_thread(mut self) -> Option<(Self, Result<Vec<LineBatch>, Gap>)> {
+        off_thread(move || {
+            let next = self.next()?;
+            Some((self, next))
+        })
+        .await?
     }
 
     /// Takes out the oldest block that is left, and cuts off its front what is over the tail, but not the last line.
@@ -88,8 +116,11 @@ impl Tail {
                 (newest.held?, Ok(Bytes::from(newest.frames)))
             }
         };
-        let damaged = || io::Error::from(io::ErrorKind::InvalidData);
-        let batches = frames.and_then(|frames| decode(frames, held.first).ok_or_else(damaged));
+        let batches = frames.and_then(|frames| {
+            let (batches, _) = decode(frames, held.first);
+            let whole = batches.last().is_some_and(|batch| batch.last() == held.last);
+            whole.then_some(batches).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        });
         Some((held, batches))
     }
 }

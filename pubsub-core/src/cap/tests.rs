@@ -285,7 +285,7 @@ async fn a_follower_hears_that_output_is_held_back_and_gets_the_gap_in_its_place
 #[tokio::test]
 async fn without_a_disk_the_last_lines_are_kept_in_memory_and_the_account_is_right() {
     let store = MemoryStore::new();
-    let cap = Cap::new(4_000_000).with_dir("/nonexistent/folder");
+    let cap = Cap::new(4_000_000).with_dir("/dev/null/folder");
     let pieces: Vec<Piece> = numbered(1_000_000).chunks(50_000).map(out).collect();
     let (_stopper, stop) = Stop::pair();
     let execution = Execution::new().with_max_output(cap);
@@ -382,7 +382,7 @@ fn full_block(first: u64) -> super::Block {
 #[test]
 fn a_ring_of_single_short_lines_takes_no_more_than_twice_its_bytes() {
     let tail = 4 << 20;
-    let mut ring = Ring::new(Cap { head: 0, tail, dir: None });
+    let mut ring = Ring::new(Cap { head: 0, tail, dir: None }, key().1);
     let mut first = 1;
     for _ in 0..30 {
         let block = full_block(first);
@@ -390,7 +390,7 @@ fn a_ring_of_single_short_lines_takes_no_more_than_twice_its_bytes() {
         ring.push(&block);
     }
     let bytes = ring.disk_bytes();
-    assert!(bytes > tail && bytes <= 2 * tail + (3 << 20), "{bytes}");
+    assert!(bytes > tail && bytes <= 2 * tail + (3 << 20) + 8192, "{bytes}");
     // What is there is what came last, without a hole.
     let mut next = first;
     let mut held: Vec<_> = std::iter::from_fn(|| ring.take_oldest()).map(|stored| stored.held).collect();
@@ -433,6 +433,162 @@ fn a_block_reads_back_as_it_was() {
     let mut block = super::Block::default();
     batches.iter().for_each(|batch| block.add(batch));
     let decode = |bytes: &[u8]| super::block::decode(bytes.to_vec().into(), at(7));
-    assert_eq!(decode(&block.frames).unwrap(), batches);
-    assert_eq!(decode(&block.frames[..block.frames.len() - 1]), None);
+    let whole = (batches.to_vec(), block.frames.len());
+    assert_eq!(decode(&block.frames), whole);
+    // What lies behind is an earlier block's, or nothing.
+    assert_eq!(decode(&[&block.frames[..], &[0; 40]].concat()), whole);
+    let mut older = super::Block::default();
+    older.add(&line(1, Stream::Stdout, b"older\n", LineEnd::None));
+    assert_eq!(decode(&[&block.frames[..], &older.frames].concat()), whole);
+    // A torn end, and a changed byte, end what is taken.
+    for length in 0..block.frames.len() {
+        let (taken, bytes) = decode(&block.frames[..length]);
+        assert_eq!(taken, batches[..taken.len()]);
+        assert!(taken.len() < 3 && bytes <= length);
+        let mut changed = block.frames.clone();
+        changed[length] ^= 1;
+        assert_eq!(decode(&changed).0, batches[..taken.len()], "byte {length}");
+    }
+}
+
+/// Prints, and dies once what it printed is on the disk: dropped in the middle, as a killed process leaves it.
+async fn dies(store: &MemoryStore, dir: &std::path::Path, cap: (u64, u64), pieces: Vec<Piece>) -> RunKey {
+    let (event, key) = key();
+    let (printed, seen) = tokio::sync::oneshot::channel();
+    let printed = Arc::new(std::sync::Mutex::new(Some(printed)));
+    let prints = handler_fn(move |context: RunContext| {
+        let (pieces, printed) = (pieces.clone(), Arc::clone(&printed));
+        async move {
+            for (stream, bytes) in pieces {
+                context.output.write(stream, bytes.into()).await.unwrap();
+            }
+            let printed = printed.lock().unwrap().take();
+            printed.unwrap().send(()).unwrap();
+            std::future::pending().await
+        }
+    });
+    let cap = Cap { head: cap.0, tail: cap.1, dir: Some(dir.to_owned()) };
+    let execution = Execution::new().with_max_output(cap);
+    let fan_out = FanOut::new(vec![required(store)]);
+    let (_stopper, stop) = Stop::pair();
+    let run = execution.run(&fan_out, &prints, event, key.clone(), stop, Finality::Final);
+    let on_disk = async {
+        seen.await.unwrap();
+        let path = dir.join(format!("{}.tail", key.run_id));
+        let mut before = 0;
+        loop {
+            // Until what was printed last has been written as well.
+            tokio::time::sleep(3 * super::KEPT_WITHIN).await;
+            let length = std::fs::metadata(&path).map_or(0, |file| file.len());
+            if length > 0 && length == before {
+                break;
+            }
+            before = length;
+        }
+    };
+    tokio::select! {
+        ended = run => panic!("{ended:?}"),
+        () = on_disk => {}
+    }
+    let _ = fan_out.close(LATE).await;
+    key
+}
+
+async fn brought(store: &MemoryStore, dir: &std::path::Path) -> u64 {
+    let fan_out = FanOut::new(vec![required(store)]);
+    let brought = super::bring_tails(dir, store, &fan_out).await.unwrap();
+    fan_out.close(LATE).await.unwrap();
+    brought
+}
+
+fn files(dir: &std::path::Path) -> usize {
+    std::fs::read_dir(dir).unwrap().count()
+}
+
+#[tokio::test]
+async fn what_a_process_that_died_had_held_back_is_brought_by_another() {
+    let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+    // Three full blocks and one that was begun, of which 3 MB are the tail.
+    let mut pieces: Vec<Piece> = numbered(450_000).chunks(10_000).map(out).collect();
+    pieces.push((Stream::Stderr, b"the last word\n".to_vec()));
+    let key = dies(&store, dir.path(), (1_000_000, 3_000_000), pieces).await;
+    let head = "1-100000";
+    assert_eq!(shape(&read(&store, &key.run_id, Lines::ALL).await), head);
+    assert_eq!(brought(&store, dir.path()).await, 1);
+    let gap = "gap 100001-150002 over the limit of the output (4 MB)";
+    let items = read(&store, &key.run_id, Lines::ALL).await;
+    assert_eq!(shape(&items), format!("{head} {gap}; 150003-450001"));
+    let last = lines_of(&items).pop().unwrap();
+    assert_eq!((last.stream, &last.bytes[..]), (Stream::Stderr, &b"the last word"[..]));
+    let record = store.lines(&key.run_id, Lines::ALL).await.unwrap().record;
+    assert_eq!(record.status, RunStatus::Running, "nobody knows how it would have ended");
+    assert_eq!(record.gaps[0].bytes, Some(500_020));
+    assert_eq!(record.notes.iter().filter(|note| note.kind == "output_brought").count(), 1);
+    assert_eq!((files(dir.path()), brought(&store, dir.path()).await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_line_that_was_printed_just_before_the_end_is_not_lost() {
+    let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+    let pieces = vec![out("one\ntwo\n"), out("three\n"), out("four\n")];
+    let key = dies(&store, dir.path(), (4, 100), pieces).await;
+    assert_eq!(brought(&store, dir.path()).await, 1);
+    assert_eq!(shape(&read(&store, &key.run_id, Lines::ALL).await), "1-4");
+}
+
+#[tokio::test]
+async fn what_is_torn_or_damaged_is_brought_as_far_as_it_is_whole() {
+    let whole = 4096 + 24;
+    for (length, shaped) in [(whole, "1-1"), (whole + 17, "1-1"), (whole + 17 + 4, "1-2"), (4095, "1-1")] {
+        let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+        let pieces = vec![out("one\n"), out("two\n"), out("three\n")];
+        let key = dies(&store, dir.path(), (4, 100), pieces).await;
+        let path = dir.path().join(format!("{}.tail", key.run_id));
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        brought(&store, dir.path()).await;
+        assert_eq!(shape(&read(&store, &key.run_id, Lines::ALL).await), shaped, "{length} bytes");
+        // A file that is being made is nobody else's.
+        assert_eq!(files(dir.path()), usize::from(length < 4096));
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_left_and_one_of_a_removed_run_is_not() {
+    let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+    let key = dies(&store, dir.path(), (0, 100), vec![out("one\ntwo\n")]).await;
+    let path = dir.path().join(format!("{}.tail", key.run_id));
+    let bytes = std::fs::read(&path).unwrap();
+    let newer =
+        String::from_utf8(bytes.clone()).unwrap_or_default().replace("\"version\":1", "\"version\":9");
+    std::fs::write(&path, &newer).unwrap();
+    assert_eq!((brought(&store, dir.path()).await, files(dir.path())), (0, 1));
+    std::fs::write(&path, &bytes).unwrap();
+    crate::Retention::remove(&store, &key.run_id).await.unwrap();
+    assert_eq!((brought(&store, dir.path()).await, files(dir.path())), (0, 0));
+    assert_eq!(brought(&store, &dir.path().join("nowhere")).await, 0);
+}
+
+#[tokio::test]
+async fn what_a_living_process_holds_back_is_its_own() {
+    let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+    let folder = dir.path().to_owned();
+    let seen = store.clone();
+    let prints = handler_fn(move |context: RunContext| {
+        let (folder, store) = (folder.clone(), seen.clone());
+        async move {
+            context.output.write(Stream::Stdout, numbered(300_000).into()).await.unwrap();
+            assert_eq!((files(&folder), brought(&store, &folder).await), (1, 0));
+            context.output.line("the end").await.unwrap();
+            Exit::code(0).into()
+        }
+    });
+    let (event, key) = key();
+    let execution =
+        Execution::new().with_max_output(Cap { head: 0, tail: 20, dir: Some(dir.path().to_owned()) });
+    let fan_out = FanOut::new(vec![required(&store)]);
+    let (_stopper, stop) = Stop::pair();
+    execution.run(&fan_out, &prints, event, key.clone(), stop, Finality::Final).await.unwrap();
+    assert_eq!(shape(&read(&store, &key.run_id, Lines::ALL).await).split("; ").last(), Some("300000-300001"));
+    assert!(verify(&store, &key.run_id).await.unwrap().agrees());
+    assert_eq!(files(dir.path()), 0);
 }

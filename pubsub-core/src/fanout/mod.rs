@@ -252,6 +252,17 @@ fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the sinks were given up before they had everything")
 }
 
+/// Refused where there is any: each with how many lines it lacks.
+fn given_up<'a>(lanes: impl Iterator<Item = &'a Lane>) -> Result<()> {
+    let lanes: Vec<_> = lanes.collect();
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    Err(lanes.into_iter().fold(closed(), |error, lane| {
+        error.with("sink", &lane.sink.config.name).with("waiting", lane.account().waiting)
+    }))
+}
+
 /// One run on its way to every sink. The last clone that is dropped lets the sinks drain and end.
 #[derive(Clone, Debug)]
 pub struct FanOutRun {
@@ -311,6 +322,12 @@ impl FanOutRun {
         }
     }
 
+    /// As [`drained`](Self::drained), but with an error where required sinks were given up before they had all of it.
+    pub(crate) async fn given(&self) -> Result<()> {
+        self.drained().await;
+        given_up(self.required().filter(|lane| lane.account().waiting > 0))
+    }
+
     /// Ends the run: drains, says in the record whether a required sink lacks lines, and seals. Returns once the required
     /// sinks have all of it; the others go on by themselves. May be called again with a later revision.
     ///
@@ -327,12 +344,7 @@ impl FanOutRun {
         for lane in self.required() {
             lane.finished(record.revision).await;
         }
-        let mut left = self.required().filter(|lane| !lane.has_finished(record.revision)).peekable();
-        if left.peek().is_some() {
-            return Err(left.fold(closed(), |error, lane| {
-                error.with("sink", &lane.sink.config.name).with("waiting", lane.account().waiting)
-            }));
-        }
+        given_up(self.required().filter(|lane| !lane.has_finished(record.revision)))?;
         // A seal that was refused is known only now; the stores hear of it with the next revision.
         record.output_incomplete |= self.required().any(Lane::is_incomplete);
         Ok(FinishReport { record, sinks: self.accounts() })
