@@ -5,9 +5,12 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::dead_letters::are_unsupported;
-use super::sample::{LONG, LOOK_AGAIN, Member, assert_kind, group_of, named, on, publish};
+use super::sample::{LONG, Member, assert_kind, group_of, named, on, publish};
 use super::{BrokerFixture, Limits};
 use crate::{Broker, BrokerCapabilities, ErrorKind, Event, Novelty, PublisherExt as _, Scope, Timestamp};
+
+/// How soon a rule publishes or asks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// What rules wait for the end of.
 const SHORT: Duration = Duration::from_millis(300);

@@ -9,7 +9,7 @@ use super::sample::{Member, assert_kind, depth, event, go, lease, named, on, pub
 use crate::{BrokerCapabilities, ErrorKind, LeaseId, Scope, Settlement};
 
 /// A delay that a rule can see.
-const SOON: Duration = Duration::from_millis(400);
+const SOON: Duration = Duration::from_millis(1500);
 
 /// §4.2: what was acknowledged is over, for every member, through every handle.
 pub async fn what_is_acknowledged_never_comes_back(fixture: &dyn BrokerFixture, _: BrokerCapabilities) {
