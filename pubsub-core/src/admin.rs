@@ -101,6 +101,24 @@ impl Depth {
     }
 }
 
+/// For brokers that drop a group after its time without members: says in one log line, and counts in
+/// `pipeline_broker_dropped_events_total`, what it had not settled.
+pub fn group_dropped(name: &GroupName, unsettled: Depth) {
+    if unsettled.is_idle() {
+        tracing::debug!(group = %name, "a group without members is dropped after its time");
+        return;
+    }
+    let Depth { waiting, delayed, leased } = unsettled;
+    metrics::counter!("pipeline_broker_dropped_events_total").increment(waiting + delayed + leased);
+    tracing::warn!(
+        group = %name,
+        waiting,
+        delayed,
+        leased,
+        "a group without members is dropped after its time, with what it had not settled"
+    );
+}
+
 /// What will never be delivered again, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -52,7 +52,7 @@ mod verify;
 mod wait;
 mod worker;
 
-pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope};
+pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope, group_dropped};
 pub use cap::{Cap, bring_tails};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use capture::{Capture, PART_AFTER};

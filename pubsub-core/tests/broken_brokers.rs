@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream;
-use pubsub_core::conformance::broker::BrokerFixture;
+use pubsub_core::conformance::broker::{BrokerFixture, Limits};
 use pubsub_core::conformance::stress::{BROKER_RULES_ALONE, Stress, stress_broker};
 use pubsub_core::{
     ActionId, Begin, Broker, BrokerAdmin, BrokerCapabilities, Claims, Conclusion, DeadLetter, DeadLetters,
@@ -61,10 +61,17 @@ enum Breaks {
     TakesEventsAfterClose,
     ClaimsNoCancelAndCancels,
     ClaimsWithoutAStage,
+    KeepsWhatIsOld,
+    KeepsGroups,
+    KeepsDeadLetters,
+    NeverFull,
+    NamesNobodyWhenFull,
+    FullForWhatNeverFits,
+    DropsIdleGroups,
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 38] = [
+const CAUGHT_BY: [(Breaks, &str); 47] = [
     (Breaks::LosesOnRetry, "a_retry_comes_back_to_its_group_alone_after_its_time"),
     (Breaks::LosesOnRelease, "a_release_comes_back_at_once_or_after_its_time"),
     (Breaks::DeliversTwice, "each_event_goes_to_one_member_of_each_group"),
@@ -103,6 +110,15 @@ const CAUGHT_BY: [(Breaks, &str); 38] = [
     (Breaks::TakesEventsAfterClose, "a_closed_handle_refuses_and_its_streams_end"),
     (Breaks::ClaimsNoCancelAndCancels, "a_cancel_is_told_at_once"),
     (Breaks::ClaimsWithoutAStage, "without_a_stage_nothing_can_be_claimed"),
+    (Breaks::KeepsWhatIsOld, "what_every_group_has_settled_goes_once_it_is_old"),
+    (Breaks::LosesTheDelay, "a_delayed_event_is_not_old_before_it_is_due"),
+    (Breaks::NeverFull, "a_full_broker_names_the_group_that_holds_it_back"),
+    (Breaks::NamesNobodyWhenFull, "a_full_broker_names_the_group_that_holds_it_back"),
+    (Breaks::FullForWhatNeverFits, "what_can_never_fit_is_refused_and_removes_nothing"),
+    (Breaks::KeepsDeadLetters, "too_many_dead_letters_go_oldest_first"),
+    (Breaks::KeepsWhatIsOld, "old_dead_letters_go"),
+    (Breaks::KeepsGroups, "a_group_without_members_goes_and_one_with_an_idle_member_stays"),
+    (Breaks::DropsIdleGroups, "a_group_without_members_goes_and_one_with_an_idle_member_stays"),
 ];
 
 #[derive(Clone)]
@@ -120,6 +136,18 @@ impl BrokerFixture for Broken {
 
     async fn another(&self) -> Arc<dyn Broker> {
         Arc::new(Self(self.0.another(), self.1))
+    }
+
+    async fn limited(&self, mut limits: Limits) -> Arc<dyn Broker> {
+        const FOR_EVER: Duration = Duration::from_secs(1_000_000);
+        match self.1 {
+            Breaks::KeepsWhatIsOld => limits.retention = FOR_EVER,
+            Breaks::KeepsGroups => limits.group_retention = FOR_EVER,
+            Breaks::KeepsDeadLetters => limits.dead_letters = 1_000_000,
+            Breaks::NeverFull => limits.bytes = None,
+            _ => {}
+        }
+        Arc::new(Self(MemoryBroker::with_limits(limits.in_memory()), self.1))
     }
 
     async fn inject(&self, bytes: &[u8]) {
@@ -167,6 +195,11 @@ impl Publisher for Broken {
                     return answers;
                 };
                 answers.iter().map(|_| Err(pubsub_core::Error::new(error.kind(), "one is refused"))).collect()
+            }
+            Breaks::NamesNobodyWhenFull | Breaks::FullForWhatNeverFits => {
+                let full = |_| pubsub_core::Error::new(ErrorKind::Full, "publish");
+                let answers = self.0.publish(events).await;
+                answers.into_iter().map(|answer| answer.map_err(full)).collect()
             }
             Breaks::TakesEventsAfterClose => self.0.another().publish(events).await,
             _ => self.0.publish(events).await,
@@ -325,6 +358,9 @@ impl Claims for BrokenMember {
 impl BrokerAdmin for Broken {
     async fn groups(&self, scope: &Scope) -> Result<Vec<GroupInfo>> {
         let mut groups = self.0.groups(scope).await?;
+        if self.1 == Breaks::DropsIdleGroups {
+            groups.retain(|group| !group.depth.is_idle());
+        }
         for group in &mut groups {
             if self.1 == Breaks::CountsNothingAsWaiting {
                 group.depth = Depth { waiting: 0, ..group.depth };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pubsub_core::conformance::broker::BrokerFixture;
+use pubsub_core::conformance::broker::{BrokerFixture, Limits};
 use pubsub_core::{Broker, MEMORY_BROKER, MemoryBroker, broker_conformance};
 
 struct InMemory(MemoryBroker);
@@ -20,6 +20,10 @@ impl BrokerFixture for InMemory {
 
     async fn another(&self) -> Arc<dyn Broker> {
         Arc::new(self.0.another())
+    }
+
+    async fn limited(&self, limits: Limits) -> Arc<dyn Broker> {
+        Arc::new(MemoryBroker::with_limits(limits.in_memory()))
     }
 
     async fn inject(&self, bytes: &[u8]) {

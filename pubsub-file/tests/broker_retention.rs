@@ -3,11 +3,8 @@
 
 use std::time::Duration;
 
-use pubsub_core::conformance::broker::{Member, event, named, on};
-use pubsub_core::{
-    Begin, BrokerAdmin as _, DeadLetters as _, ErrorKind, Event, Novelty, PublisherExt as _, Scope,
-    Settlement, Timestamp,
-};
+use pubsub_core::conformance::broker::{Member, named, on};
+use pubsub_core::{Begin, ErrorKind, Event, Novelty, PublisherExt as _, Timestamp};
 use pubsub_file::{FileBroker, FileBrokerConfig};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -20,8 +17,8 @@ fn short(dir: &tempfile::TempDir) -> FileBrokerConfig {
     FileBrokerConfig::new(dir.path()).with_retention(Duration::from_millis(200))
 }
 
-fn large(id: &str) -> Event {
-    named("t", "a", id).with_payload(format!("\"{}\"", "x".repeat(20_000)).parse().unwrap())
+fn large(id: &str, bytes: usize) -> Event {
+    named("t", "a", id).with_payload(format!("\"{}\"", "x".repeat(bytes)).parse().unwrap())
 }
 
 fn rows(dir: &tempfile::TempDir, table: &str) -> i64 {
@@ -68,62 +65,37 @@ async fn what_every_group_has_settled_goes_with_its_claims_once_it_is_old() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_broker_names_the_group_that_holds_it_back_and_drops_nothing_of_it() {
+async fn an_event_larger_than_the_limit_is_refused_with_both_sizes_before_anything_is_removed() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = open(FileBrokerConfig::new(dir.path()).with_max_bytes(1 << 20)).await;
-    let mut slow = Member::join(&broker, on("slow", &["t:a"])).await;
-    let mut quick = Member::join(&broker, on("quick", &["t:*"])).await;
-    let mut published = Vec::new();
-    let error = loop {
-        let id = published.len().to_string();
-        match broker.publish_one(large(&id)).await {
-            Ok(_) => published.push(id),
-            Err(error) => break error,
-        }
-        assert_eq!(quick.take().await, *published.last().unwrap());
-    };
-    assert_eq!(error.kind(), ErrorKind::Full);
-    assert!(error.to_string().contains("slow@t:a"), "{error}");
-    assert!(published.len() > 20, "{}", published.len());
-    let known = broker.publish_one(large("0")).await.unwrap();
-    assert_eq!(known.novelty, Novelty::Duplicate, "what is there needs no room");
-    assert_eq!(slow.take_many(published.len()).await, published, "nothing unsettled was trimmed");
-    // What everybody has settled makes room again, long before it is old.
-    let publishing = async {
-        while broker.publish_one(large("one more")).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LONG, publishing).await.expect("there is room again");
-    assert_eq!((slow.take().await, quick.take().await), ("one more".to_owned(), "one more".to_owned()));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_go_by_age_and_number() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = short(&dir).with_retention(Duration::from_secs(2)).with_max_dead_letters(3);
-    let broker = open(config).await;
-    let mut member = Member::join(&broker, on("s", &["t:a"])).await;
-    for id in 0..6 {
-        broker.publish_one(named("t", "a", &id.to_string())).await.unwrap();
-        let leased = member.next().await;
-        member.settle(&leased, Settlement::DeadLetter { reason: "no good".to_owned() }).await.unwrap();
+    let broker = open(FileBrokerConfig::new(dir.path()).with_max_bytes(300_000)).await;
+    for id in 0..5 {
+        broker.publish_one(large(&id.to_string(), 20_000)).await.unwrap();
     }
-    until("too many go", || rows(&dir, "dead") <= 3).await;
-    let kept: Vec<String> =
-        broker.list(None, 10).await.unwrap().into_iter().map(|letter| letter.id).collect();
-    assert!(["3", "4", "5"].ends_with(&kept.iter().map(String::as_str).collect::<Vec<_>>()), "{kept:?}");
-    until("old ones go", || rows(&dir, "dead") == 0).await;
+    // Also one that would fit if the database itself took nothing.
+    for bytes in [290_000, 400_000] {
+        let error = broker.publish_one(large("large", bytes)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        let text = error.to_string();
+        assert!(text.contains("limit=300000") && text.contains(&format!("bytes={}", bytes / 1000)), "{text}");
+    }
+    assert_eq!(rows(&dir, "events"), 5);
+    // What may fit one day is another thing: it has everything removed that nobody waits for.
+    broker.publish_one(large("fits", 180_000)).await.unwrap();
+    assert!(rows(&dir, "events") < 5);
 }
 
+/// An empty database is at least as small as is reckoned, so that what is not refused for good has a chance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_without_members_goes_after_its_time_and_holds_nothing_back_any_more() {
+async fn what_is_not_refused_for_good_fits_once_nothing_else_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let config = short(&dir).with_group_retention(Duration::from_millis(300));
-    let broker = open(config).await;
-    let gone = Member::join(&broker, on("s", &["t:a"])).await;
-    broker.publish_one(event("t", "a")).await.unwrap();
-    drop(gone);
-    until("the event goes", || rows(&dir, "events") == 0).await;
-    assert!(broker.groups(&Scope::default()).await.unwrap().is_empty());
+    let broker = open(FileBrokerConfig::new(dir.path()).with_max_bytes(300_000)).await;
+    let mut bytes = 300_000;
+    loop {
+        match broker.publish_one(large("largest", bytes)).await {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::TooLarge, "{bytes}: {error}"),
+        }
+        bytes -= 1000;
+    }
+    assert!(bytes > 180_000, "{bytes}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pubsub_core::conformance::broker::{BrokerFixture, event};
+use pubsub_core::conformance::broker::{BrokerFixture, Limits, event};
 use pubsub_core::{Broker, EventId, PublisherExt as _, broker_conformance};
 use pubsub_file::{FILE_BROKER, FileBroker, FileBrokerConfig};
 use tempfile::TempDir;
@@ -39,6 +39,18 @@ impl BrokerFixture for InAFolder {
 
     async fn another(&self) -> Arc<dyn Broker> {
         Arc::new(Self::open(&self.1).await)
+    }
+
+    async fn limited(&self, limits: Limits) -> Arc<dyn Broker> {
+        let folder = self.1.path().join(EventId::generate().as_str());
+        let mut config = FileBrokerConfig::new(folder)
+            .with_retention(limits.retention)
+            .with_group_retention(limits.group_retention)
+            .with_max_dead_letters(limits.dead_letters);
+        if let Some(bytes) = limits.bytes {
+            config = config.with_max_bytes(bytes);
+        }
+        Arc::new(FileBroker::connect(config).await.unwrap())
     }
 
     async fn inject(&self, bytes: &[u8]) {

@@ -121,8 +121,10 @@ impl MemoryBroker {
                 crashes: 0,
                 time: Timestamp::now(),
             };
-            if let Err(full) = self.shared.log().bury(Instant::now(), letter) {
-                tracing::warn!(error = %full, "what cannot be decoded could not be kept");
+            let (mut log, now) = (self.shared.log(), Instant::now());
+            match log.make_room(now, letter.bytes.len()) {
+                Ok(()) => log.bury(now, letter),
+                Err(full) => tracing::warn!(error = %full, "what cannot be decoded could not be kept"),
             }
         })
     }
@@ -317,25 +319,28 @@ impl BrokerAdmin for MemoryBroker {
 #[async_trait]
 impl DeadLetters for MemoryBroker {
     async fn list(&self, group: Option<&GroupName>, limit: usize) -> Result<Vec<DeadLetter>> {
-        let log = self.shared.log();
+        let mut log = self.shared.log();
+        log.drop_old(Instant::now());
         let fits = |letter: &&DeadLetter| group.is_none_or(|group| letter.group.as_ref() == Some(group));
-        Ok(log.dead.iter().filter(fits).take(limit).cloned().collect())
+        Ok(log.dead.iter().map(|buried| &buried.letter).filter(fits).take(limit).cloned().collect())
     }
 
     async fn replay(&self, id: &str, group: Option<&GroupName>) -> Result<EventId> {
         self.refuse_closed()?;
-        let mut log = self.shared.log();
+        let (mut log, now) = (self.shared.log(), Instant::now());
+        // Before it is looked for: what goes later would change its place.
+        log.drop_old(now);
         let fits = |letter: &DeadLetter| {
             letter.id == id && group.is_none_or(|group| letter.group.as_ref() == Some(group))
         };
-        let found: Vec<usize> =
-            log.dead.iter().enumerate().filter(|(_, letter)| fits(letter)).map(|(index, _)| index).collect();
+        let letters = log.dead.iter().map(|buried| &buried.letter).enumerate();
+        let found: Vec<usize> = letters.filter(|(_, letter)| fits(letter)).map(|(index, _)| index).collect();
         let index = match found.as_slice() {
             [] => return Err(Error::new(ErrorKind::NotFound, "replay a dead letter").with("id", id)),
             [index] => *index,
             [index, rest @ ..] => {
-                let first = log.dead.get(*index).map(|letter| &letter.group);
-                if rest.iter().any(|other| log.dead.get(*other).map(|letter| &letter.group) != first) {
+                let first = log.dead.get(*index).map(|buried| &buried.letter.group);
+                if rest.iter().any(|other| log.dead.get(*other).map(|buried| &buried.letter.group) != first) {
                     return Err(Error::new(
                         ErrorKind::Conflict,
                         "replay: several groups have this dead letter, name one",
@@ -345,7 +350,7 @@ impl DeadLetters for MemoryBroker {
                 *index
             }
         };
-        let Some(letter) = log.dead.get(index) else {
+        let Some(letter) = log.dead.get(index).map(|buried| &buried.letter) else {
             return Err(Error::new(ErrorKind::NotFound, "replay a dead letter").with("id", id));
         };
         let mut event = Event::from_cloud_event(&letter.bytes)?;
@@ -356,7 +361,7 @@ impl DeadLetters for MemoryBroker {
         event.deliver_at = None;
         let replay = event.id.clone();
         let bytes = letter.bytes.len();
-        log.publish(Instant::now(), event, bytes, Some(group))?;
+        log.publish(now, event, bytes, Some(group))?;
         log.unbury(index);
         Ok(replay)
     }

@@ -1,34 +1,19 @@
 //! What the broker in memory keeps: events with their claims, groups, cancel marks and dead letters.
 
+mod retention;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use retention::MemoryLimits;
+
 use super::group::GroupState;
 use crate::{
-    ActionId, Claim, DeadLetter, Error, ErrorKind, Event, EventId, GroupName, Mark, Novelty, Pattern,
-    Position, Published, Result, Stage, StartAt, Subscription, Timestamp, wants,
+    ActionId, Claim, DeadLetter, Error, Event, EventId, GroupName, Mark, Novelty, Pattern, Position,
+    Published, Result, Stage, StartAt, Subscription, Timestamp, wants,
 };
-
-/// How much is kept and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MemoryLimits {
-    /// Most events and dead letters.
-    pub events: usize,
-    /// Most bytes of them, roughly.
-    pub bytes: usize,
-    /// How long what every group has settled is kept, and a group without members.
-    pub retention: Duration,
-}
-
-impl Default for MemoryLimits {
-    /// A million events, 512 MiB, seven days.
-    fn default() -> Self {
-        Self { events: 1_000_000, bytes: 512 * 1024 * 1024, retention: Duration::from_secs(7 * 24 * 60 * 60) }
-    }
-}
 
 /// One event that is kept.
 #[derive(Debug)]
@@ -37,6 +22,7 @@ pub(super) struct Kept {
     /// For one group alone: a replay.
     only: Option<GroupName>,
     due: Option<Instant>,
+    /// From when on its age counts: its publish, or when it is due.
     since: Instant,
     bytes: usize,
     /// How many groups have not settled it.
@@ -56,11 +42,18 @@ impl Kept {
     }
 }
 
+/// A dead letter, and since when it is one.
+#[derive(Debug)]
+pub(super) struct Buried {
+    pub(super) letter: DeadLetter,
+    since: Instant,
+}
+
 /// All that handles to one broker share.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) groups: HashMap<GroupName, GroupState>,
-    pub(super) dead: VecDeque<DeadLetter>,
+    pub(super) dead: VecDeque<Buried>,
     limits: MemoryLimits,
     kept: BTreeMap<u64, Kept>,
     last: u64,
@@ -72,9 +65,11 @@ pub(super) struct Log {
     literal: HashMap<String, Vec<GroupName>>,
     /// All other groups.
     wild: Vec<GroupName>,
-    /// Events that every group has settled.
-    free: BTreeSet<u64>,
+    /// Events that every group has settled, oldest first.
+    free: BTreeSet<(Instant, u64)>,
     marks: HashMap<ActionId, (u64, Instant)>,
+    /// When groups without members are looked for again: asking each at each publish would cost too much.
+    next_idle_look: Instant,
 }
 
 impl Log {
@@ -92,6 +87,7 @@ impl Log {
             wild: Vec::new(),
             free: BTreeSet::new(),
             marks: HashMap::new(),
+            next_idle_look: Instant::now(),
         }
     }
 
@@ -103,6 +99,7 @@ impl Log {
         bytes: usize,
         only: Option<GroupName>,
     ) -> Result<Published> {
+        self.drop_old(now);
         if let Some(number) = self.ids.get(&event.id) {
             return Ok(Published { position: position(*number), novelty: Novelty::Duplicate });
         }
@@ -113,7 +110,8 @@ impl Log {
         self.ids.insert(event.id.clone(), number);
         self.by_action.entry(event.action_id.clone()).or_default().insert(number);
         self.bytes += bytes;
-        let mut kept = Kept { event, only, due, since: now, bytes, unsettled: 0, claims: Vec::new() };
+        let since = due.unwrap_or(now);
+        let mut kept = Kept { event, only, due, since, bytes, unsettled: 0, claims: Vec::new() };
         let due = if self.is_cancelled(number, &kept.event) { None } else { due };
         let names = match &kept.only {
             Some(name) => vec![name.clone()],
@@ -126,7 +124,7 @@ impl Log {
             }
         }
         if kept.unsettled == 0 {
-            self.free.insert(number);
+            self.free.insert((since, number));
         }
         self.kept.insert(number, kept);
         Ok(Published { position: position(number), novelty: Novelty::New })
@@ -146,6 +144,7 @@ impl Log {
     /// Makes a group and offers it what is kept from its start on.
     pub(super) fn make_group(&mut self, now: Instant, subscription: &Subscription) -> Result<()> {
         let Some(group) = subscription.group() else { return Ok(()) };
+        self.drop_old(now);
         let first = match subscription.start() {
             StartAt::Earliest => 0,
             StartAt::Latest => self.last + 1,
@@ -175,8 +174,8 @@ impl Log {
             state.offer(number, due);
             if let Some(kept) = self.kept.get_mut(&number) {
                 kept.unsettled += 1;
+                self.free.remove(&(kept.since, number));
             }
-            self.free.remove(&number);
         }
         let name = &group.name;
         for action in actions.iter().flatten() {
@@ -189,9 +188,9 @@ impl Log {
         Ok(())
     }
 
-    /// Drops a group; answers how much it had not settled.
-    pub(super) fn drop_group(&mut self, name: &GroupName) -> Option<usize> {
-        let group = self.groups.remove(name)?;
+    /// Drops a group with all that it has not settled.
+    pub(super) fn drop_group(&mut self, name: &GroupName) {
+        let Some(group) = self.groups.remove(name) else { return };
         for number in group.unsettled() {
             self.settled(number);
         }
@@ -204,19 +203,6 @@ impl Log {
                 }
             }
         }
-        Some(group.len())
-    }
-
-    /// Drops groups that had no members for the retention time.
-    pub(super) fn drop_idle_groups(&mut self, now: Instant) {
-        let retention = self.limits.retention;
-        let idle = |g: &GroupState| g.members == 0 && now.duration_since(g.idle_since) >= retention;
-        let names: Vec<GroupName> =
-            self.groups.iter().filter(|(_, group)| idle(group)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            let unsettled = self.drop_group(&name).unwrap_or_default();
-            tracing::warn!(group = %name, unsettled, "a group without members was dropped");
-        }
     }
 
     /// One group has settled it.
@@ -224,7 +210,7 @@ impl Log {
         if let Some(kept) = self.kept.get_mut(&number) {
             kept.unsettled = kept.unsettled.saturating_sub(1);
             if kept.unsettled == 0 {
-                self.free.insert(number);
+                self.free.insert((kept.since, number));
             }
         }
     }
@@ -264,74 +250,6 @@ impl Log {
         match self.kept.get(&number) {
             Some(kept) if self.is_cancelled(number, &kept.event) => Mark::Cancelled,
             _ => Mark::None,
-        }
-    }
-
-    /// Room for one more dead letter.
-    pub(super) fn bury(&mut self, now: Instant, letter: DeadLetter) -> Result<()> {
-        self.make_room(now, letter.bytes.len())?;
-        self.bytes += letter.bytes.len();
-        self.dead.push_back(letter);
-        Ok(())
-    }
-
-    pub(super) fn unbury(&mut self, index: usize) {
-        if let Some(letter) = self.dead.remove(index) {
-            self.bytes = self.bytes.saturating_sub(letter.bytes.len());
-        }
-    }
-
-    /// Forgets what every group has settled: what is too old, and as much as the new one needs.
-    fn make_room(&mut self, now: Instant, bytes: usize) -> Result<()> {
-        while let Some(number) = self.free.first().copied() {
-            let old = self
-                .kept
-                .get(&number)
-                .is_none_or(|kept| now.duration_since(kept.since) >= self.limits.retention);
-            if !old && self.fits(bytes) {
-                return Ok(());
-            }
-            self.forget(number);
-        }
-        if self.fits(bytes) {
-            return Ok(());
-        }
-        self.drop_idle_groups(now);
-        while !self.fits(bytes)
-            && let Some(number) = self.free.first().copied()
-        {
-            self.forget(number);
-        }
-        if self.fits(bytes) {
-            return Ok(());
-        }
-        let holding = self.groups.iter().max_by_key(|(_, group)| group.len());
-        Err(Error::new(ErrorKind::Full, "publish: the broker keeps as much as it may")
-            .with("held back by group", holding.map_or("none", |(name, _)| name.as_str()))
-            .with("events", self.kept.len())
-            .with("dead letters", self.dead.len()))
-    }
-
-    fn fits(&self, bytes: usize) -> bool {
-        self.kept.len() + self.dead.len() < self.limits.events
-            && self.bytes.saturating_add(bytes) <= self.limits.bytes
-    }
-
-    fn forget(&mut self, number: u64) {
-        self.free.remove(&number);
-        let Some(kept) = self.kept.remove(&number) else { return };
-        self.bytes = self.bytes.saturating_sub(kept.bytes);
-        self.ids.remove(&kept.event.id);
-        let action = &kept.event.action_id;
-        let Some(numbers) = self.by_action.get_mut(action) else { return };
-        numbers.remove(&number);
-        if numbers.is_empty() {
-            self.by_action.remove(action);
-            // A chain that began before the mark may still go on: the mark stays as long as an event would.
-            let retention = self.limits.retention;
-            if self.marks.get(action).is_some_and(|(_, when)| when.elapsed() >= retention) {
-                self.marks.remove(action);
-            }
         }
     }
 }

@@ -111,7 +111,7 @@ impl Member {
         }
         if let Settlement::DeadLetter { reason } = &settlement {
             let letter = self.dead_letter(log, number, reason)?;
-            log.bury(now, letter)?;
+            log.bury(now, letter);
         }
         if let (Some(stage), Some(kept)) = (&self.stage, log.kept(number)) {
             let holder = Holder::new(self.group.as_str(), lease);

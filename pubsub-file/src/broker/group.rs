@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pubsub_core::{
     ActionId, Error, ErrorKind, Event, EventId, EventType, Group, GroupName, Origin, Pattern, Position,
-    Result, Role, Stage, StartAt, Subscription, wants,
+    Result, Role, Stage, StartAt, Subscription, group_dropped, wants,
 };
 use rusqlite::{Connection, Row, params};
 
@@ -44,13 +44,20 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Result<Stored>> {
     })())
 }
 
+fn by_name() -> String {
+    format!("{COLUMNS} WHERE name = ?1")
+}
+
 /// All groups, or the one of this name.
 pub(super) fn load(db: &Connection, name: Option<&GroupName>) -> Result<Vec<Stored>> {
     let what = "read the groups";
-    let mut statement = db
-        .prepare_cached(&format!("{COLUMNS} WHERE ?1 IS NULL OR name = ?1 ORDER BY id"))
-        .map_err(failed(what))?;
-    let rows = statement.query_map([name.map(GroupName::as_str)], stored).map_err(failed(what))?;
+    // Two statements: one with a condition that may not count would look at every group for each that is named.
+    let (sql, values) = match name {
+        Some(name) => (by_name(), vec![name.as_str()]),
+        None => (format!("{COLUMNS} ORDER BY id"), vec![]),
+    };
+    let mut statement = db.prepare_cached(&sql).map_err(failed(what))?;
+    let rows = statement.query_map(rusqlite::params_from_iter(values), stored).map_err(failed(what))?;
     rows.map(|row| row.map_err(failed(what))?).collect()
 }
 
@@ -140,19 +147,26 @@ pub(super) fn seen(session: &Session, group: i64, owner: &str) -> Result<()> {
     session.run("UPDATE groups SET used = ?2 WHERE id = ?1", group, now(), what).map(drop)
 }
 
-/// A member leaves.
+/// A member leaves: from now on the group is without it.
 pub(super) fn leave(session: &mut Session, group: i64, owner: &Arc<str>) -> Result<()> {
+    let what = "leave a group";
     session.scans.remove(&(group, Arc::clone(owner)));
-    session
+    let left = session
         .db
         .execute("DELETE FROM members WHERE grp = ?1 AND owner = ?2", params![group, owner.as_ref()])
-        .map(drop)
-        .map_err(failed("leave a group"))
+        .map_err(failed(what))?;
+    if left > 0 {
+        session.run("UPDATE groups SET used = ?2 WHERE id = ?1", group, now(), what)?;
+    }
+    Ok(())
 }
+
+/// A member is one as long as it gave a sign of life within this time, or within a lease where that is longer.
+const LATELY: Duration = Duration::from_secs(60);
 
 /// How many members gave a sign of life lately.
 pub(super) fn members(db: &Connection, group: &Stored) -> Result<u64> {
-    let lately = group.lease.max(Duration::from_secs(60));
+    let lately = group.lease.max(LATELY);
     db.prepare_cached("SELECT count(*) FROM members WHERE grp = ?1 AND seen >= ?2")
         .and_then(|mut statement| {
             statement.query_row(params![group.id, now() - micros(lately)], |row| row.get::<_, i64>(0))
@@ -262,28 +276,101 @@ const MAX_DROPPED: u32 = 256;
 /// Drops some groups that had no member for longer than this, and says what they had not settled; answers whether
 /// these were all.
 pub(super) fn drop_unused(session: &Session, retention: Duration) -> Result<bool> {
-    let mut statement = session
-        .db
-        .prepare_cached("SELECT id, name FROM groups WHERE used < ?1 LIMIT ?2")
-        .map_err(failed("find unused groups"))?;
-    let unused: Vec<(i64, String)> = statement
-        .query_map(params![now() - micros(retention), MAX_DROPPED], |row| Ok((row.get(0)?, row.get(1)?)))
-        .and_then(Iterator::collect)
-        .map_err(failed("find unused groups"))?;
-    let all = unused.len() < MAX_DROPPED as usize;
-    for (id, name) in unused {
-        let name = GroupName::new(name)?;
-        if let Some(stored) = load(&session.db, Some(&name))?.pop() {
-            let depth = super::depth::depth(&session.db, &stored, None)?;
-            tracing::warn!(
-                group = %name,
-                waiting = depth.waiting,
-                delayed = depth.delayed,
-                leased = depth.leased,
-                "a group without members for longer than the retention time is dropped with what it had not settled"
-            );
-        }
-        drop_group(session, id)?;
+    let (what, now) = ("find unused groups", now());
+    // A member that has nothing to do gives a sign of life every few seconds: it may be longer ago than the retention.
+    let sql = format!(
+        "{COLUMNS} WHERE used < ?1 AND NOT EXISTS
+         (SELECT 1 FROM members WHERE grp = groups.id AND seen >= ?2 - max(groups.lease, ?3)) LIMIT ?4"
+    );
+    let mut statement = session.db.prepare_cached(&sql).map_err(failed(what))?;
+    let values = params![now - micros(retention), now, micros(LATELY), MAX_DROPPED];
+    let unused: Vec<Stored> = statement
+        .query_map(values, stored)
+        .map_err(failed(what))?
+        .map(|row| row.map_err(failed(what))?)
+        .collect::<Result<_>>()?;
+    for group in &unused {
+        group_dropped(&group.name, super::depth::depth(&session.db, group, None)?);
+        drop_group(session, group.id)?;
     }
-    Ok(all)
+    Ok(unused.len() < MAX_DROPPED as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use pubsub_core::conformance::broker::on;
+    use rusqlite::params;
+
+    use super::{by_name, drop_unused, join, leave, load};
+    use crate::broker::config::FileBrokerConfig;
+    use crate::broker::session::{Session, micros, now};
+
+    const RETENTION: Duration = Duration::from_secs(5);
+
+    /// A broker with one group, whose lease is the default, and one member, `one`.
+    fn with_a_group() -> (tempfile::TempDir, Session, i64) {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Session::open(&dir.path().join("db"), &FileBrokerConfig::new(dir.path())).unwrap();
+        let subscription = on("s", &["t:a"]);
+        let id = join(&session, subscription.group().unwrap(), &subscription, "one").unwrap();
+        (dir, session, id)
+    }
+
+    fn set(session: &Session, used_ago: u64, seen_ago: u64) {
+        let ago = |seconds| now() - micros(Duration::from_secs(seconds));
+        session.db.execute("UPDATE groups SET used = ?1", [ago(used_ago)]).unwrap();
+        session.db.execute("UPDATE members SET seen = ?1", params![ago(seen_ago)]).unwrap();
+    }
+
+    fn is_there(session: &Session) -> bool {
+        assert!(drop_unused(session, RETENTION).unwrap());
+        !load(&session.db, None).unwrap().is_empty()
+    }
+
+    #[test]
+    fn a_group_with_an_idle_member_stays_and_one_whose_member_died_goes() {
+        let (_dir, session, _) = with_a_group();
+        set(&session, 20, 20);
+        assert!(is_there(&session), "its member was seen within a minute");
+        set(&session, 59, 59);
+        assert!(is_there(&session));
+        set(&session, 61, 61);
+        assert!(!is_there(&session));
+        let members: i64 =
+            session.db.query_row("SELECT count(*) FROM members", [], |row| row.get(0)).unwrap();
+        assert_eq!(members, 0);
+    }
+
+    #[test]
+    fn a_group_is_found_by_its_name_without_a_look_at_the_others() {
+        let (_dir, session, _) = with_a_group();
+        let sql = format!("EXPLAIN QUERY PLAN {}", by_name());
+        let plan: String = session.db.query_row(&sql, ["s@t:a"], |row| row.get("detail")).unwrap();
+        assert!(plan.starts_with("SEARCH groups USING INDEX"), "{plan}");
+    }
+
+    #[test]
+    fn a_lease_longer_than_a_minute_keeps_its_group_as_long() {
+        let (_dir, session, _) = with_a_group();
+        session.db.execute("UPDATE groups SET lease = ?1", [micros(Duration::from_secs(600))]).unwrap();
+        set(&session, 590, 590);
+        assert!(is_there(&session));
+        set(&session, 610, 610);
+        assert!(!is_there(&session));
+    }
+
+    #[test]
+    fn the_time_without_members_begins_when_the_last_one_leaves() {
+        let (_dir, mut session, id) = with_a_group();
+        set(&session, 50, 50);
+        leave(&mut session, id, &Arc::from("one")).unwrap();
+        assert!(is_there(&session), "it left just now");
+        set(&session, 6, 0);
+        // Who left before changes nothing.
+        leave(&mut session, id, &Arc::from("one")).unwrap();
+        assert!(!is_there(&session));
+    }
 }

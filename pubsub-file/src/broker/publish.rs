@@ -7,8 +7,11 @@ use pubsub_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::retention;
-use super::session::{Session, now};
+use super::session::{PAGE_BYTES, Session, now};
 use crate::sqlite::failed;
+
+/// What a database without events takes, a little more than less.
+pub(super) const EMPTY_BYTES: u64 = 24 * PAGE_BYTES;
 
 /// An event as it is written.
 pub(super) struct Row {
@@ -76,6 +79,18 @@ impl Row {
         u64::try_from(self.bytes()).unwrap_or(u64::MAX).saturating_add(512)
     }
 
+    /// Why it does not fit into a broker of this size, whatever is removed.
+    fn never_fits(&self, limit: Option<u64>) -> Option<Error> {
+        let limit = limit?;
+        let most = limit.saturating_sub(EMPTY_BYTES);
+        (self.kept_bytes() > most).then(|| {
+            Error::new(ErrorKind::TooLarge, "publish an event that is larger than all that may be kept")
+                .with("event", &self.id)
+                .with("bytes", self.kept_bytes())
+                .with("limit", limit)
+        })
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.body.len() + self.id.as_str().len() + self.action.as_str().len() + self.event_type.as_str().len()
     }
@@ -97,6 +112,11 @@ pub(super) fn insert(session: &mut Session, rows: &[Row]) -> Result<Vec<Result<P
         let Some((row, rest)) = others.split_first() else { return Ok(published) };
         if let Some(seq) = find(&session.db, &row.id)? {
             published.push(Ok(Published { position: position(seq), novelty: Novelty::Duplicate }));
+            left = rest;
+            continue;
+        }
+        if let Some(error) = row.never_fits(session.keep.bytes) {
+            published.push(Err(error));
             left = rest;
             continue;
         }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Where there are no dead letters, what has to do with them says so.
-async fn are_unsupported(fixture: &dyn BrokerFixture) {
+pub(super) async fn are_unsupported(fixture: &dyn BrokerFixture) {
     let broker = fixture.broker();
     publish(&*broker, &[event("t", "a")]).await;
     let mut member = Member::join(&*broker, on("s", &["t:a"])).await;

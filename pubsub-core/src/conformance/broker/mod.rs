@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use pubsub_core::conformance::broker::BrokerFixture;
+//! use pubsub_core::conformance::broker::{BrokerFixture, Limits};
 //! use pubsub_core::{Broker, MEMORY_BROKER, MemoryBroker};
 //!
 //! struct InMemory(MemoryBroker);
@@ -18,6 +18,9 @@
 //!     async fn another(&self) -> Arc<dyn Broker> {
 //!         Arc::new(self.0.another())
 //!     }
+//!     async fn limited(&self, limits: Limits) -> Arc<dyn Broker> {
+//!         Arc::new(MemoryBroker::with_limits(limits.in_memory()))
+//!     }
 //!     async fn inject(&self, bytes: &[u8]) {
 //!         self.0.publish_bytes(bytes).expect_err("these bytes are no event");
 //!     }
@@ -28,10 +31,11 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::Broker;
+use crate::{Broker, MemoryLimits};
 
 pub mod broadcasts;
 pub mod cancelling;
@@ -43,6 +47,7 @@ pub mod groups;
 pub mod leasing;
 pub mod patterns;
 pub mod publishing;
+pub mod retention;
 mod sample;
 pub mod settling;
 pub mod volume;
@@ -64,9 +69,53 @@ pub trait BrokerFixture: Send + Sync {
     /// Another handle to the same data, as another process would open it: closing one leaves the other open.
     async fn another(&self) -> Arc<dyn Broker>;
 
+    /// Another empty broker, which keeps no more than this. It lives at least as long as the fixture.
+    async fn limited(&self, limits: Limits) -> Arc<dyn Broker>;
+
     /// Puts bytes that cannot be decoded where the broker expects an event of type `t` and action `a`, as a damaged or
     /// foreign publisher would.
     async fn inject(&self, bytes: &[u8]);
+}
+
+/// How much a broker of a rule about retention keeps, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For what every group has settled, and dead letters.
+    pub retention: Duration,
+    /// For a group without members.
+    pub group_retention: Duration,
+    /// For all events together; of 1 MiB, at least half has to be room for events.
+    pub bytes: Option<u64>,
+    /// The number of dead letters.
+    pub dead_letters: u64,
+}
+
+impl Default for Limits {
+    /// What no rule meets. Things are looked after as often as a retention is long, which no rule can wait for: so
+    /// groups without members go after a second.
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(3600),
+            group_retention: Duration::from_secs(1),
+            bytes: None,
+            dead_letters: 1000,
+        }
+    }
+}
+
+impl Limits {
+    /// As the broker in memory takes them.
+    #[must_use]
+    pub fn in_memory(self) -> MemoryLimits {
+        let number = |n: u64| usize::try_from(n).unwrap();
+        MemoryLimits {
+            bytes: self.bytes.map_or(usize::MAX, number),
+            retention: self.retention,
+            group_retention: self.group_retention,
+            dead_letters: number(self.dead_letters),
+            ..MemoryLimits::default()
+        }
+    }
 }
 
 /// Makes one test of each rule: `broker_conformance!(Fixture, CAPABILITIES)`, where the fixture is a
@@ -154,6 +203,13 @@ macro_rules! broker_rules {
             broadcasts::a_broadcast_has_no_leases_and_no_runs,
             broadcasts::a_broadcast_starts_where_it_asks_to,
             broadcasts::a_delayed_event_is_broadcast_at_its_time,
+            retention::what_every_group_has_settled_goes_once_it_is_old,
+            retention::a_delayed_event_is_not_old_before_it_is_due,
+            retention::a_full_broker_names_the_group_that_holds_it_back,
+            retention::what_can_never_fit_is_refused_and_removes_nothing,
+            retention::too_many_dead_letters_go_oldest_first,
+            retention::old_dead_letters_go,
+            retention::a_group_without_members_goes_and_one_with_an_idle_member_stays,
             volume::many_members_and_publishers_lose_and_repeat_nothing,
             volume::leases_of_a_thousand_are_renewed_in_one_call,
         }

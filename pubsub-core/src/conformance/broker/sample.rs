@@ -36,12 +36,12 @@ pub(super) fn paced(time: Duration) -> Duration {
 
 /// A lease that a rule can see the end of.
 pub(super) fn short_lease() -> Duration {
-    paced(Duration::from_millis(300))
+    paced(Duration::from_millis(500))
 }
 
 /// A delay that a rule can see.
 pub(super) fn soon() -> Duration {
-    paced(Duration::from_millis(400))
+    paced(Duration::from_secs(1))
 }
 
 /// Sees that what had to happen so long after `began` came then, and no later than a broker needs to see it.

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use super::delayed::{Delayed, Pauses};
 use super::room::Room;
 use super::{Failures, Stress, run_all};
-use crate::conformance::broker::BrokerFixture;
+use crate::conformance::broker::{BrokerFixture, Limits};
 use crate::{Broker, BrokerCapabilities};
 
 /// A rule of the suite.
@@ -66,6 +66,11 @@ impl BrokerFixture for Paused {
 
     async fn another(&self) -> Arc<dyn Broker> {
         self.around(self.fixture.another().await)
+    }
+
+    async fn limited(&self, limits: Limits) -> Arc<dyn Broker> {
+        // Nobody shares it.
+        Arc::new(Delayed::new(self.fixture.limited(limits).await, Arc::clone(&self.pauses)))
     }
 
     async fn inject(&self, bytes: &[u8]) {

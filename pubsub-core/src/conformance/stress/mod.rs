@@ -26,7 +26,7 @@ const SEED: &str = "PIPELINE_STRESS_SEED";
 /// How many rules run at once, and how many times as long each takes its time: what one expects within a lease has to
 /// be so also while all others run.
 const AT_ONCE: usize = 24;
-const PACE: u32 = 5;
+const PACE: u32 = 3;
 
 /// How much is run.
 #[derive(Clone, Copy, Debug)]
