@@ -27,7 +27,8 @@ pub struct CopyReport {
 /// Copies a run with its record and its lines into another store: backfill, archive, migration, a second try after a
 /// sink refused lines.
 ///
-/// Lines that the reader lacks, or the sink refuses, become holes of the copy. Of a run that has not ended, the lines
+/// Lines that the reader lacks, or the sink refuses, become holes of the copy. Holes of a copy that is there already are
+/// filled, so that a run whose lines a store once refused is whole there after it is copied from another. Of a run that has not ended, the lines
 /// up to which it is complete are copied and nothing is sealed: copy it again later. Repeating a copy changes nothing.
 ///
 /// Bounded memory: up to 256 KiB of lines and one batch. A sink that answers lines to be tried again is best given

@@ -28,6 +28,25 @@ impl RunRecord {
         Some(kept)
     }
 
+    /// Takes numbers out of the holes, for the store has their lines now. How many bytes the rest of a hole had is not
+    /// known.
+    pub fn fill(&mut self, stored: LineRange) {
+        let overlaps = |gap: &Gap| gap.slice(stored).is_some();
+        if !self.holes.iter().any(overlaps) {
+            return;
+        }
+        let before =
+            LineNumber::new(stored.first.before()).map(|last| LineRange::new(LineNumber::FIRST, last));
+        let after = Some(LineRange::new(stored.last.plus(1), LineNumber::MAX));
+        let left = |gap: Gap| {
+            if !overlaps(&gap) {
+                return vec![gap];
+            }
+            [before, after].into_iter().flatten().filter_map(|range| gap.slice(range)).collect()
+        };
+        self.holes = std::mem::take(&mut self.holes).into_iter().flat_map(left).collect();
+    }
+
     /// The last number that a completed run gave, kept or not; `None` while it runs and where nothing was printed.
     #[must_use]
     pub fn last_number(&self) -> Option<LineNumber> {
@@ -128,6 +147,26 @@ mod tests {
         assert_eq!(record.last_number(), None, "it still runs");
         record.status = RunStatus::Completed;
         assert_eq!(record.last_number(), LineNumber::new(14));
+    }
+
+    #[test]
+    fn what_comes_later_is_taken_out_of_the_holes() {
+        let mut record = record();
+        record.holes = vec![gap(3, 4, "a"), gap(7, 20, "b"), gap(30, 31, "c")];
+        record.fill(range(8, 9));
+        record.fill(range(1, 3));
+        record.fill(range(19, 30));
+        record.fill(range(50, 60));
+        let told = |gap: &Gap| (gap.range.first.get(), gap.range.last.get(), gap.reason.clone(), gap.bytes);
+        assert_eq!(
+            record.holes.iter().map(told).collect::<Vec<_>>(),
+            [
+                (4, 4, "a".into(), None),
+                (7, 7, "b".into(), None),
+                (10, 18, "b".into(), None),
+                (31, 31, "c".into(), None)
+            ]
+        );
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub trait OutputSink: Send + Sync {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) and the other retryable kinds where trying again may help.
     async fn begin(&self, record: &RunRecord) -> Result<()>;
 
-    /// Appends lines, in number order, of a run that has begun. Lines that are there already count as stored.
+    /// Appends lines, in number order, of a run that has begun. Lines that are there already count as stored. Lines of
+    /// an ended run fill holes, as when it is copied again: they are visible, and no hole any more, once
+    /// [`finish`](Self::finish) was called again.
     ///
     /// # Errors
     /// An error is about all of `batches`; what befell only some lines is in the answer.

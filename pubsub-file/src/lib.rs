@@ -14,6 +14,7 @@
 mod broker;
 mod error;
 mod files;
+mod frame;
 mod spool;
 mod sqlite;
 mod store;

@@ -1,6 +1,5 @@
 //! A durable local queue in front of a sink.
 
-mod frame;
 mod log;
 mod ship;
 
