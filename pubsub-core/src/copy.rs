@@ -110,7 +110,8 @@ impl<'a> Copying<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let answer = self.to.append(&self.record.key, &self.waiting).await?;
+        let mut answer = self.to.append(&self.record.key, &self.waiting).await?;
+        answer.refused.append(&mut answer.dropped);
         if let Some(range) = answer.again.first() {
             return Err(Error::new(ErrorKind::Unavailable, "copy: the sink wants lines again")
                 .with("run", &self.record.key.run_id)
