@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, Lines, Output, OutputReader, Place, RunQuery, RunRecord,
-    RunStatus, Scheme, SpoolConfig, Spooled, Store, connect_broker, connect_store, current_run, name,
+    Broker, ConnectedStore, Error, ErrorKind, FileRefusedLines, Lines, Output, OutputReader, Place, RunQuery,
+    RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Store, connect_broker, connect_store, current_run,
+    name,
 };
 
 use crate::args::{Chosen, Global};
@@ -17,10 +18,13 @@ pub(crate) struct Places {
     broker: Place,
     stores: Vec<Place>,
     spool: Option<PathBuf>,
+    dir: PathBuf,
 }
 
 /// A store that is written to.
 pub(crate) struct Written {
+    /// What it is called in accounts, logs, and beside the lines that it refused.
+    pub(crate) name: String,
     pub(crate) connected: ConnectedStore,
     /// Whether it must have everything.
     pub(crate) required: bool,
@@ -32,7 +36,8 @@ impl Places {
     pub(crate) fn new(global: &Global) -> Self {
         let folder = Place::folder(&global.dir);
         let stores = if global.store.is_empty() { vec![folder.clone()] } else { global.store.clone() };
-        Self { broker: global.broker.clone().unwrap_or(folder), stores, spool: global.spool.clone() }
+        let (spool, dir) = (global.spool.clone(), global.dir.clone());
+        Self { broker: global.broker.clone().unwrap_or(folder), stores, spool, dir }
     }
 
     /// The broker of a subcommand that only asks: it must be there, and a folder that is misspelt is not made.
@@ -60,18 +65,25 @@ impl Places {
                 return Err(Error::invalid("the first store is required: name another one first").into());
             }
             let mut connected = connect_store(place).await?;
+            let name = format!("{} {}", connected.capabilities.name, index + 1);
             let spool = match &self.spool {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
+                    let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
                     let spool = Arc::new(Spooled::open(Arc::clone(&connected.store), config).await?);
                     connected.store = Arc::clone(&spool) as Arc<dyn Store>;
                     Some(spool)
                 }
                 None => None,
             };
-            stores.push(Written { connected, required, spool });
+            stores.push(Written { name, connected, required, spool });
         }
         Ok(stores)
+    }
+
+    /// Where the lines are kept that stores refuse for good: made by the first of them.
+    pub(crate) fn refused_lines(&self) -> FileRefusedLines {
+        FileRefusedLines::new(self.dir.join("refused"))
     }
 
     /// A folder on the disk for what does not outlive this program: there once a run has begun. `None` where no place
