@@ -24,7 +24,7 @@ pub use pubsub_core::{
     EventType, Executed, Execution, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, Finality,
     FinishReport, Finished, Follow, FollowFrom, Followed, Gap, Group, GroupInfo, GroupName, Grouped, Handler,
     HandlerFn, Headers, Hit, Holder, InBatches, Judgement, LEASE_LIMITS, LeaseId, LeaseState, Leased, Leases,
-    Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED,
+    Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED, MAX_HOLES,
     MAX_ID_BYTES, MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES, MAX_PATTERN_BYTES, MAX_PATTERNS,
     MAX_PAYLOAD_VARIABLE_BYTES, MAX_PREFETCH, MAX_SEARCH_BYTES, MAX_SECRET_BYTES, MEMORY_BROKER,
     MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker, MemoryBroker, MemoryLimits, MemoryRefusedLines,

@@ -101,7 +101,7 @@ impl<'a> Copying<'a> {
                 }
             }
             OutputItem::Gap(gap) if self.record.is_dropped_everywhere(gap.range) => {}
-            OutputItem::Gap(gap) => add(&mut self.holes, gap),
+            OutputItem::Gap(gap) => gap.enter(&mut self.holes),
         }
         Ok(())
     }
@@ -127,28 +127,16 @@ impl<'a> Copying<'a> {
         }
         self.waiting_bytes = 0;
         for gap in answer.refused {
-            add(&mut self.holes, gap.clone());
-            add(&mut self.refused, gap);
+            gap.clone().enter(&mut self.holes);
+            gap.enter(&mut self.refused);
         }
         Ok(())
     }
 
     fn report(self) -> CopyReport {
-        let Self { mut record, mut holes, refused, lines, bytes, .. } = self;
-        holes.sort_by_key(|gap| gap.range.first);
+        let Self { mut record, holes, refused, lines, bytes, .. } = self;
         record.holes = holes;
         CopyReport { record, lines, bytes, refused }
-    }
-}
-
-/// Adds a gap; neighbours with one reason are one, so that a long row of them stays small.
-fn add(gaps: &mut Vec<Gap>, gap: Gap) {
-    match gaps.last_mut() {
-        Some(last) if last.range.last.plus(1) == gap.range.first && last.reason == gap.reason => {
-            last.range.last = gap.range.last;
-            last.bytes = last.bytes.zip(gap.bytes).map(|(a, b)| a.saturating_add(b));
-        }
-        _ => gaps.push(gap),
     }
 }
 

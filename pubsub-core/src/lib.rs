@@ -82,6 +82,7 @@ pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_
 pub use in_batches::{InBatches, Taken};
 pub use mask::{MASKED, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Masker};
 pub use memory::{MEMORY_BROKER, MEMORY_STORE, MemoryBroker, MemoryLimits, MemoryRefusedLines, MemoryStore};
+pub use missing::MAX_HOLES;
 pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Stream};
 pub use pattern::{MAX_PATTERN_BYTES, Pattern};
 pub use payload::Payload;

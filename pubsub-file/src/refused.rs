@@ -79,6 +79,13 @@ impl FileRefusedLines {
         let doing = "keep refused lines";
         fs::create_dir_all(&self.dir).map_err(io_error(doing))?;
         let _lock = self.lock()?;
+        let there = self.bytes()?;
+        let has_room = |wanted: u64| {
+            let full = || Error::new(ErrorKind::Full, doing).with("most bytes", self.max_bytes);
+            if there.saturating_add(wanted) > self.max_bytes { Err(full()) } else { Ok(()) }
+        };
+        // At least so much: a full folder costs no more than this.
+        has_room(refused.iter().map(|refused| refused.lines.bytes().len() as u64).sum())?;
         let mut documents: Vec<(&RunId, Vec<u8>)> = Vec::new();
         for refused in refused {
             let run = &refused.run.run_id;
@@ -89,10 +96,7 @@ impl FileRefusedLines {
                 Entry::new(refused).encode(bytes)?;
             }
         }
-        let wanted: u64 = documents.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        if self.bytes()?.saturating_add(wanted) > self.max_bytes {
-            return Err(Error::new(ErrorKind::Full, doing).with("most bytes", self.max_bytes));
-        }
+        has_room(documents.iter().map(|(_, bytes)| bytes.len() as u64).sum())?;
         documents.iter().try_for_each(|(run, bytes)| append(&self.file(run), bytes)).map_err(io_error(doing))
     }
 

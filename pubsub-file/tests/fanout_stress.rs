@@ -388,10 +388,12 @@ async fn case(fault: Fault, spooled: bool, seconds: u64, bytes: usize) {
     let kept = bad.refused.list(None, usize::MAX).await.unwrap();
     let kept: u64 = kept.iter().map(|refused| refused.lines.len() as u64).sum();
     let (slope, most) = (samples.slope(), samples.most());
+    let course: Vec<String> =
+        samples.0.iter().step_by((samples.0.len() / 8).max(1)).map(|s| format!("{:.1}", s.1 / 1e6)).collect();
     // What it would be if all of it were kept.
     let rate = (RUNS * LINES) as f64 / TICK.as_secs_f64() * bytes as f64;
     say(&format!(
-        "{fault:?}{}: {} lines in {:.1} s, memory {:.1} MB at most, {:+.3} MB/s (all lines: {:.1} MB/s); time x{slower:.3} \
+        "{fault:?}{}: {} lines in {:.1} s, memory {course:?} MB, {:.1} at most, {:+.3} MB/s (all lines: {:.1} MB/s); time x{slower:.3} \
          (alone x{slower_alone:.3}), the good store at most {lag:.3} s behind (alone {lag_alone:.3} s); {waited} bytes \
          spooled, {missing} lines missing and named, {kept} refused ones kept, recovered in {:.1} s",
         if spooled { " behind a spool" } else { "" },
@@ -408,7 +410,9 @@ async fn case(fault: Fault, spooled: bool, seconds: u64, bytes: usize) {
     assert!(slope < bound, "memory grows by {slope} bytes a second");
     assert!(most < MEMORY, "{most} bytes of memory");
     assert!(slower < slower_alone.max(1.0) * 1.1 + 0.1, "the commands took {slower} times as long");
-    assert!(lag < lag_alone + 1.5, "the good store was {lag} s behind");
+    // Far less than for how long the other one misbehaved; in ten minutes a disk has its own moods.
+    let behind = if seconds < 60 { 1.5 } else { 30.0 };
+    assert!(lag < lag_alone + behind, "the good store was {lag} s behind");
     let none_is_missing = spooled && fault != Fault::Refuses;
     assert_eq!(missing == 0, none_is_missing, "{missing} lines are missing");
     assert_eq!(kept > 0, fault == Fault::Refuses, "{kept} refused lines are kept");

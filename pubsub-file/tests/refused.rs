@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 use pubsub_core::conformance::store::{SampleRun, at, lines};
 use pubsub_core::{
-    Appended, ErrorKind, FanOut, LineBatch, LineEnd, LineRange, MemoryStore, OutputReader as _, OutputSink,
-    Refused, RefusedLines as _, Result, RunKey, RunRecord, SinkConfig, Stream, Timestamp, WhenFull,
+    Appended, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineRange, MAX_HOLES, MemoryStore,
+    OutputReader as _, OutputSink, Refused, RefusedLines as _, Result, RunKey, RunRecord, SinkConfig, Stream,
+    Timestamp, WhenFull,
 };
 use pubsub_file::{FileRefusedLines, SpoolConfig, Spooled};
 
@@ -181,6 +182,46 @@ async fn what_a_sink_behind_a_spool_refuses_is_kept_as_well() {
     assert_eq!(refused[0].lines, lines(1, texts).slice(LineRange::new(at(3), at(4))).unwrap());
     let record = memory.runs(&run.query()).await.unwrap().remove(0);
     assert_eq!(record.holes[0].reason, "mapping");
+}
+
+#[tokio::test]
+async fn a_spool_whose_sink_refuses_line_after_line_names_so_many_holes_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::new();
+    let spooled = Spooled::open(Odd(memory.clone()), SpoolConfig::new(dir.path())).await.unwrap();
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    for first in (1..=4_000).step_by(1_000) {
+        run.append(&spooled, &[lines(first, (0..1_000).map(|_| "x"))]).await;
+    }
+    run.finish(&spooled).await;
+    spooled.shipped().await;
+    let record = memory.runs(&run.query()).await.unwrap().remove(0);
+    assert_eq!(record.holes.len(), MAX_HOLES);
+    assert_eq!(record.holes[1].range, LineRange::new(at(3), at(3)));
+}
+
+/// Refuses each odd line for good.
+struct Odd(MemoryStore);
+
+#[async_trait]
+impl OutputSink for Odd {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.0.begin(record).await
+    }
+
+    async fn append(&self, _: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        let numbers = batches.iter().flat_map(LineBatch::lines).map(|line| line.number);
+        let odd = numbers.filter(|number| number.get() % 2 == 1);
+        Ok(odd.fold(Appended::all(), |all, number| {
+            let range = LineRange::new(number, number);
+            all.with_refused(Gap { range, bytes: None, reason: "odd".into() })
+        }))
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        self.0.finish(record).await
+    }
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ impl Lane {
             captured += lines;
             if crowded || state.queued_bytes >= limit {
                 dropped += lines;
-                state.account.hole(batch.range(), Some(batch.bytes().len() as u64), reason);
+                batch.gap(reason).enter(&mut state.account.holes);
             } else {
                 state.account.waiting += lines;
                 state.queued_bytes += cost(batch);

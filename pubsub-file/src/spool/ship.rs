@@ -223,11 +223,13 @@ impl<S: OutputSink + 'static> Shared<S> {
             cursor.damaged |= chunk.damaged;
             if let (Some(first), Some(last)) = (chunk.batches.first(), chunk.batches.last()) {
                 if std::mem::take(&mut cursor.damaged) {
-                    cursor.refused.extend(hole(cursor.last, first.first()));
+                    hole(cursor.last, first.first())
+                        .into_iter()
+                        .for_each(|gap| gap.enter(&mut cursor.refused));
                 }
                 cursor.last = cursor.last.max(Some(last.last()));
             }
-            log.cursor.refused.extend(refused);
+            refused.into_iter().for_each(|gap| gap.enter(&mut log.cursor.refused));
             shared.freed(log.move_to(chunk.segment, chunk.offset)?);
             Ok(())
         })
@@ -272,7 +274,7 @@ async fn own(run: &Run, mut record: RunRecord) -> Result<RunRecord> {
     let run = Arc::clone(run);
     blocking(move || {
         if let Some(log) = lock(&run).as_ref() {
-            record.holes.extend(log.cursor.refused.iter().cloned());
+            log.cursor.refused.iter().for_each(|gap| gap.clone().enter(&mut record.holes));
             // What the end of a damaged spool had.
             if log.has_lines()
                 && let Some(end) = record.last_number().filter(|end| Some(*end) > log.cursor.last)

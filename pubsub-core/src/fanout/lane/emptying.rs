@@ -139,7 +139,7 @@ impl Lane {
         self.change(|state| {
             state.account.waiting = state.account.waiting.saturating_sub(lines);
             count(&mut state.account);
-            gaps.iter().for_each(|gap| state.account.hole(gap.range, gap.bytes, &gap.reason));
+            gaps.iter().for_each(|gap| gap.clone().enter(&mut state.account.holes));
         });
     }
 }
