@@ -107,6 +107,6 @@ pub use verify::{Difference, Verification, verify, verify_against};
 pub use wait::{Wait, Waited, wait};
 pub use worker::{DEFAULT_DRAIN, RetryPolicy, Worker};
 
-/// The traits are usable as `dyn`; this line proves it.
-const _: fn(&dyn Broker, &dyn Store, &dyn RefusedLines, &dyn ExitClassification, &dyn Handler) =
-    |_, _, _, _, _| ();
+/// The traits are usable as `dyn`; these lines prove it.
+const _: fn(&dyn Broker, &dyn Store, &dyn ExitClassification, &dyn Handler) = |_, _, _, _| ();
+const _: fn(&dyn RefusedLines) = |_| ();

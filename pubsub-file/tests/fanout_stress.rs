@@ -4,11 +4,11 @@
 //! seconds, in the long form for ten minutes. Lines are allocated one batch at a time, so that whatever keeps them is seen.
 #![expect(clippy::unwrap_used, reason = "a test")]
 #![expect(clippy::cast_precision_loss, reason = "what is measured is rounded")]
+#![expect(clippy::print_stdout, reason = "what is measured is shown")]
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -118,8 +118,14 @@ impl OutputSink for Faulty {
 /// A good store, and how late lines were in it.
 struct Measured {
     store: FileStore,
-    measures: AtomicBool,
     most_micros: AtomicU64,
+}
+
+impl Measured {
+    /// The longest since it was asked last, in seconds.
+    fn lag(&self) -> f64 {
+        self.most_micros.swap(0, Ordering::Relaxed) as f64 / 1e6
+    }
 }
 
 #[async_trait]
@@ -131,9 +137,7 @@ impl OutputSink for Measured {
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let appended = self.store.append(run, batches).await;
         let lag = batches.first().map(|batch| Timestamp::now().since(batch.time())).unwrap_or_default();
-        if self.measures.load(Ordering::Relaxed) {
-            self.most_micros.fetch_max(u64::try_from(lag.as_micros()).unwrap(), Ordering::Relaxed);
-        }
+        self.most_micros.fetch_max(u64::try_from(lag.as_micros()).unwrap(), Ordering::Relaxed);
         appended
     }
 
@@ -172,6 +176,21 @@ impl Samples {
 
     fn most(&self) -> f64 {
         self.0.iter().map(|sample| sample.1).fold(0.0, f64::max)
+    }
+
+    fn told(&self, rate: f64) -> String {
+        let some = self.0.iter().step_by((self.0.len() / 8).max(1));
+        let course: Vec<String> = some.map(|sample| format!("{:.1}", sample.1 / 1e6)).collect();
+        let (slope, rate) = (self.slope() / 1e6, rate / 1e6);
+        format!("memory {} MB: {slope:+.3} MB/s (all lines {rate:.1} MB/s)", course.join(" "))
+    }
+
+    fn are_flat(&self, seconds: u64, rate: f64) {
+        assert!(self.0.len() > 20, "{} samples", self.0.len());
+        // In the short form queues and the allocator still fill; in the long form it is nothing.
+        let bound = if seconds < 60 { rate / 2.0 } else { rate / 100.0 };
+        assert!(self.slope() < bound, "memory grows by {} bytes a second", self.slope());
+        assert!(self.most() < MEMORY, "{} bytes of memory", self.most());
     }
 }
 
@@ -230,21 +249,21 @@ impl Printer {
         }
     }
 
-    /// Ends the runs; answers the accounts of each.
-    async fn finish(&mut self) -> Vec<Vec<SinkAccount>> {
-        let mut accounts = Vec::new();
+    /// Ends the runs, and waits until nothing of them waits; answers the accounts of each.
+    async fn finish(&mut self) -> Vec<(RunId, Vec<SinkAccount>)> {
+        let mut ended = Vec::new();
         for (run, mut record) in self.runs.drain(..) {
             record.revision += 1;
             record.status = RunStatus::Completed;
             record.counts = Counts { lines: self.printed, ..Counts::default() };
+            let id = record.key.run_id.clone();
             run.finish(record).await.unwrap();
-            accounts.push((run, Vec::new()));
+            while run.accounts().iter().any(|account| account.waiting > 0) {
+                tokio::time::sleep(TICK).await;
+            }
+            ended.push((id, run.accounts()));
         }
-        // The last handle lets the sinks drain; what they did is told by another one.
-        for (run, told) in &mut accounts {
-            *told = run.accounts();
-        }
-        accounts.into_iter().map(|(_, told)| told).collect()
+        ended
     }
 }
 
@@ -253,15 +272,11 @@ async fn is_whole(store: &FileStore, run: &RunId, lines: u64) {
     let mut items = store.lines(run, Lines::ALL).await.unwrap().items;
     let mut next = 1;
     while let Some(item) = items.next().await {
-        let OutputItem::Lines(batch) = item.unwrap() else { panic!("the good store lacks lines") };
+        let OutputItem::Lines(batch) = item.unwrap() else { unreachable!("the good store lacks lines") };
         assert_eq!(batch.first().get(), next);
         next = batch.last().get() + 1;
     }
     assert_eq!(next - 1, lines);
-}
-
-fn say(what: &str) {
-    writeln!(std::io::stdout(), "@@{what}").unwrap();
 }
 
 /// What is there of the misbehaving store, in either way to it.
@@ -328,27 +343,40 @@ impl Bad {
     }
 }
 
+/// The good store, and a fan-out's configuration of it.
+async fn good_store(dir: &std::path::Path) -> (Arc<Measured>, impl Fn() -> SinkConfig) {
+    let store = FileStore::connect(FileStoreConfig::new(dir.join("good"))).await.unwrap();
+    let good = Arc::new(Measured { store, most_micros: AtomicU64::new(0) });
+    let sink = Arc::clone(&good);
+    (good, move || SinkConfig::required("good", Arc::clone(&sink) as Arc<dyn OutputSink>))
+}
+
+/// What was measured in one print: how many times as long as it should take, and how far the good store was behind.
+struct Paced {
+    slower: f64,
+    lag: f64,
+}
+
+/// Without the other store.
+async fn alone(printer: &mut Printer, good: &Measured, config: SinkConfig, how_long: Duration) -> Paced {
+    let fan_out = FanOut::new(vec![config]);
+    printer.begin(&fan_out).await;
+    let took = printer.print(how_long, None).await;
+    let lag = good.lag();
+    printer.finish().await;
+    fan_out.close(Duration::from_secs(60)).await.unwrap();
+    Paced { slower: took.as_secs_f64() / how_long.as_secs_f64(), lag }
+}
+
 /// One case; `seconds` is how long the store misbehaves, `bytes` how long a line is.
 async fn case(fault: Fault, spooled: bool, seconds: u64, bytes: usize) {
     let dir = tempfile::tempdir().unwrap();
     let backoff = Backoff { cap: Duration::from_millis(200), ..Backoff::default() };
-    let store = FileStore::connect(FileStoreConfig::new(dir.path().join("good"))).await.unwrap();
-    let measures = AtomicBool::new(false);
-    let good = Arc::new(Measured { store: store.clone(), measures, most_micros: AtomicU64::new(0) });
-    let good_config = || SinkConfig::required("good", Arc::clone(&good) as Arc<dyn OutputSink>);
+    let (good, good_config) = good_store(dir.path()).await;
     let text = format!("{}\n", "x".repeat(bytes - 1)).repeat(usize::try_from(LINES).unwrap());
     let mut printer = Printer { runs: Vec::new(), printed: 0, text: text.into() };
     let outage = Duration::from_secs(seconds);
-
-    // How long it takes without the other store.
-    let alone = FanOut::new(vec![good_config()]);
-    printer.begin(&alone).await;
-    good.measures.store(true, Ordering::Relaxed);
-    let alone_for = (outage / 4).min(Duration::from_secs(10));
-    let slower_alone = printer.print(alone_for, None).await.as_secs_f64() / alone_for.as_secs_f64();
-    let lag_alone = good.most_micros.swap(0, Ordering::Relaxed) as f64 / 1e6;
-    printer.finish().await;
-    alone.close(Duration::from_secs(60)).await.unwrap();
+    let before = alone(&mut printer, &good, good_config(), (outage / 4).min(Duration::from_secs(10))).await;
 
     let (bad, config) = Bad::new(fault, spooled, dir.path(), backoff).await;
     let fan_out = FanOut::new(vec![config, good_config()]);
@@ -356,65 +384,47 @@ async fn case(fault: Fault, spooled: bool, seconds: u64, bytes: usize) {
     bad.sink.well.send_replace(false);
     let mut samples = Samples::default();
     let took = printer.print(outage, Some(&mut samples)).await;
-    let slower = took.as_secs_f64() / outage.as_secs_f64();
-    let lag = good.most_micros.load(Ordering::Relaxed) as f64 / 1e6;
+    let during = Paced { slower: took.as_secs_f64() / outage.as_secs_f64(), lag: good.lag() };
     let waited = bad.spool.as_ref().map_or(0, |spool| spool.depth().bytes);
     bad.sink.well.send_replace(true);
-    printer.print(Duration::from_millis(500), None).await;
-    let (lines, runs) = (printer.printed, printer.runs.iter().map(|(_, record)| record.key.run_id.clone()));
-    let runs: Vec<RunId> = runs.collect();
-    let handles: Vec<FanOutRun> = printer.runs.iter().map(|(run, _)| run.clone()).collect();
-    printer.finish().await;
-    // A handle keeps a run open: its sinks have what they were given once nothing waits.
-    for handle in &handles {
-        while handle.accounts().iter().any(|account| account.waiting > 0) {
-            tokio::time::sleep(TICK).await;
-        }
-    }
-    let accounts: Vec<Vec<SinkAccount>> = handles.iter().map(FanOutRun::accounts).collect();
-    drop(handles);
-    fan_out.close(Duration::from_secs(60)).await.unwrap();
     let recovering = Instant::now();
+    printer.print(Duration::from_millis(500), None).await;
+    let ended = printer.finish().await;
+    fan_out.close(Duration::from_secs(60)).await.unwrap();
     if let Some(spool) = &bad.spool {
         tokio::time::timeout(outage + Duration::from_secs(60), spool.shipped()).await.unwrap();
     }
-    let mut missing = 0;
-    for (run, accounts) in runs.iter().zip(&accounts) {
-        let [at_bad, at_good] = accounts.as_slice() else { panic!("two sinks") };
+    let recovered = recovering.elapsed().as_secs_f64();
+    let (lines, mut missing) = (printer.printed, 0);
+    for (run, accounts) in &ended {
+        let [at_bad, at_good] = accounts.as_slice() else { unreachable!("two sinks") };
         missing += bad.check(run, at_bad, lines);
         assert!(at_good.balances() && at_good.stored == lines, "{at_good:?}");
-        is_whole(&store, run, lines).await;
+        is_whole(&good.store, run, lines).await;
     }
     let kept = bad.refused.list(None, usize::MAX).await.unwrap();
     let kept: u64 = kept.iter().map(|refused| refused.lines.len() as u64).sum();
-    let (slope, most) = (samples.slope(), samples.most());
-    let course: Vec<String> =
-        samples.0.iter().step_by((samples.0.len() / 8).max(1)).map(|s| format!("{:.1}", s.1 / 1e6)).collect();
     // What it would be if all of it were kept.
     let rate = (RUNS * LINES) as f64 / TICK.as_secs_f64() * bytes as f64;
-    say(&format!(
-        "{fault:?}{}: {} lines in {:.1} s, memory {course:?} MB, {:.1} at most, {:+.3} MB/s (all lines: {:.1} MB/s); time x{slower:.3} \
-         (alone x{slower_alone:.3}), the good store at most {lag:.3} s behind (alone {lag_alone:.3} s); {waited} bytes \
-         spooled, {missing} lines missing and named, {kept} refused ones kept, recovered in {:.1} s",
+    println!(
+        "@@{fault:?}{}: {} lines in {:.1} s, time x{:.3} (alone x{:.3}), the good store at most {:.3} s behind (alone \
+         {:.3} s), {}; {waited} bytes spooled, {missing} lines missing and named, {kept} refused ones kept, recovered \
+         in {recovered:.1} s",
         if spooled { " behind a spool" } else { "" },
         RUNS * lines,
         took.as_secs_f64(),
-        most / 1e6,
-        slope / 1e6,
-        rate / 1e6,
-        recovering.elapsed().as_secs_f64(),
-    ));
-    assert!(samples.0.len() > 20, "{} samples", samples.0.len());
-    // In the short form queues and the parts of the allocator still fill; in the long form it is nothing.
-    let bound = if seconds < 60 { rate / 2.0 } else { rate / 100.0 };
-    assert!(slope < bound, "memory grows by {slope} bytes a second");
-    assert!(most < MEMORY, "{most} bytes of memory");
-    assert!(slower < slower_alone.max(1.0) * 1.1 + 0.1, "the commands took {slower} times as long");
+        during.slower,
+        before.slower,
+        during.lag,
+        before.lag,
+        samples.told(rate),
+    );
+    samples.are_flat(seconds, rate);
+    assert!(during.slower < before.slower.max(1.0) * 1.1 + 0.1, "the commands were slowed");
     // Far less than for how long the other one misbehaved; in ten minutes a disk has its own moods.
     let behind = if seconds < 60 { 1.5 } else { 30.0 };
-    assert!(lag < lag_alone + behind, "the good store was {lag} s behind");
-    let none_is_missing = spooled && fault != Fault::Refuses;
-    assert_eq!(missing == 0, none_is_missing, "{missing} lines are missing");
+    assert!(during.lag < before.lag + behind, "the good store was delayed");
+    assert_eq!(missing == 0, spooled && fault != Fault::Refuses, "{missing} lines are missing");
     assert_eq!(kept > 0, fault == Fault::Refuses, "{kept} refused lines are kept");
 }
 
@@ -436,6 +446,8 @@ fn run(fault: &str, way: &str, seconds: u64, bytes: usize) {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "one_case_in_a_process", "--nocapture", "--test-threads=1"])
+        // What each thread's own part of the allocator keeps would look as if it grew (mallopt(3)).
+        .env("MALLOC_ARENA_MAX", "1")
         .env(CASE, format!("{fault}:{way}:{seconds}:{bytes}"))
         .output()
         .unwrap();
