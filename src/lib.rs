@@ -24,23 +24,24 @@ pub use pubsub_core::{
     EventType, Executed, Execution, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, Finality,
     FinishReport, Finished, Follow, FollowFrom, Followed, Gap, Group, GroupInfo, GroupName, Grouped, Handler,
     HandlerFn, Headers, Hit, Holder, InBatches, Judgement, LEASE_LIMITS, LeaseId, LeaseState, Leased, Leases,
-    Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED,
+    Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED, MAX_HOLES,
     MAX_ID_BYTES, MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES, MAX_PATTERN_BYTES, MAX_PATTERNS,
     MAX_PAYLOAD_VARIABLE_BYTES, MAX_PREFETCH, MAX_SEARCH_BYTES, MAX_SECRET_BYTES, MEMORY_BROKER,
-    MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker, MemoryBroker, MemoryLimits, MemoryStore, Need, Note,
-    Novelty, OpenAttempt, Order, Origin, Outcome, Output, OutputItem, OutputReader, OutputSink, PART_AFTER,
-    Pattern, Payload, Pipeline, Position, Published, Publisher, PublisherExt, RECORD_VERSION, Renewal,
-    Result, Retention, RetryPolicy, Retryable, Retrying, Role, RunContext, RunId, RunKey, RunOutput,
-    RunQuery, RunRecord, RunStatus, Scope, Seal, SealBuilder, Search, Settlement, SinkAccount, SinkConfig,
-    Stage, StartAt, StartFailure, Stdin, Stop, StopState, Stopper, Store, StoreCapabilities, Stream,
-    Subscribed, Subscriber, Subscription, Support, Taken, Target, Timestamp, Try, Verdict, Verification,
-    WITHHELD, Wait, Waited, WhenFull, Worker, bring_tails, copy, current_run, follow, handler_fn, verify,
-    verify_against, wait, wants,
+    MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker, MemoryBroker, MemoryLimits, MemoryRefusedLines,
+    MemoryStore, Need, Note, Novelty, OpenAttempt, Order, Origin, Outcome, Output, OutputItem, OutputReader,
+    OutputSink, PART_AFTER, Pattern, Payload, Pipeline, Position, Published, Publisher, PublisherExt,
+    RECORD_VERSION, Refusals, Refused, RefusedLines, Renewal, Result, Retention, RetryPolicy, Retryable,
+    Retrying, Role, RunContext, RunId, RunKey, RunOutput, RunQuery, RunRecord, RunStatus, Scope, Seal,
+    SealBuilder, Search, Settlement, SinkAccount, SinkConfig, Stage, StartAt, StartFailure, Stdin, Stop,
+    StopState, Stopper, Store, StoreCapabilities, Stream, Subscribed, Subscriber, Subscription, Support,
+    Taken, Target, Timestamp, Try, Verdict, Verification, WITHHELD, Wait, Waited, WhenFull, Worker,
+    bring_tails, copy, current_run, follow, handler_fn, verify, verify_against, wait, wants,
 };
 #[cfg(feature = "file")]
 pub use pubsub_file::{
-    DEFAULT_MAX_EVENT_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER, FILE_STORE, FileBroker, FileBrokerConfig,
-    FileDurability, FileStore, FileStoreConfig, Repair, SpoolConfig, SpoolDepth, Spooled,
+    DEFAULT_MAX_EVENT_BYTES, DEFAULT_REFUSED_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER, FILE_STORE, FileBroker,
+    FileBrokerConfig, FileDurability, FileRefusedLines, FileStore, FileStoreConfig, Repair, SpoolConfig,
+    SpoolDepth, Spooled,
 };
 
 /// The README's example is a test.

@@ -84,7 +84,7 @@ pub(crate) enum Command {
     /// Stop what runs and waits of an action
     #[command(after_help = help::CANCEL)]
     Cancel(Cancel),
-    /// Events that will never be delivered again
+    /// Events that will never be delivered again, and lines that a store refused for good
     #[command(after_help = help::DEAD_LETTERS)]
     DeadLetters(DeadLetters),
 }

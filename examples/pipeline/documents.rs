@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pubsub_pipeline::{
-    Cause, DeadLetter, Digest, Error, Gap, Judgement, Line, LineEnd, LineRange, Note, Outcome, RunId,
-    RunRecord, Stream, Timestamp,
+    Cause, DeadLetter, Digest, Error, Gap, Judgement, Line, LineEnd, LineNumber, LineRange, Note, Outcome,
+    Refused, RunId, RunRecord, Stream, Timestamp,
 };
 use serde::Serialize;
 
@@ -148,6 +148,8 @@ pub(crate) struct WaitedDocument<'a> {
 
 #[derive(Serialize)]
 pub(crate) struct DeadLetterDocument<'a> {
+    /// What it is: an event, or lines.
+    kind: &'static str,
     id: &'a str,
     group: Option<&'a str>,
     action_id: Option<&'a str>,
@@ -162,6 +164,7 @@ pub(crate) struct DeadLetterDocument<'a> {
 impl<'a> DeadLetterDocument<'a> {
     pub(crate) fn new(letter: &'a DeadLetter) -> Self {
         Self {
+            kind: "event",
             id: &letter.id,
             group: letter.group.as_ref().map(AsRef::as_ref),
             action_id: letter.action_id.as_ref().map(AsRef::as_ref),
@@ -171,6 +174,68 @@ impl<'a> DeadLetterDocument<'a> {
             time: letter.time,
             event: String::from_utf8_lossy(&letter.bytes),
         }
+    }
+}
+
+/// Lines that a store refused for good.
+#[derive(Serialize)]
+pub(crate) struct RefusedDocument {
+    kind: &'static str,
+    sink: String,
+    action_id: String,
+    stage: String,
+    run_id: RunId,
+    first: LineNumber,
+    last: LineNumber,
+    bytes: u64,
+    reason: String,
+    /// When the first of them was refused.
+    time: Timestamp,
+}
+
+impl RefusedDocument {
+    pub(crate) fn new(refused: &Refused) -> Self {
+        let (run, lines) = (&refused.run, &refused.lines);
+        Self {
+            kind: "lines",
+            sink: refused.sink.clone(),
+            action_id: run.action_id.to_string(),
+            stage: run.stage.to_string(),
+            run_id: run.run_id.clone(),
+            first: lines.first(),
+            last: lines.last(),
+            bytes: lines.bytes().len() as u64,
+            reason: refused.reason.clone(),
+            time: refused.time,
+        }
+    }
+
+    /// Takes what follows in the same sink for the same reason; `false` for anything else.
+    pub(crate) fn goes_on(&mut self, next: &Refused) -> bool {
+        let follows = self.sink == next.sink
+            && self.run_id == next.run.run_id
+            && self.reason == next.reason
+            && self.last.plus(1) == next.lines.first();
+        if follows {
+            self.last = next.lines.last();
+            self.bytes += next.lines.bytes().len() as u64;
+        }
+        follows
+    }
+
+    pub(crate) fn cells(&self) -> [String; 9] {
+        let Self { first, last, bytes, .. } = self;
+        [
+            "lines".to_owned(),
+            self.time.to_string(),
+            self.sink.clone(),
+            self.action_id.clone(),
+            self.stage.clone(),
+            self.run_id.to_string(),
+            format!("{first}-{last}"),
+            format!("{bytes} bytes"),
+            self.reason.clone(),
+        ]
     }
 }
 

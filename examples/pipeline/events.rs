@@ -5,13 +5,13 @@ use std::io::{self, Read};
 
 use pubsub_pipeline::{
     ActionId, Broker, Error, ErrorKind, Event, Novelty, OutputReader as _, Payload, PublisherExt as _,
-    RunQuery, Scope, Timestamp, Wait, Waited, wait,
+    RefusedLines as _, RunQuery, Scope, Timestamp, Wait, Waited, wait,
 };
 use serde::Serialize;
 
 use crate::args::{self, DeadLettersCommand};
 use crate::codes::{DONE, Done, of_run};
-use crate::documents::{DeadLetterDocument, EventDocument, StatusDocument, WaitedDocument};
+use crate::documents::{DeadLetterDocument, EventDocument, RefusedDocument, StatusDocument, WaitedDocument};
 use crate::human;
 use crate::places::{Places, fresh};
 use crate::screen::{Form, Screen};
@@ -123,7 +123,9 @@ pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &ar
     let broker = places.existing_broker().await?;
     match &args.command {
         DeadLettersCommand::List { group, limit } => {
-            for letter in broker.list(group.as_ref(), *limit).await? {
+            let letters = broker.list(group.as_ref(), *limit).await?;
+            let left = limit.saturating_sub(letters.len());
+            for letter in letters {
                 if screen.form == Form::Json {
                     screen.document(&DeadLetterDocument::new(&letter))?;
                     continue;
@@ -133,6 +135,10 @@ pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &ar
                 let action = known(letter.action_id.as_ref().map(AsRef::as_ref));
                 let cells = [letter.id, letter.time.to_string(), group, action, letter.reason];
                 screen.text(&cells.join("\t"))?;
+            }
+            // Lines belong to no group.
+            if group.is_none() {
+                refused_lines(places, screen, left).await?;
             }
         }
         DeadLettersCommand::Replay { id, group } => {
@@ -144,6 +150,23 @@ pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &ar
         }
     }
     Ok(DONE)
+}
+
+/// Lines that a store refused for good: neighbours that were refused for one reason are one entry.
+async fn refused_lines(places: &Places, screen: &mut Screen, limit: usize) -> Done<()> {
+    let mut entries: Vec<RefusedDocument> = Vec::new();
+    for refused in places.refused_lines().list(None, usize::MAX).await? {
+        if !entries.last_mut().is_some_and(|last| last.goes_on(&refused)) {
+            entries.push(RefusedDocument::new(&refused));
+        }
+    }
+    for entry in entries.iter().take(limit) {
+        match screen.form {
+            Form::Json => screen.document(entry)?,
+            Form::Text => screen.text(&entry.cells().join("\t"))?,
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn waited(places: &Places, screen: &mut Screen, args: &args::Wait) -> Done {

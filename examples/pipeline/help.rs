@@ -99,15 +99,27 @@ pub(crate) const SEARCH: &str = help!(
 pub(crate) const VERIFY: &str =
     help!("pipeline verify action-123 build", "pipeline verify action-123 build --against file:archive");
 
-pub(crate) const EXPORT: &str = help!("pipeline export action-123 build > run.json");
+pub(crate) const EXPORT: &str = help!(
+    "pipeline export action-123 build > run.json",
+    "",
+    "Where lines are missing, `output_lines` has in their place: {\"gap\": {\"first\": 601, \"last\": 700}, \"lines\": 100, \
+     \"bytes\": 4200, \"reason\": \"...\"}",
+);
 
-pub(crate) const COPY: &str = help!("pipeline copy action-123 build --to file:archive");
+pub(crate) const COPY: &str = help!(
+    "pipeline copy action-123 build --to file:archive",
+    "pipeline --store file:archive copy action-123 build --to file:.pipeline",
+    "",
+    "Lines that the other store has already change nothing. What it lacks is filled in, also of a run that it sealed \
+     with holes: afterwards `verify` agrees there.",
+);
 
 pub(crate) const REMOVE: &str = help!(
     "pipeline remove action-123",
     "pipeline remove action-123 build",
     "",
-    "While one of the runs is running nothing is removed, unless with --force.",
+    "While one of the runs is running nothing is removed, unless with --force. Lines of the runs that a store refused \
+     are removed as well.",
 );
 
 pub(crate) const WAIT: &str = help!(
@@ -125,5 +137,15 @@ pub(crate) const LIST: &str =
 
 pub(crate) const CANCEL: &str = help!("pipeline cancel action-123");
 
-pub(crate) const DEAD_LETTERS: &str =
-    help!("pipeline dead-letters list", "pipeline dead-letters replay 4f1c0a");
+pub(crate) const DEAD_LETTERS: &str = help!(
+    "pipeline dead-letters list",
+    "pipeline dead-letters replay 4f1c0a",
+    "pipeline --store file:archive copy action-123 build --run 5d0e --to file:.pipeline",
+    "",
+    "The list has events that will never be delivered again, and after them lines that a store refused for good: \
+     `lines`, the time, the store, action, stage and run, their numbers, bytes, and the reason. The lines themselves are in \
+     the folder `refused` of --dir, in a file for each run, up to 64 MiB in all; they stay until `remove` removes the run.",
+    "",
+    "Once the store takes them, `copy` sends the run again from another store that has it: what is there already \
+     changes nothing, the holes are filled, and `verify` says whether the store agrees.",
+);

@@ -2,14 +2,14 @@
 
 use futures::StreamExt as _;
 use pubsub_pipeline::{
-    Error, ErrorKind, Judgement, Lines, OutputItem, OutputReader, Retention as _, RunKey, RunQuery,
-    RunRecord, Timestamp, connect_store, copy, verify, verify_against,
+    Error, ErrorKind, Judgement, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _, RunKey,
+    RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against,
 };
 use serde::Serialize;
 
 use crate::args;
 use crate::codes::{DONE, Done, NO, not_there};
-use crate::documents::{ExportedLine, StatusDocument};
+use crate::documents::{ExportedLine, GapDocument, StatusDocument};
 use crate::human;
 use crate::places::{Places, Written, chosen, existing, seen};
 use crate::screen::{Form, Screen};
@@ -72,12 +72,18 @@ pub(crate) async fn export(places: &Places, screen: &mut Screen, args: &args::Ch
     screen.raw(b",\"output_lines\":[")?;
     let mut first = true;
     while let Some(item) = items.next().await {
-        let OutputItem::Lines(batch) = item? else { continue };
-        for line in batch.lines() {
+        let lines = match item? {
+            OutputItem::Lines(batch) => {
+                batch.lines().map(|line| to_json(&ExportedLine::new(&line))).collect::<Done<Vec<_>>>()?
+            }
+            // In its place, so that nobody takes its neighbours for neighbours.
+            OutputItem::Gap(gap) => vec![to_json(&GapDocument::new(&gap))?],
+        };
+        for line in lines {
             if !std::mem::replace(&mut first, false) {
                 screen.raw(b",")?;
             }
-            screen.raw(&to_json(&ExportedLine::new(&line))?)?;
+            screen.raw(&line)?;
         }
     }
     screen.raw(b"]}\n")?;
@@ -166,6 +172,7 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
         )));
     }
     for record in removed {
+        places.refused_lines().remove(&record.key.run_id).await?;
         let run_id = record.key.run_id.to_string();
         match screen.form {
             Form::Json => screen.document(&Removed { run_id })?,

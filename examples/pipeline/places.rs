@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, FanOut, Lines, Output, OutputReader, Place, RunQuery,
-    RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Store, bring_tails, connect_broker, connect_store,
-    current_run, name,
+    Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output, OutputReader, Place,
+    RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Store, bring_tails, connect_broker,
+    connect_store, current_run, name,
 };
 use tokio::task::JoinSet;
 
@@ -20,10 +20,13 @@ pub(crate) struct Places {
     broker: Place,
     stores: Vec<Place>,
     spool: Option<PathBuf>,
+    dir: PathBuf,
 }
 
 /// A store that is written to.
 pub(crate) struct Written {
+    /// What it is called in accounts, logs, and beside the lines that it refused.
+    pub(crate) name: String,
     pub(crate) connected: ConnectedStore,
     /// Whether it must have everything.
     pub(crate) required: bool,
@@ -35,7 +38,8 @@ impl Places {
     pub(crate) fn new(global: &Global) -> Self {
         let folder = Place::folder(&global.dir);
         let stores = if global.store.is_empty() { vec![folder.clone()] } else { global.store.clone() };
-        Self { broker: global.broker.clone().unwrap_or(folder), stores, spool: global.spool.clone() }
+        let (spool, dir) = (global.spool.clone(), global.dir.clone());
+        Self { broker: global.broker.clone().unwrap_or(folder), stores, spool, dir }
     }
 
     /// The broker of a subcommand that only asks: it must be there, and a folder that is misspelt is not made.
@@ -63,18 +67,25 @@ impl Places {
                 return Err(Error::invalid("the first store is required: name another one first").into());
             }
             let mut connected = connect_store(place).await?;
+            let name = format!("{} {}", connected.capabilities.name, index + 1);
             let spool = match &self.spool {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
+                    let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
                     let spool = Arc::new(Spooled::open(Arc::clone(&connected.store), config).await?);
                     connected.store = Arc::clone(&spool) as Arc<dyn Store>;
                     Some(spool)
                 }
                 None => None,
             };
-            stores.push(Written { connected, required, spool });
+            stores.push(Written { name, connected, required, spool });
         }
         Ok(stores)
+    }
+
+    /// Where the lines are kept that stores refuse for good: made by the first of them.
+    pub(crate) fn refused_lines(&self) -> FileRefusedLines {
+        FileRefusedLines::new(self.dir.join("refused"))
     }
 
     /// The folder for what is held back of outputs over their limit. `None` where no place has one on the disk.
@@ -91,7 +102,7 @@ impl Places {
     pub(crate) fn bring_tails(&self, stores: &[Written]) -> JoinSet<()> {
         let mut task = JoinSet::new();
         if let (Some(dir), Some(first)) = (self.held_back().filter(|dir| dir.exists()), stores.first()) {
-            let (reader, fan_out) = (Arc::clone(&first.connected.store), FanOut::new(sinks(stores)));
+            let (reader, fan_out) = (Arc::clone(&first.connected.store), FanOut::new(sinks(self, stores)));
             task.spawn(async move {
                 if let Err(error) = bring_tails(dir, &*reader, &fan_out).await {
                     tracing::warn!(error = %error.chain(), "what processes that died had held back is left where it is");

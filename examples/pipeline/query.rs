@@ -1,7 +1,7 @@
 //! Asking for runs and their output: `get-status`, `get-logs`, `search`, `list`.
 
 use futures::StreamExt as _;
-use pubsub_pipeline::{Lines, OutputItem, OutputReader, RunQuery, RunRecord, Search, Timestamp};
+use pubsub_pipeline::{Gap, Lines, OutputItem, OutputReader, RunQuery, RunRecord, Search, Timestamp};
 
 use crate::args;
 use crate::codes::{DONE, Done, NO};
@@ -65,11 +65,20 @@ pub(crate) async fn search(places: &Places, screen: &mut Screen, args: &args::Se
     let store = places.existing_store().await?;
     let record = chosen(&*store, &args.chosen).await?;
     let mut hits = store.search(&RunQuery::of_run(record.key.run_id.clone()), &search).await?;
+    // What is missing was not searched.
+    let mut missing: Vec<&Gap> = record.gaps.iter().chain(&record.holes).collect();
+    missing.sort_by_key(|gap| gap.range.first);
+    let mut missing = missing.into_iter().peekable();
     let mut code = NO;
     while let Some(hit) = hits.next().await {
-        screen.hit(&hit?)?;
+        let hit = hit?;
+        while let Some(gap) = missing.next_if(|gap| gap.range.first < hit.line.number) {
+            screen.gap(gap)?;
+        }
+        screen.hit(&hit)?;
         code = DONE;
     }
+    missing.try_for_each(|gap| screen.gap(gap))?;
     if record.counts.parts > 0 {
         screen.notice(&format!(
             "parts of longer lines have numbers of their own ({} here); a match that goes across two of them is not found",

@@ -5,7 +5,7 @@ use std::env::VarError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, SinkConfig};
+use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, RefusedLines, SinkConfig};
 
 use crate::args::RunOptions;
 use crate::codes::Done;
@@ -74,15 +74,16 @@ fn named(warning: &str, names: &[String]) -> String {
 }
 
 /// The stores as sinks. Those that are not required hold up nothing: what they cannot keep up with is told as a hole.
-pub(crate) fn sinks(stores: &[Written]) -> Vec<SinkConfig> {
-    let sinks = stores.iter().enumerate().map(|(index, written)| {
-        let name = format!("{} {}", written.connected.capabilities.name, index + 1);
+pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
+    let refused = Arc::new(places.refused_lines());
+    let sinks = stores.iter().map(|written| {
         let store = Arc::clone(&written.connected.store);
-        if written.required {
-            SinkConfig::required(name, store)
+        let config = if written.required {
+            SinkConfig::required(&written.name, store)
         } else {
-            SinkConfig::best_effort(name, store)
-        }
+            SinkConfig::best_effort(&written.name, store)
+        };
+        config.with_refused_lines(Arc::clone(&refused) as Arc<dyn RefusedLines>)
     });
     sinks.collect()
 }

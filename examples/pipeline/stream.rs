@@ -28,7 +28,7 @@ pub(crate) async fn stream(
     let display = Display::new(screen.form)?;
     let stores = places.stores().await?;
     let _bringing = places.bring_tails(&stores);
-    let mut sinks = runs::sinks(&stores);
+    let mut sinks = runs::sinks(places, &stores);
     sinks.push(display.sink());
     let fan_out = Arc::new(FanOut::new(sinks));
     let event = Event::new(EventType::new("stream")?, args.action_id.clone());
@@ -70,7 +70,9 @@ pub(crate) async fn stream(
         screen.ended(&record)?;
     }
     if record.output_incomplete {
-        screen.notice("a required store refused lines of the output for good")?;
+        screen.notice(
+            "a required store refused lines of the output for good; `pipeline dead-letters list` shows them",
+        )?;
     }
     Ok(asked.map_or_else(|| of_run(&record, args.run.pass_code), Asked::code))
 }

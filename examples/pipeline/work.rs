@@ -23,7 +23,7 @@ pub(crate) async fn work(
     let command = runs::command(&args.command, &args.run)?;
     let execution = runs::execution(places, &args.run, screen)?;
     let stores = places.stores().await?;
-    let fan_out = FanOut::new(runs::sinks(&stores));
+    let fan_out = FanOut::new(runs::sinks(places, &stores));
     let _bringing = places.bring_tails(&stores);
     let form = screen.form;
     let mut worker =

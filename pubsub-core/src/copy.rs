@@ -27,7 +27,8 @@ pub struct CopyReport {
 /// Copies a run with its record and its lines into another store: backfill, archive, migration, a second try after a
 /// sink refused lines.
 ///
-/// Lines that the reader lacks, or the sink refuses, become holes of the copy. Of a run that has not ended, the lines
+/// Lines that the reader lacks, or the sink refuses, become holes of the copy. Holes of a copy that is there already are
+/// filled, so that a run whose lines a store once refused is whole there after it is copied from another. Of a run that has not ended, the lines
 /// up to which it is complete are copied and nothing is sealed: copy it again later. Repeating a copy changes nothing.
 ///
 /// Bounded memory: up to 256 KiB of lines and one batch. A sink that answers lines to be tried again is best given
@@ -100,7 +101,7 @@ impl<'a> Copying<'a> {
                 }
             }
             OutputItem::Gap(gap) if self.record.is_dropped_everywhere(gap.range) => {}
-            OutputItem::Gap(gap) => add(&mut self.holes, gap),
+            OutputItem::Gap(gap) => gap.enter(&mut self.holes),
         }
         Ok(())
     }
@@ -109,7 +110,8 @@ impl<'a> Copying<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let answer = self.to.append(&self.record.key, &self.waiting).await?;
+        let mut answer = self.to.append(&self.record.key, &self.waiting).await?;
+        answer.refused.append(&mut answer.dropped);
         if let Some(range) = answer.again.first() {
             return Err(Error::new(ErrorKind::Unavailable, "copy: the sink wants lines again")
                 .with("run", &self.record.key.run_id)
@@ -125,28 +127,16 @@ impl<'a> Copying<'a> {
         }
         self.waiting_bytes = 0;
         for gap in answer.refused {
-            add(&mut self.holes, gap.clone());
-            add(&mut self.refused, gap);
+            gap.clone().enter(&mut self.holes);
+            gap.enter(&mut self.refused);
         }
         Ok(())
     }
 
     fn report(self) -> CopyReport {
-        let Self { mut record, mut holes, refused, lines, bytes, .. } = self;
-        holes.sort_by_key(|gap| gap.range.first);
+        let Self { mut record, holes, refused, lines, bytes, .. } = self;
         record.holes = holes;
         CopyReport { record, lines, bytes, refused }
-    }
-}
-
-/// Adds a gap; neighbours with one reason are one, so that a long row of them stays small.
-fn add(gaps: &mut Vec<Gap>, gap: Gap) {
-    match gaps.last_mut() {
-        Some(last) if last.range.last.plus(1) == gap.range.first && last.reason == gap.reason => {
-            last.range.last = gap.range.last;
-            last.bytes = last.bytes.zip(gap.bytes).map(|(a, b)| a.saturating_add(b));
-        }
-        _ => gaps.push(gap),
     }
 }
 

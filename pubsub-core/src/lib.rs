@@ -39,6 +39,7 @@ mod payload;
 mod publisher;
 mod reader;
 mod record;
+mod refused;
 mod retry;
 mod run_output;
 mod runner;
@@ -80,13 +81,15 @@ pub use handler::{Finished, Handler, HandlerFn, RunContext, Stop, StopState, Sto
 pub use ids::{ActionId, Attempt, EventId, EventType, GroupName, LineNumber, MAX_ID_BYTES, RunId, Stage};
 pub use in_batches::{InBatches, Taken};
 pub use mask::{MASKED, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Masker};
-pub use memory::{MEMORY_BROKER, MEMORY_STORE, MemoryBroker, MemoryLimits, MemoryStore};
+pub use memory::{MEMORY_BROKER, MEMORY_STORE, MemoryBroker, MemoryLimits, MemoryRefusedLines, MemoryStore};
+pub use missing::MAX_HOLES;
 pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Stream};
 pub use pattern::{MAX_PATTERN_BYTES, Pattern};
 pub use payload::Payload;
 pub use publisher::{Novelty, Published, Publisher, PublisherExt};
 pub use reader::{Hit, Lines, Output, OutputItem, OutputReader, Retention, RunQuery, Store};
 pub use record::{DEFAULT_BEAT, Judgement, MAX_NOTES, Note, RECORD_VERSION, RunKey, RunRecord, RunStatus};
+pub use refused::{Refusals, Refused, RefusedLines};
 pub use retry::{Backoff, DEFAULT_CALL_LIMIT, Retrying};
 pub use run_output::RunOutput;
 pub use seal::{Counts, Digest, Seal, SealBuilder};
@@ -104,5 +107,6 @@ pub use verify::{Difference, Verification, verify, verify_against};
 pub use wait::{Wait, Waited, wait};
 pub use worker::{DEFAULT_DRAIN, RetryPolicy, Worker};
 
-/// The traits are usable as `dyn`; this line proves it.
+/// The traits are usable as `dyn`; these lines prove it.
 const _: fn(&dyn Broker, &dyn Store, &dyn ExitClassification, &dyn Handler) = |_, _, _, _| ();
+const _: fn(&dyn RefusedLines) = |_| ();

@@ -10,6 +10,34 @@ impl LineBatch {
     }
 }
 
+/// Most holes that a record lists; readers tell further ones without their reason.
+pub const MAX_HOLES: usize = 1000;
+
+impl Gap {
+    /// Adds it to holes in number order: one that goes on where another ended for the same reason is one with it, and what
+    /// is a hole already is none again. Past [`MAX_HOLES`] it is left out.
+    pub fn enter(mut self, holes: &mut Vec<Self>) {
+        let at = holes.partition_point(|hole| hole.range.first <= self.range.first);
+        if let Some(before) = at.checked_sub(1).and_then(|index| holes.get_mut(index)) {
+            if before.range.last >= self.range.last {
+                return;
+            }
+            let next = before.range.last.plus(1);
+            if next > self.range.first {
+                (self.range.first, self.bytes) = (next, None);
+            }
+            if next == self.range.first && before.reason == self.reason {
+                before.range.last = self.range.last;
+                before.bytes = before.bytes.zip(self.bytes).map(|(a, b)| a.saturating_add(b));
+                return;
+            }
+        }
+        if holes.len() < MAX_HOLES {
+            holes.insert(at, self);
+        }
+    }
+}
+
 impl RunRecord {
     /// What a store keeps when `self` is there and `later` comes in: `None` where that changes nothing.
     ///
@@ -26,6 +54,25 @@ impl RunRecord {
             kept.holes.clone_from(&self.holes);
         }
         Some(kept)
+    }
+
+    /// Takes numbers out of the holes, for the store has their lines now. How many bytes the rest of a hole had is not
+    /// known.
+    pub fn fill(&mut self, stored: LineRange) {
+        let overlaps = |gap: &Gap| gap.slice(stored).is_some();
+        if !self.holes.iter().any(overlaps) {
+            return;
+        }
+        let before =
+            LineNumber::new(stored.first.before()).map(|last| LineRange::new(LineNumber::FIRST, last));
+        let after = Some(LineRange::new(stored.last.plus(1), LineNumber::MAX));
+        let left = |gap: Gap| {
+            if !overlaps(&gap) {
+                return vec![gap];
+            }
+            [before, after].into_iter().flatten().filter_map(|range| gap.slice(range)).collect()
+        };
+        self.holes = std::mem::take(&mut self.holes).into_iter().flat_map(left).collect();
     }
 
     /// The last number that a completed run gave, kept or not; `None` while it runs and where nothing was printed.
@@ -128,6 +175,43 @@ mod tests {
         assert_eq!(record.last_number(), None, "it still runs");
         record.status = RunStatus::Completed;
         assert_eq!(record.last_number(), LineNumber::new(14));
+    }
+
+    #[test]
+    fn holes_are_entered_once_in_order_and_up_to_a_bound() {
+        let mut holes = Vec::new();
+        for entered in
+            [gap(5, 6, "a"), gap(1, 2, "a"), gap(3, 4, "b"), gap(7, 9, "a"), gap(3, 4, "b"), gap(8, 12, "a")]
+        {
+            entered.enter(&mut holes);
+        }
+        let told: Vec<_> = holes.iter().map(|gap| (gap.range, gap.reason.as_str(), gap.bytes)).collect();
+        assert_eq!(
+            told,
+            [(range(1, 2), "a", Some(9)), (range(3, 4), "b", Some(9)), (range(5, 12), "a", None)]
+        );
+        (20..9000).for_each(|n| gap(n * 2, n * 2, "c").enter(&mut holes));
+        assert_eq!(holes.len(), super::MAX_HOLES);
+    }
+
+    #[test]
+    fn what_comes_later_is_taken_out_of_the_holes() {
+        let mut record = record();
+        record.holes = vec![gap(3, 4, "a"), gap(7, 20, "b"), gap(30, 31, "c")];
+        record.fill(range(8, 9));
+        record.fill(range(1, 3));
+        record.fill(range(19, 30));
+        record.fill(range(50, 60));
+        let told = |gap: &Gap| (gap.range.first.get(), gap.range.last.get(), gap.reason.clone(), gap.bytes);
+        assert_eq!(
+            record.holes.iter().map(told).collect::<Vec<_>>(),
+            [
+                (4, 4, "a".into(), None),
+                (7, 7, "b".into(), None),
+                (10, 18, "b".into(), None),
+                (31, 31, "c".into(), None)
+            ]
+        );
     }
 
     #[test]

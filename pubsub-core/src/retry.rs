@@ -113,6 +113,7 @@ impl<S: OutputSink> OutputSink for Retrying<S> {
             let appended = self.repeat(|| self.sink.append(run, &left)).await?;
             left = appended.left_of(&left);
             answer.refused.extend(appended.refused);
+            answer.dropped.extend(appended.dropped);
             answer.again = in_order(&appended.again);
             if left.is_empty() || tried + 1 >= self.tries {
                 break;

@@ -23,7 +23,9 @@ pub trait OutputSink: Send + Sync {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) and the other retryable kinds where trying again may help.
     async fn begin(&self, record: &RunRecord) -> Result<()>;
 
-    /// Appends lines, in number order, of a run that has begun. Lines that are there already count as stored.
+    /// Appends lines, in number order, of a run that has begun. Lines that are there already count as stored. Lines of
+    /// an ended run fill holes, as when it is copied again: they are visible, and no hole any more, once
+    /// [`finish`](Self::finish) was called again.
     ///
     /// # Errors
     /// An error is about all of `batches`; what befell only some lines is in the answer.
@@ -44,6 +46,8 @@ pub trait OutputSink: Send + Sync {
 pub struct Appended {
     /// Refused for good, with the store's reason.
     pub refused: Vec<Gap>,
+    /// Not taken for want of room, by a sink that may drop; with the reason.
+    pub dropped: Vec<Gap>,
     /// To be tried again.
     pub again: Vec<LineRange>,
 }
@@ -52,7 +56,7 @@ impl Appended {
     /// Everything is stored.
     #[must_use]
     pub const fn all() -> Self {
-        Self { refused: Vec::new(), again: Vec::new() }
+        Self { refused: Vec::new(), dropped: Vec::new(), again: Vec::new() }
     }
 
     /// Of the batches that were appended, what is to be tried again: each line once, in number order.
@@ -66,6 +70,13 @@ impl Appended {
     #[must_use]
     pub fn with_refused(mut self, gap: Gap) -> Self {
         self.refused.push(gap);
+        self
+    }
+
+    /// There is no room for these lines.
+    #[must_use]
+    pub fn with_dropped(mut self, gap: Gap) -> Self {
+        self.dropped.push(gap);
         self
     }
 

@@ -49,10 +49,11 @@ enum Breaks {
     ExpiresWhatRuns,
     TakesNewerRecords,
     ClaimsNoSearchAndSearches,
+    TakesNothingAfterTheSeal,
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 29] = [
+const CAUGHT_BY: [(Breaks, &str); 30] = [
     (Breaks::DropsTheLastLine, "what_is_appended_is_read_back_exactly"),
     (Breaks::CountsARefusedLineAsStored, "a_line_of_64_kib_is_kept_whole"),
     (Breaks::ForgetsTheSeal, "the_seal_over_what_is_read_is_the_one_of_the_record"),
@@ -82,6 +83,7 @@ const CAUGHT_BY: [(Breaks, &str); 29] = [
     (Breaks::ExpiresWhatRuns, "only_old_runs_that_have_ended_expire"),
     (Breaks::TakesNewerRecords, "a_newer_record_is_refused_by_name"),
     (Breaks::ClaimsNoSearchAndSearches, "patterns_are_those_of_the_regex_crate"),
+    (Breaks::TakesNothingAfterTheSeal, "a_copy_fills_the_holes_of_a_sealed_run"),
 ];
 
 #[derive(Clone)]
@@ -184,6 +186,12 @@ impl OutputSink for Broken {
                     let texts: Vec<_> = batches.iter().flat_map(|batch| batch.bytes().to_vec()).collect();
                     let again = batch(last + 1, Stream::Stdout, texts, LineEnd::None);
                     return self.0.append(run, &[again]).await;
+                }
+            }
+            Breaks::TakesNothingAfterTheSeal => {
+                let there = self.0.runs(&RunQuery::of_run(run.run_id.clone())).await?;
+                if there.iter().any(|record| record.digest.is_some()) {
+                    return Ok(Appended::all());
                 }
             }
             _ => {}

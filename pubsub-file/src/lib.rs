@@ -14,6 +14,8 @@
 mod broker;
 mod error;
 mod files;
+mod frame;
+mod refused;
 mod spool;
 mod sqlite;
 mod store;
@@ -22,5 +24,6 @@ mod watch;
 pub use broker::{
     DEFAULT_MAX_EVENT_BYTES, FILE_BROKER, FileBroker, FileBrokerConfig, FileDurability, Repair,
 };
+pub use refused::{DEFAULT_REFUSED_BYTES, FileRefusedLines};
 pub use spool::{DEFAULT_SPOOL_BYTES, SpoolConfig, SpoolDepth, Spooled};
 pub use store::{FILE_STORE, FileStore, FileStoreConfig};

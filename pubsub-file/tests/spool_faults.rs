@@ -265,7 +265,7 @@ async fn a_full_spool_drops_and_says_which_or_makes_wait() {
         let batch = lines(n, ["a line"]);
         let answer = spooled.append(run.key(), std::slice::from_ref(&batch)).await.unwrap();
         run.print(&[batch]);
-        match answer.refused.as_slice() {
+        match answer.dropped.as_slice() {
             [] => taken += 1,
             [gap] => {
                 assert!(gap.reason.contains("the spool is full"), "{gap:?}");

@@ -10,6 +10,7 @@ mod events;
 mod keeping;
 #[cfg(target_os = "linux")]
 mod kills;
+mod refusing;
 #[cfg(target_os = "linux")]
 mod rounds;
 #[cfg(target_os = "linux")]

@@ -2,21 +2,25 @@
 
 use super::lane::Lane;
 use crate::sink::in_order;
-use crate::{Appended, ErrorKind, Gap, LineBatch, LineNumber, LineRange};
+use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result};
 
-/// Brings lines to the sink until each is stored or refused. Nothing passes a line that is to be tried again.
+/// Brings lines to the sink until each is stored, refused, or dropped. Nothing passes a line that is to be tried again.
 pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
-    let mut refused = Refused { lane, lines: 0, reason: String::new() };
+    if lane.is_skipped() {
+        let gaps: Vec<Gap> = batches.iter().map(|batch| batch.gap(SKIPPED)).collect();
+        return lane.dropped(&gaps);
+    }
     if let Some(reason) = lane.refusal() {
         // Said once, when the run was refused.
-        return batches.iter().for_each(|b| lane.refused(b.range(), b.bytes().len() as u64, &reason));
+        return lane.refused(batches.into_iter().map(|batch| (batch, reason.clone())).collect()).await;
     }
+    let mut refused = Refused { lane, lines: 0, reason: String::new() };
     let mut stack = vec![batches];
     let mut tries = 0;
     while let Some(batches) = stack.pop() {
-        match lane.sink.gate.once(|| lane.sink.config.sink.append(&lane.key, &batches)).await {
+        match lane.sink.gate.once(|| call(lane, &batches)).await {
             Ok(appended) => {
-                let again = settle(&mut refused, &batches, &appended);
+                let again = settle(&mut refused, &batches, &appended).await;
                 if again.is_empty() {
                     tries = 0;
                 } else {
@@ -37,10 +41,24 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
             Err(error) if error.is_retryable() => stack.push(batches),
             Err(error) => {
                 let reason = error.chain();
-                batches.iter().for_each(|batch| refused.add(batch, &reason));
+                refused.add(batches.into_iter().map(|batch| (batch, reason.clone())).collect()).await;
             }
         }
     }
+}
+
+/// Why lines of a run that was left out are missing.
+const SKIPPED: &str = "dropped: too many runs wait for this store";
+
+/// One append. A store that wants every line again takes nothing now: that is a failure of the store, for which all runs
+/// wait together.
+async fn call(lane: &Lane, batches: &[LineBatch]) -> Result<Appended> {
+    let appended = lane.sink.config.sink.append(&lane.key, batches).await?;
+    let lines = |batches: &[LineBatch]| batches.iter().map(LineBatch::len).sum::<usize>();
+    if !appended.again.is_empty() && lines(&appended.left_of(batches)) == lines(batches) {
+        return Err(Error::new(ErrorKind::Unavailable, "the sink wants all lines again"));
+    }
+    Ok(appended)
 }
 
 /// Lines that were refused in one append, for one warning about all of them.
@@ -51,12 +69,14 @@ struct Refused<'a> {
 }
 
 impl Refused<'_> {
-    fn add(&mut self, batch: &LineBatch, reason: &str) {
-        if self.lines == 0 {
+    async fn add(&mut self, refused: Vec<(LineBatch, String)>) {
+        if let Some((_, reason)) = refused.first()
+            && self.lines == 0
+        {
             reason.clone_into(&mut self.reason);
         }
-        self.lines += batch.len() as u64;
-        self.lane.refused(batch.range(), batch.bytes().len() as u64, reason);
+        self.lines += refused.iter().map(|(batch, _)| batch.len() as u64).sum::<u64>();
+        self.lane.refused(refused).await;
     }
 }
 
@@ -71,24 +91,40 @@ impl Drop for Refused<'_> {
 
 /// Enters what became of lines into the account, each line once whatever the sink names twice; answers those to be tried
 /// again, in number order.
-fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &Appended) -> Vec<LineBatch> {
-    let total: u64 = batches.iter().map(|batch| batch.len() as u64).sum();
-    let again = in_order(&appended.again);
+async fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &Appended) -> Vec<LineBatch> {
+    let lines = |batches: &[LineBatch]| batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
     let repeated = appended.left_of(batches);
-    let before = refused.lines;
-    let mut gaps: Vec<&Gap> = appended.refused.iter().collect();
-    gaps.sort_unstable_by_key(|gap| gap.range.first);
-    let mut next = LineNumber::FIRST;
-    for gap in gaps {
-        let unnamed = LineRange::new(gap.range.first.max(next), gap.range.last);
-        for range in without(unnamed, &again) {
-            pick(batches, range).for_each(|part| refused.add(&part, &gap.reason));
-        }
-        next = next.max(gap.range.last.plus(1));
+    let mut named = in_order(&appended.again);
+    let dropped: Vec<Gap> = pick_gaps(batches, &appended.dropped, &mut named)
+        .iter()
+        .map(|(batch, reason)| batch.gap(reason))
+        .collect();
+    let parts = pick_gaps(batches, &appended.refused, &mut named);
+    let lost = dropped.iter().map(|gap| gap.range.lines()).sum::<u64>()
+        + parts.iter().map(|(batch, _)| batch.len() as u64).sum::<u64>();
+    refused.lane.stored(lines(batches).saturating_sub(lines(&repeated) + lost));
+    if !dropped.is_empty() {
+        refused.lane.dropped(&dropped);
     }
-    let left: u64 = repeated.iter().map(|batch| batch.len() as u64).sum();
-    refused.lane.stored(total.saturating_sub(left + refused.lines - before));
+    if !parts.is_empty() {
+        refused.add(parts).await;
+    }
     repeated
+}
+
+/// The lines of these gaps that were not named before, with the reasons; afterwards they are.
+fn pick_gaps(batches: &[LineBatch], gaps: &[Gap], named: &mut Vec<LineRange>) -> Vec<(LineBatch, String)> {
+    let mut gaps: Vec<&Gap> = gaps.iter().collect();
+    gaps.sort_unstable_by_key(|gap| gap.range.first);
+    let mut parts = Vec::new();
+    for gap in gaps {
+        for range in without(gap.range, named) {
+            parts.extend(pick(batches, range).map(|part| (part, gap.reason.clone())));
+        }
+        named.push(gap.range);
+        *named = in_order(named);
+    }
+    parts
 }
 
 fn pick(batches: &[LineBatch], range: LineRange) -> impl Iterator<Item = LineBatch> {

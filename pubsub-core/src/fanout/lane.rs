@@ -1,5 +1,7 @@
 //! The way of one run to one sink: a bounded queue, and the account of what became of its lines.
 
+mod emptying;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +14,7 @@ use super::cost::cost;
 use super::meters::{Meters, gauged};
 use super::sink::{Behind, Sink};
 use super::{Need, WhenFull};
-use crate::{Error, ErrorKind, LineBatch, LineRange, Result, RunKey, RunRecord};
+use crate::{Error, ErrorKind, LineBatch, Result, RunKey, RunRecord};
 
 /// Most bytes of one append, as they are counted in the queue.
 const APPEND_BYTES: usize = 1 << 20;
@@ -143,7 +145,7 @@ impl Lane {
             captured += lines;
             if crowded || state.queued_bytes >= limit {
                 dropped += lines;
-                state.account.hole(batch.range(), Some(batch.bytes().len() as u64), reason);
+                batch.gap(reason).enter(&mut state.account.holes);
             } else {
                 state.account.waiting += lines;
                 state.queued_bytes += cost(batch);
@@ -263,121 +265,8 @@ impl Lane {
     }
 }
 
-/// For the task.
+/// For both.
 impl Lane {
-    pub(super) fn next(&self) -> Next {
-        let mut state = self.lock();
-        // First, or a sink that is always behind would never hear that the run is alive.
-        if let Some(record) = state.update.take() {
-            return Next::Update(record);
-        }
-        if let Some(since) = state.since {
-            let until = since + self.sink.config.delay;
-            let gathers =
-                state.finish.is_none() && state.closed.is_none() && state.queued_bytes < self.enough();
-            return if gathers && Instant::now() < until {
-                Next::Gather(until)
-            } else {
-                Next::Append(self.take(state, since))
-            };
-        }
-        if let Some(record) = state.finish.take() {
-            return Next::Finish(record);
-        }
-        if state.closed.is_some() { Next::End } else { Next::Wait }
-    }
-
-    /// Lines for one append.
-    fn take(&self, mut state: MutexGuard<'_, State>, since: Instant) -> Vec<LineBatch> {
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        while bytes < APPEND_BYTES
-            && let Some(batch) = state.queue.pop_front()
-        {
-            bytes += cost(&batch);
-            taken.push(batch);
-        }
-        let was_full = state.queued_bytes >= self.sink.config.queue_bytes;
-        state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
-        state.since = state.queue.front().map(|_| since);
-        drop(state);
-        self.unqueued(bytes);
-        if was_full {
-            // Whoever waits for room need not wait for the sink's answer as well.
-            self.done.send_replace(());
-        }
-        taken
-    }
-
-    /// Nothing more will reach the sink. What waits is told as waiting, and held no longer.
-    pub(super) fn end(&self) {
-        let (mut bytes, mut queue, mut waiting) = (0, VecDeque::new(), 0);
-        self.change(|state| {
-            state.ended = true;
-            waiting = state.account.waiting;
-            state.since = None;
-            std::mem::swap(&mut state.queued_bytes, &mut bytes);
-            std::mem::swap(&mut state.queue, &mut queue);
-        });
-        self.unqueued(bytes);
-        // The metrics go on after the run.
-        self.meters.dropped.increment(waiting);
-        self.meters.waiting.decrement(gauged(waiting));
-    }
-
-    pub(super) fn take_first(&self) -> Option<RunRecord> {
-        self.lock().first.take()
-    }
-
-    pub(super) fn set_begun(&self, begun: Begun) {
-        self.change(|state| state.begun = begun);
-    }
-
-    pub(super) fn set_finished(&self, revision: u64, refused: bool) {
-        self.change(|state| {
-            state.end_refused = refused;
-            state.finished = state.finished.max(revision);
-        });
-    }
-
-    /// Why the sink takes nothing of the run, where that is so.
-    pub(super) fn refusal(&self) -> Option<String> {
-        match &self.lock().begun {
-            Begun::Refused(_, reason) => Some(reason.clone()),
-            Begun::Skipped => Some("too many runs wait for this store".to_owned()),
-            Begun::Not | Begun::Yes => None,
-        }
-    }
-
-    pub(super) fn is_skipped(&self) -> bool {
-        matches!(self.lock().begun, Begun::Skipped)
-    }
-
-    /// This sink's record: with its own holes.
-    pub(super) fn own(&self, mut record: RunRecord) -> RunRecord {
-        record.holes.clone_from(&self.lock().account.holes);
-        record
-    }
-
-    pub(super) fn stored(&self, lines: u64) {
-        self.meters.stored.increment(lines);
-        self.meters.waiting.decrement(gauged(lines));
-        self.change(|state| {
-            state.account.waiting = state.account.waiting.saturating_sub(lines);
-            state.account.stored += lines;
-        });
-    }
-
-    pub(super) fn refused(&self, range: LineRange, bytes: u64, reason: &str) {
-        self.meters.dead_lettered.increment(range.lines());
-        self.meters.waiting.decrement(gauged(range.lines()));
-        self.change(|state| {
-            state.account.waiting = state.account.waiting.saturating_sub(range.lines());
-            state.account.dead_lettered += range.lines();
-            state.account.hole(range, Some(bytes), reason);
-        });
-    }
-
     /// So many bytes are appended without gathering further ones.
     fn enough(&self) -> usize {
         APPEND_BYTES.min(self.sink.config.queue_bytes / 2)

@@ -25,7 +25,9 @@ use lane::Lane;
 use sink::Sink;
 use tasks::{Beginning, Tasks};
 
-use crate::{Backoff, DEFAULT_CALL_LIMIT, Error, ErrorKind, LineBatch, OutputSink, Result, RunRecord};
+use crate::{
+    Backoff, DEFAULT_CALL_LIMIT, Error, ErrorKind, LineBatch, OutputSink, RefusedLines, Result, RunRecord,
+};
 
 /// Most bytes of memory that wait for a sink and a run, beside what one read brings. What a batch and its lines cost
 /// beside their bytes counts as well.
@@ -74,6 +76,8 @@ pub struct SinkConfig {
     /// repeated as after any failure that may pass; lines then go in smaller appends. Each call of an [`OutputSink`] is
     /// safe to drop and to repeat.
     pub call_limit: Duration,
+    /// Keeps the lines that it refuses for good; without one they are a hole alone.
+    pub refused_lines: Option<Arc<dyn RefusedLines>>,
 }
 
 impl SinkConfig {
@@ -88,6 +92,7 @@ impl SinkConfig {
             delay: DEFAULT_SINK_DELAY,
             backoff: Backoff::default(),
             call_limit: DEFAULT_CALL_LIMIT,
+            refused_lines: None,
         }
     }
 
@@ -128,6 +133,13 @@ impl SinkConfig {
     #[must_use]
     pub const fn with_call_limit(mut self, limit: Duration) -> Self {
         self.call_limit = limit;
+        self
+    }
+
+    /// With a place for the lines that it refuses for good.
+    #[must_use]
+    pub fn with_refused_lines(mut self, lines: Arc<dyn RefusedLines>) -> Self {
+        self.refused_lines = Some(lines);
         self
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::SinkConfig;
 use super::gate::Gate;
+use crate::Refusals;
 
 /// How many runs' full queues may wait for one sink that drops: with a store away, memory does not grow with the runs.
 const ALL_RUNS: usize = 16;
@@ -17,6 +18,8 @@ const MAX_BEHIND: usize = 1000;
 pub(super) struct Sink {
     pub(super) config: SinkConfig,
     pub(super) gate: Gate,
+    /// Keeps what it refuses for good, where that is wanted.
+    pub(super) refusals: Option<Refusals>,
     queued: AtomicUsize,
     behind: AtomicUsize,
 }
@@ -26,7 +29,8 @@ impl Sink {
         // A bound of nothing is never kept, and whoever waits for room would wait for ever.
         config.queue_bytes = config.queue_bytes.max(1);
         let gate = Gate::new(config.name.clone(), config.backoff, config.call_limit);
-        Arc::new(Self { config, gate, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
+        let refusals = config.refused_lines.clone().map(|lines| Refusals::new(&config.name, lines));
+        Arc::new(Self { config, gate, refusals, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
     }
 
     pub(super) fn queue(&self, bytes: usize) {

@@ -12,6 +12,8 @@ mod limits;
 mod metrics_tests;
 #[path = "tests/printing.rs"]
 mod printing;
+#[path = "tests/refusing.rs"]
+mod refusing;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};

@@ -88,6 +88,7 @@ impl MemoryStore {
             Some(run) => match run.record.followed_by(record) {
                 Some(later) => {
                     run.record = later;
+                    run.fill();
                     run.advance();
                 }
                 None => return Ok(()),
@@ -139,6 +140,7 @@ impl OutputSink for MemoryStore {
         let mut runs = self.lock();
         let stored = runs.get_mut(&run.run_id).ok_or_else(|| not_found("append lines", &run.run_id))?;
         batches.iter().for_each(|batch| stored.insert(batch));
+        stored.fill();
         drop(runs);
         self.changed.send_replace(());
         Ok(Appended::all())
@@ -253,6 +255,13 @@ impl Run {
             self.batches.insert(part.first(), part);
         }
         self.advance();
+    }
+
+    /// A hole whose lines have come is none.
+    fn fill(&mut self) {
+        for hole in self.record.holes.clone() {
+            self.overlapping(hole.range).into_iter().for_each(|stored| self.record.fill(stored));
+        }
     }
 
     /// Moves `through` over what has come by now.

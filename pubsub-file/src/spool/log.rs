@@ -9,9 +9,9 @@ use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Frame, HEAD_BYTES, decode, encode};
 use crate::error::io_error;
 use crate::files::{self, Sync};
+use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
 pub(super) const SEGMENT_BYTES: u64 = 4 << 20;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pubsub_core::{Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunKey, RunRecord, RunStatus};
+use pubsub_core::{
+    Appended, Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunKey, RunRecord, RunStatus,
+};
 use tokio::time::{sleep, timeout};
 
 use super::log::{Chunk, hole};
@@ -136,18 +138,37 @@ impl<S: OutputSink + 'static> Shared<S> {
                 Err(error) if !is_for_good(error.kind()) => return Err(error),
                 Err(error) => {
                     tracing::warn!(run = %key.run_id, error = %error.chain(), "the sink of a spool refuses lines for good");
-                    refused.extend(left.iter().map(|batch| batch.gap(error.chain())));
+                    let whole = |all: Appended, batch: &LineBatch| all.with_refused(batch.gap(error.chain()));
+                    refused.extend(self.refuse(key, &left, left.iter().fold(Appended::all(), whole)).await);
                     break;
                 }
             };
-            left = appended.left_of(&left);
-            refused.extend(appended.refused);
+            let again = appended.left_of(&left);
+            refused.extend(self.refuse(key, &left, appended).await);
+            left = again;
             if !left.is_empty() {
                 self.pause(tries).await;
                 tries = tries.saturating_add(1);
             }
         }
         Ok(refused)
+    }
+
+    /// Keeps what the sink refuses of these batches; answers the holes.
+    async fn refuse(&self, key: &RunKey, batches: &[LineBatch], appended: Appended) -> Vec<Gap> {
+        let Appended { refused, dropped, .. } = appended;
+        let mut holes = match &self.config.refusals {
+            Some(refusals) if !refused.is_empty() => {
+                let parts = |gap: Gap| {
+                    let part = move |batch: &LineBatch| Some((batch.slice(gap.range)?, gap.reason.clone()));
+                    batches.iter().filter_map(part).collect::<Vec<_>>()
+                };
+                refusals.keep(key, refused.into_iter().flat_map(parts).collect()).await
+            }
+            _ => refused,
+        };
+        holes.extend(dropped);
+        holes
     }
 
     /// A call about a record. What is refused for good is told, and counts as taken: it would be refused again.
@@ -202,11 +223,13 @@ impl<S: OutputSink + 'static> Shared<S> {
             cursor.damaged |= chunk.damaged;
             if let (Some(first), Some(last)) = (chunk.batches.first(), chunk.batches.last()) {
                 if std::mem::take(&mut cursor.damaged) {
-                    cursor.refused.extend(hole(cursor.last, first.first()));
+                    hole(cursor.last, first.first())
+                        .into_iter()
+                        .for_each(|gap| gap.enter(&mut cursor.refused));
                 }
                 cursor.last = cursor.last.max(Some(last.last()));
             }
-            log.cursor.refused.extend(refused);
+            refused.into_iter().for_each(|gap| gap.enter(&mut log.cursor.refused));
             shared.freed(log.move_to(chunk.segment, chunk.offset)?);
             Ok(())
         })
@@ -251,7 +274,7 @@ async fn own(run: &Run, mut record: RunRecord) -> Result<RunRecord> {
     let run = Arc::clone(run);
     blocking(move || {
         if let Some(log) = lock(&run).as_ref() {
-            record.holes.extend(log.cursor.refused.iter().cloned());
+            log.cursor.refused.iter().for_each(|gap| gap.clone().enter(&mut record.holes));
             // What the end of a damaged spool had.
             if log.has_lines()
                 && let Some(end) = record.last_number().filter(|end| Some(*end) > log.cursor.last)

@@ -6,6 +6,8 @@
 //!     output.log                       what was printed, in number order
 //!     index                            one entry for each batch of lines
 //!     record.json                      the record
+//!     late                             lines that came after the seal, until they are merged
+//!     merged/                          the output and its index while lines are merged into them
 //! ids/<two digits>/<run>               the folder of a run, by its id alone
 //! catalog                              which runs there are; made again from the records where it is lost
 //! wakes/<part>                         written to after each change
@@ -283,6 +285,11 @@ impl RunFolder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A folder in it, with files of the same names.
+    pub(super) fn below(&self, name: &str) -> Self {
+        Self { path: self.path.join(name), sync: self.sync }
     }
 
     /// The encoded names of its action and stage, and its run.

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod index;
+mod late;
 mod layout;
 mod list;
 mod read;

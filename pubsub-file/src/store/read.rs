@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::index::{ENTRIES, Entry, Index};
 use super::layout::RunFolder;
-use super::recover;
+use super::{late, recover};
 use crate::error::io_error;
 use crate::files::open_for_reading;
 
@@ -92,11 +92,18 @@ fn open_if_there(path: &Path) -> io::Result<Option<File>> {
 impl Reader {
     pub(super) fn open(folder: &RunFolder, record: RunRecord, lines: Lines) -> Result<Self> {
         let doing = "read the lines of a run";
-        let log = open_if_there(&folder.log()).map_err(io_error(doing))?;
-        // Before the index is looked at: what a live writer adds meanwhile must not look like lines without entries.
-        let length = log.as_ref().map_or(Ok(0), |log| log.metadata().map(|meta| meta.len()));
-        let length = length.map_err(io_error(doing))?;
-        let index = open_if_there(&folder.index()).and_then(Index::open).map_err(io_error(doing))?;
+        let (log, length, index) = loop {
+            let log = open_if_there(&folder.log()).map_err(io_error(doing))?;
+            // Before the index is looked at: what a live writer adds meanwhile must not look like lines without entries.
+            let length = log.as_ref().map_or(Ok(0), |log| log.metadata().map(|meta| meta.len()));
+            let length = length.map_err(io_error(doing))?;
+            let index =
+                open_if_there(&late::index_of(folder)).and_then(Index::open).map_err(io_error(doing))?;
+            // Both of one time: lines may have been merged in between.
+            if late::is_still(&folder.log(), log.as_ref()) {
+                break (log, length, index);
+            }
+        };
         if log.is_none() && folder.record()?.is_none() {
             return Err(Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id));
         }

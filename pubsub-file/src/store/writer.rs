@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use pubsub_core::{
-    Appended, ErrorKind, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, Stream,
+    Appended, ErrorKind, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, RunStatus, Stream,
 };
 
 use super::Durability;
 use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
 use super::layout::{Layout, RunFolder};
-use super::{catalog, recover};
+use super::{catalog, late, recover};
 use crate::error::io_error;
 use crate::files::open_for_writing;
 
@@ -28,6 +28,8 @@ pub(super) struct Writer {
     known: Known,
     /// Numbers that were passed by.
     passed: Vec<LineRange>,
+    /// How much of the late lines is known to be whole.
+    late: u64,
 }
 
 /// What the files hold, as of the last look.
@@ -93,9 +95,21 @@ impl Piece {
 
 impl Writer {
     pub(super) fn open(folder: RunFolder) -> Result<Self> {
+        late::finish(&folder).map_err(io_error("put a merged output in place"))?;
         let log = open_for_writing(&folder.log()).map_err(io_error("open the output of a run"))?;
         let index = open_for_writing(&folder.index()).map_err(io_error("open the index of a run"))?;
-        Ok(Self { folder, log, index: Arc::new(index), known: Known::default(), passed: Vec::new() })
+        Ok(Self { folder, log, index: Arc::new(index), known: Known::default(), passed: Vec::new(), late: 0 })
+    }
+
+    /// Takes the run's lock; the files are opened again where they are not the run's any more.
+    fn locked(&mut self) -> Result<Locked> {
+        loop {
+            let lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
+            if self.is_current() {
+                return Ok(lock);
+            }
+            *self = Self::open(self.folder.clone())?;
+        }
     }
 
     pub(super) fn folder(&self) -> &RunFolder {
@@ -105,18 +119,14 @@ impl Writer {
     /// Whether its files still lie in the run's folder: another process may have removed the run, and this one made it
     /// again; or the output was renamed, and what follows belongs into a new one.
     pub(super) fn is_current(&self) -> bool {
-        let inode = |meta: io::Result<std::fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        [(self.folder.index(), &*self.index), (self.folder.log(), &self.log)].into_iter().all(
-            |(path, file)| {
-                let there = inode(std::fs::symlink_metadata(path));
-                there.is_some() && there == inode(file.metadata())
-            },
-        )
+        let files = [(self.folder.index(), &*self.index), (self.folder.log(), &self.log)];
+        files.into_iter().all(|(path, file)| late::is_still(&path, Some(file)))
     }
 
-    /// Takes the record where it moves forward; answers whether it did.
+    /// Takes the record where it moves forward, and at the end of a run the lines that came late; answers whether that
+    /// changed anything.
     pub(super) fn put(&mut self, record: &RunRecord, layout: &Layout) -> Result<bool> {
-        let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
+        let _lock = self.locked()?;
         let stored = match self.folder.record() {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!(error = %error.chain(), "a record that cannot be read is written anew by its owner");
@@ -125,10 +135,14 @@ impl Writer {
             stored => stored?,
         };
         let next = match &stored {
-            Some(stored) => stored.followed_by(record),
-            None => Some(record.clone()),
+            Some(stored) => stored.followed_by(record).unwrap_or_else(|| stored.clone()),
+            None => record.clone(),
         };
-        let Some(next) = next else { return Ok(false) };
+        // Held to the end: the lock is that of the index, and a merge brings another one.
+        let (next, _lock) = self.complete(next)?;
+        if stored.as_ref() == Some(&next) {
+            return Ok(false);
+        }
         // Before the record: a run that can be seen is in the catalog.
         if stored.is_none_or(|stored| stored.started_at != next.started_at) {
             catalog::enter(layout, &self.folder, &next)?;
@@ -136,22 +150,49 @@ impl Writer {
         self.folder.write_record(&next).map(|()| true)
     }
 
+    /// What is known of an ended run once the lines that came late are in their places: a hole that they fill is none.
+    fn complete(&mut self, mut record: RunRecord) -> Result<(RunRecord, Option<Locked>)> {
+        if record.status == RunStatus::Running {
+            return Ok((record, None));
+        }
+        let mut lock = None;
+        if late::has(&self.folder) {
+            late::merge(&self.folder, &record)?;
+            *self = Self::open(self.folder.clone())?;
+            lock = Some(self.locked()?);
+        }
+        let index = self.index.try_clone().and_then(|file| Index::open(Some(file)));
+        let index = index.map_err(io_error("read the index of a run"))?;
+        for hole in record.holes.clone() {
+            let mut place = index.find(hole.range.first).map_err(io_error("read the index of a run"))?;
+            while place < index.count() {
+                let entries = index.entries(place).map_err(io_error("read the index of a run"))?;
+                entries.iter().for_each(|(_, entry)| record.fill(entry.range()));
+                if entries.last().is_some_and(|(_, entry)| entry.first > hole.range.last) {
+                    break;
+                }
+                place = place.saturating_add(ENTRIES);
+            }
+        }
+        Ok((record, lock))
+    }
+
     /// Appends the lines that are not there yet, in pieces of about a megabyte. The index is written after the bytes,
     /// so what a crash leaves half written was never acknowledged, and the next append writes over it.
     pub(super) fn append(&mut self, batches: &[LineBatch], durability: Durability) -> Result<Appended> {
-        let _lock = Locked::new(Arc::clone(&self.index)).map_err(io_error("lock the index of a run"))?;
+        let _lock = self.locked()?;
         self.look(durability).map_err(io_error("read the index of a run"))?;
-        let mut appended = Appended::all();
+        let mut late = Vec::new();
         let mut piece = Piece::after(self.known);
         for batch in batches {
-            self.late(batch, &mut appended);
+            late.extend(self.passed.iter().filter_map(|passed| batch.slice(*passed)));
             piece.add(batch);
             if piece.bytes.len() >= PIECE_BYTES {
                 piece = self.write(piece, durability).map_err(io_error("append lines"))?;
             }
         }
         self.write(piece, durability).map_err(io_error("append lines"))?;
-        Ok(appended)
+        self.take_late(&late, durability)
     }
 
     /// Writes a piece and begins the next one.
@@ -171,13 +212,18 @@ impl Writer {
         Ok(Piece::after(self.known))
     }
 
-    /// Numbers that come after later ones: those that are there are stored, the others have lost their place.
-    fn late(&self, batch: &LineBatch, appended: &mut Appended) {
-        for passed in &self.passed {
-            if let Some(part) = batch.slice(*passed) {
-                appended.refused.push(part.gap("came after later lines"));
-            }
+    /// Lines that come after later ones. They have lost their place while the run goes on, for whoever follows it was told
+    /// of a gap; of a run that has ended they are kept until its end comes again.
+    fn take_late(&mut self, late: &[LineBatch], durability: Durability) -> Result<Appended> {
+        if late.is_empty() {
+            return Ok(Appended::all());
         }
+        if self.folder.record()?.is_none_or(|record| record.status == RunStatus::Running) {
+            let refused = late.iter().map(|part| part.gap("came after later lines"));
+            return Ok(refused.fold(Appended::all(), Appended::with_refused));
+        }
+        late::keep(&self.folder, late, &mut self.late, durability).map_err(io_error("keep late lines"))?;
+        Ok(Appended::all())
     }
 
     /// Takes in what another handle or an earlier process wrote.

@@ -141,6 +141,7 @@ macro_rules! store_rules {
             following::a_follower_is_told_of_what_is_missing,
             copying::a_copy_into_the_store_and_out_of_it_agrees,
             copying::a_copy_takes_holes_along,
+            copying::a_copy_fills_the_holes_of_a_sealed_run,
             retention::a_removed_run_is_gone,
             retention::removing_what_is_not_there_changes_nothing,
             retention::only_old_runs_that_have_ended_expire,

@@ -1,15 +1,15 @@
-//! How a batch of lines lies in a segment.
+//! How a batch of lines lies in a file that is only appended to.
 
 use bytes::Bytes;
 use pubsub_core::{LineBatch, LineEnd, LineNumber, MAX_BATCH_BYTES, Stream, Timestamp};
 
 /// Bytes before those of the lines: length of the lines 4, CRC-32 of all that follows 4, first number 8, time 8,
 /// stream 1, tail 1, recovered 1; all little-endian.
-pub(super) const HEAD_BYTES: usize = 27;
+pub(crate) const HEAD_BYTES: usize = 27;
 
-/// What lies at a place of a segment.
+/// What lies at a place of such a file.
 #[derive(Debug, PartialEq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// A batch, and how many bytes it takes.
     Batch(LineBatch, usize),
     /// The beginning of one: the rest was not written, or not yet.
@@ -18,7 +18,7 @@ pub(super) enum Frame {
     Damaged,
 }
 
-pub(super) fn encode(batch: &LineBatch, into: &mut Vec<u8>) {
+pub(crate) fn encode(batch: &LineBatch, into: &mut Vec<u8>) {
     let lines = batch.bytes();
     // A batch is bounded far below what 32 bits hold.
     into.extend_from_slice(&u32::try_from(lines.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -37,7 +37,7 @@ pub(super) fn encode(batch: &LineBatch, into: &mut Vec<u8>) {
 }
 
 /// Reads the frame at the start of `bytes`.
-pub(super) fn decode(bytes: &Bytes) -> Frame {
+pub(crate) fn decode(bytes: &Bytes) -> Frame {
     let Some(head) = bytes.get(..HEAD_BYTES) else { return Frame::Short };
     let Some(length) = field(head, 0).map(u32::from_le_bytes).and_then(|length| usize::try_from(length).ok())
     else {
