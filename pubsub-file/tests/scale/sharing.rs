@@ -107,7 +107,7 @@ fn publish_slowly(folder: &Path) {
         std::thread::sleep(Duration::from_millis(20));
         publisher.signal("CONT");
     }
-    publisher.to_its_end();
+    publisher.wait_for_end();
 }
 
 /// Eight workers, four publishers; two more workers hold an event each, one is killed and one is paused.
@@ -126,7 +126,7 @@ async fn each_is_run_once(events: usize) {
     let workers = Process::many(8, |_| "work".to_owned(), folder.path());
     let publishers = Process::many(3, |n| format!("publish p{n} {}", events / 3), folder.path());
     publish_slowly(folder.path());
-    publishers.into_iter().for_each(|publisher| drop(publisher.to_its_end()));
+    publishers.into_iter().for_each(|publisher| drop(publisher.wait_for_end()));
     until_idle(&own, 2).await;
     can_do_nothing(&mut paused);
     let mut ran = ran(workers);
