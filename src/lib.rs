@@ -34,8 +34,8 @@ pub use pubsub_core::{
     RunQuery, RunRecord, RunStatus, Scope, Seal, SealBuilder, Search, Settlement, SinkAccount, SinkConfig,
     Stage, StartAt, StartFailure, Stdin, Stop, StopState, Stopper, Store, StoreCapabilities, Stream,
     Subscribed, Subscriber, Subscription, Support, Taken, Target, Timestamp, Try, Verdict, Verification,
-    WITHHELD, Wait, Waited, WhenFull, Worker, copy, current_run, follow, handler_fn, verify, verify_against,
-    wait, wants,
+    WITHHELD, Wait, Waited, WhenFull, Worker, copy, current_run, follow, group_dropped, handler_fn, verify,
+    verify_against, wait, wants,
 };
 #[cfg(feature = "file")]
 pub use pubsub_file::{
