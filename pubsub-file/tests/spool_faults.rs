@@ -11,8 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
-    Appended, Backoff, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
-    OutputReader, OutputSink, Result, Retention, RunKey, RunQuery, RunRecord, WhenFull, verify,
+    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
+    OutputReader, OutputSink, Result, Retention, RunKey, RunQuery, RunRecord, RunStatus, SinkConfig,
+    WhenFull, verify,
 };
 use pubsub_file::{SpoolConfig, Spooled};
 use tempfile::TempDir;
@@ -324,4 +325,63 @@ async fn a_removed_run_is_shipped_no_more() {
     shipped(&spooled).await;
     assert!(spooled.runs(&RunQuery::all()).await.unwrap().is_empty());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Takes 2,000 lines a second while this is set.
+#[derive(Clone)]
+struct Slow(MemoryStore, Arc<AtomicBool>);
+
+#[async_trait]
+impl OutputSink for Slow {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.0.begin(record).await
+    }
+
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        for batch in batches {
+            if self.1.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_micros(500) * u32::try_from(batch.len()).unwrap()).await;
+            }
+            self.0.append(run, std::slice::from_ref(batch)).await?;
+        }
+        Ok(Appended::all())
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        self.0.finish(record).await
+    }
+}
+
+#[tokio::test]
+async fn a_fast_shutdown_leaves_what_was_not_sent_on_the_disk_and_the_next_start_sends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, slow) = (MemoryStore::new(), Arc::new(AtomicBool::new(true)));
+    let spooled = Arc::new(open(Slow(store.clone(), Arc::clone(&slow)), &dir).await);
+    let fan_out =
+        FanOut::new(vec![SinkConfig::required("slow", Arc::clone(&spooled) as Arc<dyn OutputSink>)]);
+    let mut sample = SampleRun::new();
+    let run = fan_out.begin(&sample.record).await.unwrap();
+    for first in (1..=50_000).step_by(500) {
+        let batch = lines(first, (first..first + 500).map(|n| format!("line {n}")));
+        sample.print(std::slice::from_ref(&batch));
+        run.append(&[batch]);
+    }
+    sample.complete();
+    // The job has ended for good: the spool has all of it.
+    let report = run.finish(sample.record.clone()).await.unwrap();
+    assert!(!report.record.output_incomplete && report.sinks[0].stored == 50_000, "{report:?}");
+    drop(run);
+    fan_out.close(Duration::from_secs(10)).await.unwrap();
+    let started = std::time::Instant::now();
+    assert_eq!(spooled.close(Duration::from_secs(1)).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    // Never an end with a hole that is not marked: the store says that it runs.
+    let there = store.runs(&sample.query()).await.unwrap();
+    assert!(there.iter().all(|record| record.status == RunStatus::Running), "{there:?}");
+    drop(spooled);
+    slow.store(false, Ordering::SeqCst);
+    let next = open(Slow(store.clone(), slow), &dir).await;
+    shipped(&next).await;
+    assert_eq!(shape(&read(&store, sample.id(), Lines::ALL).await), "1-50000");
+    assert!(verify(&store, sample.id()).await.unwrap().agrees());
 }
