@@ -112,6 +112,8 @@ impl Ended {
         if finality == Finality::Final {
             self.record.conclude();
         }
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.seal");
         let report = self.sinks.finish(self.record).await?;
         Ok(Executed {
             report,
@@ -256,6 +258,8 @@ impl Execution {
             }
         };
         let sinks = stores_may(begin, stopped.requested()).await?;
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.recorded");
         let output = RunOutput::capped(Arc::clone(&self.masker), sinks.clone(), self.max_output.as_ref());
         let context = RunContext::new(event, key, output.clone(), stop.clone());
         let finished = {
@@ -270,6 +274,8 @@ impl Execution {
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
             }
         };
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.ended");
         let Finished { mut exit, values } = finished;
         exit.detail = exit.detail.map(|detail| output.mask(&detail));
         output.close();

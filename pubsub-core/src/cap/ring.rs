@@ -116,6 +116,11 @@ impl Ring {
                 None => tempfile::tempfile()?,
             })),
         };
+        #[cfg(feature = "fault-points")]
+        if crate::fault::is_due("cap.ring") {
+            file.write_all_at(frames.get(..frames.len() / 2).unwrap_or_default(), offset(place))?;
+            crate::fault::die();
+        }
         file.write_all_at(frames, offset(place))?;
         Ok(Arc::clone(file))
     }

@@ -14,7 +14,7 @@ use crate::error::io_error;
 use crate::files::{self, Sync};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
-pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
+pub(super) const SEGMENT_BYTES: u64 = if cfg!(feature = "fault-points") { 16 << 10 } else { 4 << 20 };
 
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
@@ -128,6 +128,8 @@ impl Log {
         if sync == Sync::Yes
             && let Some((file, _)) = &self.writing
         {
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.sync");
             file.sync_data().map_err(io_error(doing))?;
         }
         let (path, reserve) = (self.folder.join("record.json"), self.folder.join("reserve"));
@@ -153,6 +155,8 @@ impl Log {
         let mut bytes = Vec::with_capacity(batches.iter().map(|b| b.bytes().len() + HEAD_BYTES).sum());
         batches.iter().for_each(|batch| encode(batch, &mut bytes));
         let (file, length) = self.writable().map_err(io_error(doing))?;
+        #[cfg(feature = "fault-points")]
+        files::torn("spool.append", &file, &bytes, length);
         let written = file.write_all_at(&bytes, length);
         let synced = written.and_then(|()| if sync == Sync::Yes { file.sync_data() } else { Ok(()) });
         if let Err(error) = synced {
@@ -250,6 +254,8 @@ impl Log {
         self.save()?;
         let mut freed = 0;
         for done in before..segment {
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.segment");
             let path = self.segment(done);
             let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
             match fs::remove_file(&path) {
@@ -286,6 +292,12 @@ impl Log {
     /// Removes the run from the spool; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
         let bytes = self.bytes();
+        #[cfg(feature = "fault-points")]
+        if pubsub_core::fault::is_due("spool.remove") {
+            // The system says nothing about the order of the others.
+            let _ = fs::remove_file(self.folder.join("record.json"));
+            pubsub_core::fault::die();
+        }
         fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
         Ok(bytes)
     }

@@ -108,6 +108,8 @@ impl<S: OutputSink + 'static> Shared<S> {
                 Ok(refused) => refused,
                 Err(error) => return Ok(Step::Failed(error)),
             };
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.shipped");
             self.shipped(run, due.chunk, refused).await?;
             return Ok(Step::Some);
         }
