@@ -6,6 +6,7 @@
 )]
 
 mod check;
+mod crash;
 mod dependencies;
 mod facade;
 mod run;
@@ -19,6 +20,8 @@ cargo xtask <task>
 
   test [--long]            every test; with --long also those marked `long: ...`
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
+  crash [--rounds N] [--seed S] [--long]
+                           kills publishers, workers and followers at random and at fault points; with --long 1,000 rounds
   support-table [--check]  writes README's support table from the declared capabilities, or compares it";
 
 fn main() -> ExitCode {
@@ -28,12 +31,13 @@ fn main() -> ExitCode {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
         ["check"] => check::all(),
+        ["crash", words @ ..] => match crash::Crash::parse(words) {
+            Some(crash) => crash::run(crash),
+            None => return usage(),
+        },
         ["support-table"] => support_table::write(),
         ["support-table", "--check"] => support_table::check(),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,4 +46,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }

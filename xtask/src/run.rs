@@ -7,7 +7,7 @@ use std::process::Command;
 pub(crate) type Done = Result<(), String>;
 
 /// How much is tested.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Quick,
     Long,
