@@ -30,7 +30,7 @@ pub(crate) fn balance(place: &Place, stores: Stores, run: &Value, printed: &[Str
             *numbers.entry(number).or_default() += 1;
         }
         for gap in record["gaps"].as_array().unwrap() {
-            let [first, last] = ["first", "last"].map(|end| gap["range"][end].as_u64().unwrap());
+            let [first, last] = ["first", "last"].map(|end| gap[end].as_u64().unwrap());
             (first..=last).for_each(|number| *numbers.entry(number).or_default() += 1);
         }
         let all = (1..=printed.len() as u64).map(|number| (number, 1));

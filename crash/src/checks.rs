@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::accounts::balance;
 use crate::kills::Seen;
-use crate::planned::{Planned, Stores, actions};
-use crate::{Place, Witness, concluded, logs, none_is_running, runs};
+use crate::planned::{Planned, Stores, actions, worker};
+use crate::{Place, Witness, concluded, logs, none_is_running, runs, to_the_end};
 
 /// Whether its worker died so often that it was given up.
 pub(crate) fn is_exhausted(run: &Value) -> bool {
@@ -87,14 +87,24 @@ pub(crate) fn check_tests(place: &Place, stores: Stores, witness: &Witness) {
     }
 }
 
-/// Nothing waits in a spool, and what damage would be told is not there.
-pub(crate) fn check_folders(place: &Place, stores: Stores) {
-    if stores == Stores::Spooled {
-        for store in fs::read_dir(place.path().join("spool")).unwrap() {
-            let left = names(&store.unwrap().path());
-            assert!(left.is_empty(), "left in the spool: {left:?}");
-        }
+/// What is in a spool is what no store could have had: runs whose owner died.
+fn check_spools(place: &Place) {
+    if !place.path().join("spool").exists() {
+        return;
     }
+    // By now readers judge them lost.
+    let worker = worker("build", Stores::Spooled);
+    let mut words: Vec<_> = worker.iter().map(String::as_str).collect();
+    words.insert(1, "--until-idle");
+    to_the_end(place, &words);
+    for store in fs::read_dir(place.path().join("spool")).unwrap() {
+        let left = names(&store.unwrap().path());
+        assert!(left.is_empty(), "left in the spool: {left:?}");
+    }
+}
+
+/// No damage was met.
+pub(crate) fn check_folders(place: &Place, stores: Stores) {
     let broker = names(&place.path().join(".pipeline/broker"));
     assert!(!broker.iter().any(|name| name.contains("damaged")), "set aside: {broker:?}");
     let mut folders = vec![".pipeline"];
@@ -125,4 +135,5 @@ pub fn none_is_left_running(place: &Place) {
         none_is_running(place, &action, "build");
         none_is_running(place, &action, "test");
     }
+    check_spools(place);
 }

@@ -174,6 +174,55 @@ async fn what_one_process_left_another_ships() {
     assert!(verify(&store, running.id()).await.unwrap().agrees());
 }
 
+#[tokio::test]
+async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    // Its beats were due a moment after it began, so readers judge it lost at once.
+    run.record.beat_every_ms = 0;
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 500)).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    // Of another one there is no more than the folder: it died while it began.
+    let begun = pubsub_core::name::encode(SampleRun::new().id().as_str());
+    std::fs::create_dir(dir.path().join(begun)).unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-500");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of it in the spool");
+    assert_eq!((spooled.depth().runs, spooled.depth().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let (mut run, mut other) = (SampleRun::new(), SampleRun::new());
+    {
+        let spooled = open(away, &dir).await;
+        for run in [&mut run, &mut other] {
+            run.begin(&spooled).await;
+            run.append(&spooled, &numbered(1, 5)).await;
+            run.finish(&spooled).await;
+        }
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let emptied = dir.path().join(pubsub_core::name::encode(other.id().as_str())).join("record.json");
+    std::fs::write(&emptied, "").unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert!(emptied.exists(), "what cannot be read is kept");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_is_shipped_by_one_process_at_a_time_and_taken_over_when_that_ends() {
     let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());

@@ -58,6 +58,8 @@ pub(super) struct Log {
     last: u64,
     record: Option<RunRecord>,
     pub(super) cursor: Cursor,
+    /// A process that died left it, and nobody here writes to it.
+    pub(super) left: bool,
 }
 
 impl Log {
@@ -86,7 +88,7 @@ impl Log {
             Some(bytes) => Some(RunRecord::from_json(&bytes)?),
             None => None,
         };
-        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor };
+        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, left: false };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))

@@ -247,7 +247,16 @@ impl<S> Shared<S> {
             if self.runs().contains_key(&run) {
                 continue;
             }
-            if let Some(log) = Log::open(folder)? {
+            let log = match Log::open(folder) {
+                // One that a power loss emptied, or that a later version wrote, holds up no other.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew) => {
+                    tracing::warn!(%run, error = %error.chain(), "a run in a spool cannot be read; it stays there");
+                    continue;
+                }
+                log => log?,
+            };
+            if let Some(mut log) = log {
+                log.left = true;
                 self.bytes.fetch_add(log.bytes(), Ordering::Relaxed);
                 self.runs().entry(run).or_insert_with(|| Arc::new(Mutex::new(Some(log))));
                 self.changed();
@@ -275,6 +284,7 @@ impl<S> Shared<S> {
                 Error::new(ErrorKind::Unavailable, "another process spools this run").with("run", run)
             );
         };
+        log.left = false;
         let done = work(log);
         self.runs().entry(run.clone()).or_insert_with(|| Arc::clone(&entry));
         self.changed();
