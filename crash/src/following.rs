@@ -34,7 +34,7 @@ pub(crate) fn follow(
             let run = status.documents().remove(0);
             let id = run["run_id"].as_str().unwrap();
             follow_once(place, action, id, followed.entry(id.to_owned()).or_default(), |follower| {
-                chance.instant(Duration::from_millis(300));
+                chance.instant(Duration::from_secs(1));
                 faults.count("(a follower)");
                 killed(follower).1
             });
