@@ -20,6 +20,7 @@ mod place;
 mod planned;
 mod processes;
 mod rounds;
+mod scenes;
 mod witness;
 
 pub use chance::Chance;
@@ -29,4 +30,5 @@ pub use kills::kills;
 pub use place::{Ended, Place, Running, example};
 pub use processes::{LIMIT, end_of, killed, logged, nobody_is_left, signal, start_aside, to_the_end};
 pub use rounds::{Rounds, rounds};
+pub use scenes::scenes;
 pub use witness::{BEGIN, SAID, WITNESS, Witness, concluded, logs, none_is_running, runs};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crash::{Faults, Rounds, kills, none_is_left_running, rounds};
+use crash::{Faults, Rounds, kills, none_is_left_running, rounds, scenes};
 
 use crate::run::{Done, Form, cargo};
 
@@ -19,6 +19,7 @@ pub(crate) struct Crash {
     rounds: u64,
     seed: u64,
     form: Form,
+    scenes: bool,
 }
 
 impl Crash {
@@ -27,7 +28,7 @@ impl Crash {
             Form::Quick => 40,
             Form::Long => 1000,
         };
-        Self { rounds, seed: 1, form }
+        Self { rounds, seed: 1, form, scenes: true }
     }
 
     /// From the words of the command line; `None` for what is none of them.
@@ -35,6 +36,8 @@ impl Crash {
         let form = if words.contains(&"--long") { Form::Long } else { Form::Quick };
         let mut crash = Self::new(form);
         let mut words = words.iter().filter(|word| **word != "--long");
+        // A round that is repeated is played alone.
+        crash.scenes = !words.clone().any(|word| *word == "--seed");
         while let Some(word) = words.next() {
             let number = words.next()?.parse().ok()?;
             match *word {
@@ -49,6 +52,13 @@ impl Crash {
 
 pub(crate) fn run(crash: Crash) -> Done {
     let program = build(crash.form)?;
+    if crash.scenes {
+        faketime()?;
+        let failed = scenes(&program);
+        if !failed.is_empty() {
+            return Err(format!("scenes that failed: {}", failed.join("; ")));
+        }
+    }
     let faults = Faults::new(points(&program)?);
     let long = if crash.form == Form::Long { "--long " } else { "" };
     let repeat = format!("cargo xtask crash {long}--rounds 1 --seed ");
@@ -93,4 +103,18 @@ fn build(form: Form) -> Result<PathBuf, String> {
 fn points(program: &PathBuf) -> Result<Vec<String>, String> {
     let told = std::process::Command::new(program).arg("fault-points").output().map_err(|e| e.to_string())?;
     Ok(String::from_utf8_lossy(&told.stdout).lines().map(str::to_owned).collect())
+}
+
+/// Installs Debian's faketime where it is missing.
+fn faketime() -> Done {
+    let is_there = || std::process::Command::new("faketime").arg("--version").output().is_ok();
+    if is_there() {
+        return Ok(());
+    }
+    for words in [&["update", "--quiet"][..], &["install", "--yes", "--no-install-recommends", "faketime"]] {
+        println!("$ apt-get {}", words.join(" "));
+        // What fails is seen below.
+        let _ = std::process::Command::new("apt-get").args(words).status();
+    }
+    if is_there() { Ok(()) } else { Err("faketime cannot be had: install it by hand".to_owned()) }
 }

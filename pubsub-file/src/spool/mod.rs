@@ -317,7 +317,9 @@ impl<S> Shared<S> {
                 Ok(Appended::all())
             }
             Err(error) if error.kind() == ErrorKind::Full && self.config.when_full == WhenFull::Drop => {
-                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {}", error.message()));
+                let why =
+                    if has_room { "no space is left on the disk of the spool" } else { error.message() };
+                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {why}"));
                 Ok(batches.iter().map(dropped).fold(Appended::all(), Appended::with_refused))
             }
             Err(error) => Err(error),
