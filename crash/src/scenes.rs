@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -32,20 +33,24 @@ const SCENES: [Scene; 6] = [
     ("a clock that jumps an hour, and back", clock::jumps),
 ];
 
-/// Plays every scene with this program; answers the names of those that failed.
+/// Plays every scene with this program, all at once, for they wait more than they work; answers the names of those that
+/// failed.
 #[must_use]
 pub fn scenes(program: &Path) -> Vec<&'static str> {
-    let mut failed = Vec::new();
-    for (name, scene) in SCENES {
-        let began = Instant::now();
-        let played = catch_unwind(AssertUnwindSafe(|| scene(program)));
-        let how = if played.is_ok() { "ok" } else { "FAILED" };
-        eprintln!("scene: {name}: {how}, {:.1} s", began.elapsed().as_secs_f64());
-        if played.is_err() {
-            failed.push(name);
-        }
-    }
-    failed
+    thread::scope(|scope| {
+        let playing = SCENES.map(|(name, scene)| (name, scope.spawn(move || play(name, scene, program))));
+        let failed =
+            playing.into_iter().filter_map(|(name, played)| (!played.join().unwrap()).then_some(name));
+        failed.collect()
+    })
+}
+
+fn play(name: &str, scene: fn(&Path), program: &Path) -> bool {
+    let began = Instant::now();
+    let played = catch_unwind(AssertUnwindSafe(|| scene(program)));
+    let how = if played.is_ok() { "ok" } else { "FAILED" };
+    eprintln!("scene: {name}: {how}, {:.1} s", began.elapsed().as_secs_f64());
+    played.is_ok()
 }
 
 /// A place with its own copy of the program, which everybody may run.
@@ -104,6 +109,6 @@ fn until(what: &str, fits: impl Fn() -> bool) {
     let limit = Instant::now() + Duration::from_secs(30);
     while !fits() {
         assert!(Instant::now() < limit, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
 }

@@ -200,6 +200,28 @@ async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_los
 }
 
 #[tokio::test]
+async fn a_segment_that_a_full_disk_left_empty_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 50)).await;
+        run.finish(&spooled).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let [segment] = files(dir.path(), ".segment").try_into().unwrap();
+    std::fs::write(segment.with_file_name("000000000001.segment"), "").unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
     let dir = tempfile::tempdir().unwrap();
     let away = Sick::default();

@@ -13,10 +13,24 @@ const COMMAND: &str = r#"echo "$PIPELINE_EVENT_ID" | tee -a ran"#;
 /// are enough all is concluded, each once.
 pub(super) fn used_up(program: &Path) {
     let stage = Stage::new(program);
-    let work =
-        ["work", "--on", "t:*", "--stage", "s", "--lease", "1s", "--until-idle", "--", "sh", "-c", COMMAND];
+    let work = [
+        "work",
+        "--on",
+        "t:*",
+        "--stage",
+        "s",
+        "--lease",
+        "1s",
+        "--drain",
+        "1s",
+        "--until-idle",
+        "--",
+        "sh",
+        "-c",
+        COMMAND,
+    ];
     let mut published = BTreeSet::new();
-    for limit in [8, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 34, 40] {
+    for limit in [8, 14, 18, 22, 26, 40] {
         let few = format!("--nofile={limit}");
         let few = ["prlimit", few.as_str()];
         let id = format!("event-{limit}");
@@ -40,7 +54,7 @@ pub(super) fn used_up(program: &Path) {
         nobody_is_left(&stage.place);
     }
     stage.ok(&work);
-    assert!(published.len() > 3, "{published:?}");
+    assert!(published.len() >= 3, "{published:?}");
     for id in &published {
         let action = id.replace("event", "action");
         let runs = stage.documents(&["get-status", &action, "s", "--all", "--json"]);

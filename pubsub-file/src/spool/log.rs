@@ -235,9 +235,10 @@ impl Log {
         Ok(chunk)
     }
 
-    /// Whether everything was read.
+    /// Whether everything was read. Behind the cursor there may be a segment that a full disk, or a crash, left empty.
     pub(super) fn is_read(&self) -> bool {
-        self.cursor.segment == self.last && self.cursor.offset >= self.length(self.last)
+        let Cursor { segment, offset, .. } = self.cursor;
+        offset >= self.length(segment) && (segment + 1..=self.last).all(|next| self.length(next) == 0)
     }
 
     fn length(&self, segment: u64) -> u64 {
