@@ -115,8 +115,10 @@ impl Place {
 /// A program that runs; it is ended with the test.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
-    out: BufReader<ChildStdout>,
+    /// The process.
+    pub child: Child,
+    /// Its standard output.
+    pub out: BufReader<ChildStdout>,
     err: BufReader<ChildStderr>,
 }
 
@@ -142,7 +144,6 @@ impl Running {
     }
 
     /// Waits for its end.
-    #[must_use]
     pub fn ended(mut self) -> Ended {
         let (mut out, mut err) = (String::new(), String::new());
         self.out.read_to_string(&mut out).unwrap();

@@ -1,5 +1,7 @@
 //! The program that `cargo xtask crash` kills: `PIPELINE_FAULT=<point>:<nth>` says where it dies.
 
+#![expect(clippy::print_stdout, reason = "a program talks to its terminal")]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

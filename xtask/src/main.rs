@@ -18,10 +18,11 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask <task>
 
-  test [--long]            every test; with --long also those marked `long: ...`
+  test [--long]            every test; with --long also those marked `long: ...`, and 1,000 rounds of `crash`
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
-                           kills publishers, workers and followers at random and at fault points; with --long 1,000 rounds
+                           scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
+                           (1,000 with --long); with --seed the rounds alone
   support-table [--check]  writes README's support table from the declared capabilities, or compares it";
 
 fn main() -> ExitCode {

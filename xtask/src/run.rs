@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::crash::{self, Crash};
+
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
 
@@ -52,7 +54,8 @@ pub(crate) fn test(form: Form) -> Done {
         let targets = ["--lib", "--bins", "--tests"];
         let words =
             [&["test", "--locked", "--release", "--workspace", "--no-fail-fast"], &targets[..]].concat();
-        return cargo(&[&words[..], &["--", "--ignored"]].concat(), &[]);
+        cargo(&[&words[..], &["--", "--ignored"]].concat(), &[])?;
+        return crash::run(Crash::new(form));
     }
     if is_root() {
         let words =

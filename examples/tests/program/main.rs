@@ -13,7 +13,7 @@ mod shutdowns;
 mod spooling;
 mod streaming;
 
-use crash::{Place, Running, example};
+use crash::{Ended, Place, example};
 
 /// With this variable, one round is run: that of its seed.
 #[cfg(target_os = "linux")]
