@@ -84,6 +84,8 @@ fn go_through(
     let whole = place.start(&["stream-logs", "action-0", "build"]);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        // Also where a part fails: nobody follows for ever.
+        let is_over = Over(&over);
         let mut stages = KILLED.iter();
         let working = plans.map(|plan| {
             let (stage, chance) = (stages.next().unwrap().0, chance.fork());
@@ -106,12 +108,21 @@ fn go_through(
         let mut tell = TELL.to_vec();
         tell.insert(1, "--until-idle");
         to_the_end(place, &tell);
-        over.store(true, Ordering::Release);
+        drop(is_over);
         let followed = following.map(|(action, following)| (action, following.join().unwrap()));
         let whole = whole.ended();
         assert_eq!(whole.code, 0, "{whole:?}");
         Seen { published, followed: followed.into(), whole: whole.out }
     })
+}
+
+/// Says that all is over once it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Publishes all events, kills some publishers, and gives the ids that were told as published.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
     Appended, Backoff, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
-    OutputReader, OutputSink, Result, Retention, RunKey, RunQuery, RunRecord, WhenFull, verify,
+    OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord, WhenFull, verify,
 };
 use pubsub_file::{SpoolConfig, Spooled};
 use tempfile::TempDir;
@@ -218,6 +218,28 @@ async fn a_segment_that_a_full_disk_left_empty_does_not_hold_up_the_end() {
     let spooled = open(store.clone(), &dir).await;
     shipped(&spooled).await;
     assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_opens_while_runs_of_another_process_come_and_go() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let first = Arc::new(open(store.clone(), &dir).await);
+    // Another one that opens may hold a run for a moment that is just being made.
+    let writer = Retrying::new(Arc::clone(&first), Backoff::fixed(Duration::from_millis(5)), 1000);
+    let writing = tokio::spawn(async move {
+        for _ in 0..150 {
+            SampleRun::written(&writer, &numbered(1, 2)).await;
+        }
+    });
+    while !writing.is_finished() {
+        // With an error only where something is left, which is then the first one's.
+        let _ = open(store.clone(), &dir).await.close(Duration::ZERO).await;
+    }
+    writing.await.unwrap();
+    shipped(&first).await;
+    shipped(&open(store.clone(), &dir).await).await;
+    assert_eq!(store.runs(&RunQuery::all().with_limit(1000)).await.unwrap().len(), 150);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -36,6 +36,16 @@ pub(super) struct Cursor {
     pub(super) refused: Vec<Gap>,
 }
 
+/// What is done where the folder of a run is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Make,
+    Leave,
+}
+
+/// How often the folder of a run is opened that others take away meanwhile.
+const MAX_TRIES: u32 = 100;
+
 /// What was read to be shipped.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
@@ -63,21 +73,10 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the folder of a run, making it where it is not there; `None` where another process has it.
-    pub(super) fn open(folder: PathBuf) -> Result<Option<Self>> {
+    /// Opens the folder of a run; `None` where another process has it, or it is not there and is not to be made.
+    pub(super) fn open(folder: PathBuf, missing: Missing) -> Result<Option<Self>> {
         let doing = "open a run in the spool";
-        if let Err(error) = fs::create_dir(&folder)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error(doing)(error));
-        }
-        files::check_folder(&folder)?;
-        let lock = files::open_for_writing(&folder.join("lock")).map_err(io_error(doing))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
-        }
+        let Some(lock) = locked(&folder, missing)? else { return Ok(None) };
         let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
             // What cannot be read is shipped from the start.
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
@@ -304,6 +303,39 @@ impl Log {
         fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
         Ok(bytes)
     }
+}
+
+/// The lock of a run's folder, held. Who has shipped the run removes it, perhaps just now: then it begins anew.
+fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
+    let doing = "open a run in the spool";
+    let path = folder.join("lock");
+    for _ in 0..MAX_TRIES {
+        if missing == Missing::Make
+            && let Err(error) = fs::create_dir(folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(io_error(doing)(error));
+        }
+        let opened = files::check_folder(folder)
+            .and_then(|()| files::open_for_writing(&path).map_err(io_error(doing)));
+        let lock = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
+        }
+        // The one that was opened may lie in no folder any more.
+        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let there = inode(fs::symlink_metadata(&path));
+        if there.is_some() && there == inode(lock.metadata()) {
+            return Ok(Some(lock));
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
 }
 
 fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {

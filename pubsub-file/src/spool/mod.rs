@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::files::{self, Sync, blocking};
-use log::Log;
+use log::{Log, Missing};
 
 /// How many bytes a spool takes, unless told otherwise: 1 GiB.
 pub const DEFAULT_SPOOL_BYTES: u64 = 1 << 30;
@@ -247,7 +247,7 @@ impl<S> Shared<S> {
             if self.runs().contains_key(&run) {
                 continue;
             }
-            let log = match Log::open(folder) {
+            let log = match Log::open(folder, Missing::Leave) {
                 // One that a power loss emptied, or that a later version wrote, holds up no other.
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew) => {
                     tracing::warn!(%run, error = %error.chain(), "a run in a spool cannot be read; it stays there");
@@ -275,7 +275,7 @@ impl<S> Shared<S> {
         let entry = Arc::clone(self.runs().entry(run.clone()).or_default());
         let mut log = lock(&entry);
         if log.is_none() {
-            *log = Log::open(self.folder(run))?;
+            *log = Log::open(self.folder(run), Missing::Make)?;
         }
         let Some(log) = log.as_mut() else {
             // Not kept, so that it is taken over once the other has ended.
