@@ -14,6 +14,9 @@ mod place;
 
 pub use connect::{ConnectedStore, connect_broker, connect_store};
 pub use place::{Place, Scheme};
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub use pubsub_core::fault;
 pub use pubsub_core::name;
 pub use pubsub_core::{
     ActionId, Appended, Attempt, Backoff, Begin, Broker, BrokerAdmin, BrokerCapabilities, CLOUD_EVENT_TYPE,

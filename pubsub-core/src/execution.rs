@@ -115,6 +115,8 @@ impl Ended {
         if finality == Finality::Final {
             self.record.conclude();
         }
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.seal");
         let report = self.sinks.finish(self.record).await?;
         if let Some(held) = held {
             // Only now: before this, another process would bring it where this one dies.
@@ -263,6 +265,8 @@ impl Execution {
             }
         };
         let sinks = stores_may(begin, stopped.requested()).await?;
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.recorded");
         let output = {
             let cap = self.max_output.as_ref().map(|cap| (cap, &key));
             RunOutput::with_cap(Arc::clone(&self.masker), sinks.clone(), cap)
@@ -280,6 +284,8 @@ impl Execution {
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
             }
         };
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.ended");
         let Finished { mut exit, values } = finished;
         exit.detail = exit.detail.map(|detail| output.mask(&detail));
         output.close();

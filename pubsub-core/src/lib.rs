@@ -23,6 +23,9 @@ mod event;
 mod execution;
 mod exit;
 mod fanout;
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub mod fault;
 mod follow;
 mod grouped;
 mod handler;

@@ -120,7 +120,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
             // Before the rename, or a power loss leaves the new name on an empty file.
             file.sync_all()?;
         }
+        #[cfg(feature = "fault-points")]
+        at_replacing(path, "written");
         fs::rename(&temporary, path)?;
+        #[cfg(feature = "fault-points")]
+        at_replacing(path, "renamed");
         match path.parent() {
             Some(parent) if sync == Sync::Yes => sync_folder(parent),
             _ => Ok(()),
@@ -132,6 +136,32 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Where a file that is replaced has fault points of its own, one of them.
+#[cfg(feature = "fault-points")]
+fn at_replacing(path: &Path, when: &str) {
+    let above = |n| path.ancestors().nth(n).and_then(Path::file_name).and_then(|name| name.to_str());
+    let what = match above(0) {
+        Some("record.json") if path.with_file_name("lock").exists() => "spool.record",
+        Some("record.json") => "store.record",
+        Some("shipped.json") => "spool.cursor",
+        _ if above(2) == Some("ids") => "store.id",
+        _ => return,
+    };
+    pubsub_core::fault::point(&format!("{what}.{when}"));
+}
+
+/// Where this fault point is due, only half of the bytes are written, and the process dies.
+#[cfg(feature = "fault-points")]
+pub(crate) fn torn(point: &str, file: &File, bytes: &[u8], at: u64) {
+    use std::os::unix::fs::FileExt as _;
+    if pubsub_core::fault::is_due(point) {
+        let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+        // Where even that fails, it dies all the same.
+        let _ = file.write_all_at(half, at);
+        pubsub_core::fault::die();
+    }
 }
 
 /// A text that no other call makes: also not in another container, where process ids are the same, nor one that was

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
     Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
-    OutputReader, OutputSink, Result, Retention, RunKey, RunQuery, RunRecord, RunStatus, SinkConfig,
-    WhenFull, verify,
+    OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord, RunStatus,
+    SinkConfig, WhenFull, verify,
 };
 use pubsub_file::{SpoolConfig, Spooled};
 use tempfile::TempDir;
@@ -173,6 +173,99 @@ async fn what_one_process_left_another_ships() {
     running.finish(&spooled).await;
     shipped(&spooled).await;
     assert!(verify(&store, running.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    // Its beats were due a moment after it began, so readers judge it lost at once.
+    run.record.beat_every_ms = 0;
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 500)).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    // Of another one there is no more than the folder: it died while it began.
+    let begun = pubsub_core::name::encode(SampleRun::new().id().as_str());
+    std::fs::create_dir(dir.path().join(begun)).unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-500");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of it in the spool");
+    assert_eq!((spooled.depth().runs, spooled.depth().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_segment_that_a_full_disk_left_empty_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 50)).await;
+        run.finish(&spooled).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let [segment] = files(dir.path(), ".segment").try_into().unwrap();
+    std::fs::write(segment.with_file_name("000000000001.segment"), "").unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_opens_while_runs_of_another_process_come_and_go() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let first = Arc::new(open(store.clone(), &dir).await);
+    // Another one that opens may hold a run for a moment that is just being made.
+    let writer = Retrying::new(Arc::clone(&first), Backoff::fixed(Duration::from_millis(5)), 1000);
+    let writing = tokio::spawn(async move {
+        for _ in 0..150 {
+            SampleRun::written(&writer, &numbered(1, 2)).await;
+        }
+    });
+    while !writing.is_finished() {
+        // With an error only where something is left, which is then the first one's.
+        let _ = open(store.clone(), &dir).await.close(Duration::ZERO).await;
+    }
+    writing.await.unwrap();
+    shipped(&first).await;
+    shipped(&open(store.clone(), &dir).await).await;
+    assert_eq!(store.runs(&RunQuery::all().with_limit(1000)).await.unwrap().len(), 150);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let (mut run, mut other) = (SampleRun::new(), SampleRun::new());
+    {
+        let spooled = open(away, &dir).await;
+        for run in [&mut run, &mut other] {
+            run.begin(&spooled).await;
+            run.append(&spooled, &numbered(1, 5)).await;
+            run.finish(&spooled).await;
+        }
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let emptied = dir.path().join(pubsub_core::name::encode(other.id().as_str())).join("record.json");
+    std::fs::write(&emptied, "").unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert!(emptied.exists(), "what cannot be read is kept");
 }
 
 #[tokio::test(start_paused = true)]

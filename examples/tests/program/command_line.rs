@@ -1,6 +1,6 @@
 //! The command line: where options stand, what is wrong with it, and what the help teaches.
 
-use crate::Place;
+use crash::Place;
 
 const SUBCOMMANDS: [&str; 15] = [
     "publish",
@@ -125,7 +125,7 @@ fn what_is_not_there_is_3_and_says_what_is() {
         let told = place.expect(3, words);
         assert!(told.err.contains("there is no folder .pipeline"), "{words:?}: {told:?}");
     }
-    assert!(!place.0.path().join(".pipeline").exists(), "asking makes nothing");
+    assert!(!place.path().join(".pipeline").exists(), "asking makes nothing");
     place.expect(0, &["stream", "a", "build", "--", "true"]);
     let told = place.expect(3, &["get-logs", "b", "build"]);
     assert!(told.err.contains("`pipeline list` shows what has"), "{told:?}");
@@ -138,7 +138,7 @@ fn what_is_not_there_is_3_and_says_what_is() {
 #[test]
 fn a_store_that_cannot_be_opened_is_4() {
     let place = Place::new();
-    std::fs::write(place.0.path().join("file"), "no folder").unwrap();
+    std::fs::write(place.path().join("file"), "no folder").unwrap();
     for words in [&["get-logs", "a", "s"][..], &["stream", "a", "s", "--", "true"]] {
         let told = place.expect(4, &[&["--store", "file:file"], words].concat());
         assert!(told.err.starts_with("pipeline: ") && told.err.lines().count() == 1, "{told:?}");
@@ -155,10 +155,9 @@ fn hostile_ids_stay_inside_the_folder() {
         let words = ["--dir", "inside/store", "get-logs", id, "s/../.."];
         assert_eq!(place.expect(0, &words).out, format!("{id}\n"));
     }
-    let entries: Vec<_> =
-        std::fs::read_dir(place.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let entries: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(entries, ["inside"]);
     let entries: Vec<_> =
-        std::fs::read_dir(place.0.path().join("inside")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        std::fs::read_dir(place.path().join("inside")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(entries, ["store"]);
 }

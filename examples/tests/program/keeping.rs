@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::Place;
+use crash::Place;
 
 fn printed() -> Place {
     let place = Place::new();
@@ -31,7 +31,7 @@ fn a_copy_agrees_with_the_original_until_a_byte_differs() {
     place.expect(0, &["verify", "a", "build"]);
     place.expect(0, &["copy", "a", "build", "--to", "file:archive"]);
     place.expect(0, &["verify", "a", "build", "--against", "file:archive"]);
-    let outputs = holding(&place.0.path().join("archive"), "\n41\n42\n43\n");
+    let outputs = holding(&place.path().join("archive"), "\n41\n42\n43\n");
     let [output] = outputs.as_slice() else { panic!("one file has the output: {outputs:?}") };
     let text = fs::read_to_string(output).unwrap().replace("\n42\n", "\n47\n");
     fs::write(output, text).unwrap();

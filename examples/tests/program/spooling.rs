@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::Place;
+use crash::Place;
 
 #[test]
 fn a_run_goes_through_the_spool_to_its_store() {
@@ -12,7 +12,7 @@ fn a_run_goes_through_the_spool_to_its_store() {
     place.expect(0, &[&words[..], &["stream", "a", "s", "--", "sh", "-c", "echo one; echo two"]].concat());
     assert_eq!(place.expect(0, &["--store", "file:far", "get-logs", "a", "s"]).out, "one\ntwo\n");
     place.expect(0, &["--store", "file:far", "verify", "a", "s"]);
-    let left = std::fs::read_dir(place.0.path().join("spool")).unwrap();
+    let left = std::fs::read_dir(place.path().join("spool")).unwrap();
     for store in left {
         assert_eq!(std::fs::read_dir(store.unwrap().path()).unwrap().count(), 0, "what was shipped is freed");
     }
@@ -46,7 +46,7 @@ fn what_a_killed_process_left_in_its_spool_is_shipped_by_the_next() {
     let script = "echo one; echo two; sleep 60";
     let running = place.start(&[&words[..], &["stream", "a", "s", "--", "sh", "-c", script]].concat());
     // What was shown may not be in the spool yet.
-    until("the spool has both lines", || spooled(&place.0.path().join("spool")) > "one\ntwo\n".len() as u64);
+    until("the spool has both lines", || spooled(&place.path().join("spool")) > "one\ntwo\n".len() as u64);
     drop(running);
     place.expect(0, &[&words[..], &["stream", "b", "s", "--", "true"]].concat());
     assert_eq!(place.expect(0, &["--store", "file:far", "get-logs", "a", "s"]).out, "one\ntwo\n");

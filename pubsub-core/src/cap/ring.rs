@@ -184,6 +184,13 @@ impl Ring {
                 self.file.insert(Arc::new(HeldFile::create(&self.cap, &head)?))
             }
         };
+        #[cfg(feature = "fault-points")]
+        if crate::fault::is_due("cap.ring") {
+            let mut torn = block.clone();
+            torn.frames.truncate(block.frames.len() / 2);
+            file.write(place, &torn, written)?;
+            crate::fault::die();
+        }
         file.write(place, block, written)?;
         Ok(Arc::clone(file))
     }

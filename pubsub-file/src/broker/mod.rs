@@ -5,6 +5,8 @@ mod claims;
 mod config;
 mod dead;
 mod depth;
+#[cfg(feature = "fault-points")]
+mod faults;
 mod group;
 mod open;
 mod publish;

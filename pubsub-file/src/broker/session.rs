@@ -218,10 +218,14 @@ impl Session {
     }
 
     pub(super) fn commit(&mut self) -> Result<()> {
+        #[cfg(feature = "fault-points")]
+        super::faults::committing(&self.db);
         let done = self.patiently(|db| db.prepare_cached("COMMIT")?.execute([]).map(drop), "commit");
         if done.is_err() {
             self.rollback();
         }
+        #[cfg(feature = "fault-points")]
+        super::faults::committed();
         done
     }
 

@@ -100,6 +100,10 @@ pub(super) fn take(session: &mut Session, taker: &mut Taker) -> Result<Taken> {
     }
     scan.scanned = upto;
     session.scans.insert(key, scan);
+    #[cfg(feature = "fault-points")]
+    if !taken.rows.is_empty() {
+        super::faults::changed("take");
+    }
     if taken.rows.is_empty() {
         taken.next_due =
             Some(next_due(session, taker.group)?.map_or(scan.next_expiry, |due| due.min(scan.next_expiry)));

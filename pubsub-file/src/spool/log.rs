@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use crate::files::{self, Sync};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
-pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
+pub(super) const SEGMENT_BYTES: u64 = if cfg!(feature = "fault-points") { 16 << 10 } else { 4 << 20 };
 
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
@@ -35,6 +35,16 @@ pub(super) struct Cursor {
     /// What the sink refused for good, or was damaged here.
     pub(super) refused: Vec<Gap>,
 }
+
+/// What is done where the folder of a run is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Make,
+    Leave,
+}
+
+/// How often the folder of a run is opened that others take away meanwhile.
+const MAX_TRIES: u32 = 100;
 
 /// What was read to be shipped.
 #[derive(Debug, Default)]
@@ -58,24 +68,15 @@ pub(super) struct Log {
     last: u64,
     record: Option<RunRecord>,
     pub(super) cursor: Cursor,
+    /// A process that died left it, and nobody here writes to it.
+    pub(super) left: bool,
 }
 
 impl Log {
-    /// Opens the folder of a run, making it where it is not there; `None` where another process has it.
-    pub(super) fn open(folder: PathBuf) -> Result<Option<Self>> {
+    /// Opens the folder of a run; `None` where another process has it, or it is not there and is not to be made.
+    pub(super) fn open(folder: PathBuf, missing: Missing) -> Result<Option<Self>> {
         let doing = "open a run in the spool";
-        if let Err(error) = fs::create_dir(&folder)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error(doing)(error));
-        }
-        files::check_folder(&folder)?;
-        let lock = files::open_for_writing(&folder.join("lock")).map_err(io_error(doing))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
-        }
+        let Some(lock) = locked(&folder, missing)? else { return Ok(None) };
         let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
             // What cannot be read is shipped from the start.
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
@@ -86,7 +87,7 @@ impl Log {
             Some(bytes) => Some(RunRecord::from_json(&bytes)?),
             None => None,
         };
-        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor };
+        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, left: false };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))
@@ -128,6 +129,8 @@ impl Log {
         if sync == Sync::Yes
             && let Some((file, _)) = &self.writing
         {
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.sync");
             file.sync_data().map_err(io_error(doing))?;
         }
         let (path, reserve) = (self.folder.join("record.json"), self.folder.join("reserve"));
@@ -153,6 +156,8 @@ impl Log {
         let mut bytes = Vec::with_capacity(batches.iter().map(|b| b.bytes().len() + HEAD_BYTES).sum());
         batches.iter().for_each(|batch| encode(batch, &mut bytes));
         let (file, length) = self.writable().map_err(io_error(doing))?;
+        #[cfg(feature = "fault-points")]
+        files::torn("spool.append", &file, &bytes, length);
         let written = file.write_all_at(&bytes, length);
         let synced = written.and_then(|()| if sync == Sync::Yes { file.sync_data() } else { Ok(()) });
         if let Err(error) = synced {
@@ -229,9 +234,10 @@ impl Log {
         Ok(chunk)
     }
 
-    /// Whether everything was read.
+    /// Whether everything was read. Behind the cursor there may be a segment that a full disk, or a crash, left empty.
     pub(super) fn is_read(&self) -> bool {
-        self.cursor.segment == self.last && self.cursor.offset >= self.length(self.last)
+        let Cursor { segment, offset, .. } = self.cursor;
+        offset >= self.length(segment) && (segment + 1..=self.last).all(|next| self.length(next) == 0)
     }
 
     fn length(&self, segment: u64) -> u64 {
@@ -250,6 +256,8 @@ impl Log {
         self.save()?;
         let mut freed = 0;
         for done in before..segment {
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.segment");
             let path = self.segment(done);
             let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
             match fs::remove_file(&path) {
@@ -286,9 +294,48 @@ impl Log {
     /// Removes the run from the spool; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
         let bytes = self.bytes();
+        #[cfg(feature = "fault-points")]
+        if pubsub_core::fault::is_due("spool.remove") {
+            // The system says nothing about the order of the others.
+            let _ = fs::remove_file(self.folder.join("record.json"));
+            pubsub_core::fault::die();
+        }
         fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
         Ok(bytes)
     }
+}
+
+/// The lock of a run's folder, held. Who has shipped the run removes it, perhaps just now: then it begins anew.
+fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
+    let doing = "open a run in the spool";
+    let path = folder.join("lock");
+    for _ in 0..MAX_TRIES {
+        if missing == Missing::Make
+            && let Err(error) = fs::create_dir(folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(io_error(doing)(error));
+        }
+        let opened = files::check_folder(folder)
+            .and_then(|()| files::open_for_writing(&path).map_err(io_error(doing)));
+        let lock = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
+        }
+        // The one that was opened may lie in no folder any more.
+        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let there = inode(fs::symlink_metadata(&path));
+        if there.is_some() && there == inode(lock.metadata()) {
+            return Ok(Some(lock));
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
 }
 
 fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {

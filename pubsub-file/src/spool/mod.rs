@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 pub use config::{DEFAULT_SPOOL_BYTES, SpoolConfig};
 
 use crate::files::{self, Sync, blocking};
-use log::Log;
+use log::{Log, Missing};
 
 /// What a spool still holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,7 +184,16 @@ impl<S> Shared<S> {
             if self.runs().contains_key(&run) {
                 continue;
             }
-            if let Some(log) = Log::open(folder)? {
+            let log = match Log::open(folder, Missing::Leave) {
+                // One that a power loss emptied, or that a later version wrote, holds up no other.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew) => {
+                    tracing::warn!(%run, error = %error.chain(), "a run in a spool cannot be read; it stays there");
+                    continue;
+                }
+                log => log?,
+            };
+            if let Some(mut log) = log {
+                log.left = true;
                 self.bytes.fetch_add(log.bytes(), Ordering::Relaxed);
                 self.runs().entry(run).or_insert_with(|| Arc::new(Mutex::new(Some(log))));
                 self.changed();
@@ -203,7 +212,7 @@ impl<S> Shared<S> {
         let entry = Arc::clone(self.runs().entry(run.clone()).or_default());
         let mut log = lock(&entry);
         if log.is_none() {
-            *log = Log::open(self.folder(run))?;
+            *log = Log::open(self.folder(run), Missing::Make)?;
         }
         let Some(log) = log.as_mut() else {
             // Not kept, so that it is taken over once the other has ended.
@@ -212,6 +221,7 @@ impl<S> Shared<S> {
                 Error::new(ErrorKind::Unavailable, "another process spools this run").with("run", run)
             );
         };
+        log.left = false;
         let done = work(log);
         self.runs().entry(run.clone()).or_insert_with(|| Arc::clone(&entry));
         self.changed();
@@ -244,7 +254,9 @@ impl<S> Shared<S> {
                 Ok(Appended::all())
             }
             Err(error) if error.kind() == ErrorKind::Full && self.config.when_full == WhenFull::Drop => {
-                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {}", error.message()));
+                let why =
+                    if has_room { "no space is left on the disk of the spool" } else { error.message() };
+                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {why}"));
                 Ok(batches.iter().map(dropped).fold(Appended::all(), Appended::with_dropped))
             }
             Err(error) => Err(error),

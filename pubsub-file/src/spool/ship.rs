@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pubsub_core::{
-    Appended, Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunKey, RunRecord, RunStatus,
+    Appended, Error, ErrorKind, Gap, Judgement, LineBatch, OutputSink, Result, RunKey, RunRecord, RunStatus,
+    Timestamp,
 };
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +28,8 @@ struct Due {
     revision: u64,
     /// The chunk is the last one.
     is_read: bool,
+    /// Nobody will write to it any more.
+    left: bool,
 }
 
 /// What became of it.
@@ -94,7 +97,8 @@ impl<S: OutputSink + 'static> Shared<S> {
     /// Ships a part of a run.
     async fn ship_some(self: &Arc<Self>, run: &Run) -> Result<Step> {
         let Some(due) = due(run).await? else { return Ok(Step::Nothing) };
-        let Some(record) = due.record else { return Ok(Step::Nothing) };
+        // A process that died before the run began leaves no record: nothing of it was acknowledged.
+        let Some(record) = due.record else { return self.freed_if(due.left, run).await };
         let key = record.key.clone();
         let running = record.status == RunStatus::Running;
         if due.revision == 0 || (running && record.revision > due.revision) {
@@ -110,10 +114,17 @@ impl<S: OutputSink + 'static> Shared<S> {
                 Ok(refused) => refused,
                 Err(error) => return Ok(Step::Failed(error)),
             };
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.shipped");
             self.shipped(run, due.chunk, refused).await?;
             return Ok(Step::Some);
         }
-        if running || !due.is_read || record.revision <= due.revision {
+        if running && due.is_read {
+            // One that readers judge lost is ended by nobody.
+            let lost = record.judge(Timestamp::now()) == Judgement::Lost;
+            return self.freed_if(due.left && lost, run).await;
+        }
+        if !due.is_read || record.revision <= due.revision {
             return Ok(Step::Nothing);
         }
         let ended = own(run, record).await?;
@@ -236,6 +247,24 @@ impl<S: OutputSink + 'static> Shared<S> {
         .await
     }
 
+    /// Removes what a dead process left, once there is nothing more to ship of it.
+    async fn freed_if(self: &Arc<Self>, left: bool, run: &Run) -> Result<Step> {
+        if !left {
+            return Ok(Step::Nothing);
+        }
+        let (entry, shared) = (Arc::clone(run), Arc::clone(self));
+        blocking(move || {
+            let mut log = lock(&entry);
+            // Somebody here may have gone on with it meanwhile.
+            if let Some(done) = log.take_if(|log| log.left) {
+                shared.freed(done.remove()?);
+                shared.runs().retain(|_, run| !Arc::ptr_eq(run, &entry));
+            }
+            Ok(Step::Some)
+        })
+        .await
+    }
+
     /// The sink has all of it: its files go, unless something came meanwhile.
     async fn done(self: &Arc<Self>, run: &Run, ended: &RunRecord) -> Result<()> {
         let (entry, shared) = (Arc::clone(run), Arc::clone(self));
@@ -264,7 +293,8 @@ async fn due(run: &Run) -> Result<Option<Due>> {
         let Some(log) = log.as_ref() else { return Ok(None) };
         let chunk = log.read(CHUNK_BYTES)?;
         let is_read = log.is_read();
-        Ok(Some(Due { chunk, record: log.record().cloned(), revision: log.cursor.revision, is_read }))
+        let (record, left) = (log.record().cloned(), log.left);
+        Ok(Some(Due { chunk, record, revision: log.cursor.revision, is_read, left }))
     })
     .await
 }

@@ -180,7 +180,12 @@ pub(super) fn enter(layout: &Layout, folder: &RunFolder, record: &RunRecord) -> 
         return write(layout, &entries);
     };
     // The entry, then its number: a reader that finds fewer than the header says knows that some were lost.
-    file.write_all_at(&entry.encode(), (entries + 1) * ENTRY_BYTES as u64).map_err(io_error(doing))?;
+    let (entry, at) = (entry.encode(), (entries + 1) * ENTRY_BYTES as u64);
+    #[cfg(feature = "fault-points")]
+    crate::files::torn("store.catalog.torn", &file, &entry, at);
+    file.write_all_at(&entry, at).map_err(io_error(doing))?;
+    #[cfg(feature = "fault-points")]
+    pubsub_core::fault::point("store.catalog.entered");
     file.write_all_at(&header(entries + 1), 0).map_err(io_error(doing))?;
     if layout.syncs() { file.sync_data().map_err(io_error(doing)) } else { Ok(()) }
 }
