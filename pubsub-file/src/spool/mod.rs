@@ -14,9 +14,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
-    Appended, Backoff, DEFAULT_CALL_LIMIT, Durability, Error, ErrorKind, Hit, LineBatch, Lines, Output,
+    Appended, Backoff, DEFAULT_CALL_LIMIT, Durability, Error, ErrorKind, Hit, Keep, LineBatch, Lines, Output,
     OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    Timestamp, WhenFull, name,
+    WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -378,7 +378,7 @@ impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
         Ok(self.shared.sink.remove(run).await? || spooled)
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        self.shared.sink.expire(begun_before).await
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
+        self.shared.sink.expire(keep).await
     }
 }

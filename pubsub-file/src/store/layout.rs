@@ -15,6 +15,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,9 @@ use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
-use crate::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
+use crate::files::{
+    Sync, below, check_folder, make_folder, open_for_reading, read, replace, sync_folder, unique,
+};
 use crate::watch::Part;
 
 const VERSION: u32 = 1;
@@ -154,11 +157,23 @@ impl Layout {
                     .try_for_each(sync_folder)
                     .map_err(io_error("sync the folder of a run"))?;
             }
-            let relative = folder.path.strip_prefix(&self.root).unwrap_or(&folder.path);
-            replace(&id_file, relative.as_os_str().as_encoded_bytes(), self.sync)
-                .map_err(io_error("write where a run lies"))?;
+            self.write_way(&id_file, &folder)?;
         }
         Ok(folder)
+    }
+
+    fn write_way(&self, id_file: &Path, folder: &RunFolder) -> Result<()> {
+        let relative = folder.path.strip_prefix(&self.root).unwrap_or(&folder.path);
+        replace(id_file, relative.as_os_str().as_encoded_bytes(), self.sync)
+            .map_err(io_error("write where a run lies"))
+    }
+
+    /// Takes away the way to the folder of a run that was removed.
+    fn forget_way(&self, run: &RunId, folder: &RunFolder) -> Result<()> {
+        let id_file = self.id_file(run);
+        gone(fs::remove_file(&id_file))?;
+        // Whoever begins the run again makes its folder first, and may have found this way still there.
+        if check_folder(&folder.path).is_ok() { self.write_way(&id_file, folder) } else { Ok(()) }
     }
 
     /// One by one, each looked at before the next: nothing is made behind a link.
@@ -170,6 +185,16 @@ impl Layout {
 
     /// The folder of a run that is there.
     pub(super) fn find(&self, run: &RunId) -> Result<Option<RunFolder>> {
+        let Some(folder) = self.way(run)? else { return Ok(None) };
+        // Nothing is looked up behind a symbolic link.
+        match folder.path.ancestors().take_while(|part| *part != self.root).try_for_each(check_folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            checked => checked.map(|()| Some(folder)),
+        }
+    }
+
+    /// The folder to which an id leads, whether it is there or not.
+    fn way(&self, run: &RunId) -> Result<Option<RunFolder>> {
         let id_file = self.id_file(run);
         let ids = id_file.ancestors().skip(1).take_while(|part| *part != self.root);
         match ids.map(check_folder).find_map(Result::err) {
@@ -189,12 +214,7 @@ impl Layout {
         if !fits {
             return Err(Error::new(ErrorKind::Corrupt, "read where a run lies").with("run", run));
         }
-        let folder = RunFolder { path: self.root.join(relative), sync: self.sync };
-        // Nothing is looked up behind a symbolic link.
-        match folder.path.ancestors().take_while(|part| *part != self.root).try_for_each(check_folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            checked => checked.map(|()| Some(folder)),
-        }
+        Ok(Some(RunFolder { path: self.root.join(relative), sync: self.sync }))
     }
 
     /// Whether there is a way from this id to a folder.
@@ -247,11 +267,7 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(io_error("remove a run")(error)),
         }
-        let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove a run")(error)),
-            _ => Ok(()),
-        };
-        gone(fs::remove_file(self.id_file(run)))?;
+        self.forget_way(run, folder)?;
         gone(fs::remove_dir_all(&trash))?;
         // The folders above go where this was their last run; otherwise the system refuses.
         for parent in folder.path.ancestors().skip(1).take(2) {
@@ -266,13 +282,62 @@ impl Layout {
     /// stands in nobody's way.
     fn empty_trash(&self) {
         let left = fs::read_dir(self.root.join("trash")).into_iter().flatten().flatten();
-        for error in left.filter_map(|entry| fs::remove_dir_all(entry.path()).err()) {
-            tracing::debug!(%error, "a removed run is still in the trash");
+        for path in left.map(|entry| entry.path()) {
+            if let Err(error) = self.finish_removal(&path) {
+                tracing::debug!(error = %error.chain(), "a removed run is still in the trash");
+            }
+        }
+    }
+
+    fn finish_removal(&self, trash: &Path) -> Result<()> {
+        let name = trash.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let run = name.match_indices('-').nth(1).and_then(|(end, _)| RunId::new(name.get(..end)?).ok());
+        if let Some(run) = run
+            && let Some(folder) = self.way(&run)?
+        {
+            self.forget_way(&run, &folder)?;
+        }
+        gone(fs::remove_dir_all(trash))
+    }
+}
+
+/// A run's folder that is held open: as long as it is, no other has its inode.
+#[derive(Debug)]
+pub(super) struct Pinned<'a> {
+    folder: &'a RunFolder,
+    held: fs::Metadata,
+    _open: fs::File,
+}
+
+impl Pinned<'_> {
+    pub(super) const fn folder(&self) -> &RunFolder {
+        self.folder
+    }
+
+    /// Whether the run was neither removed nor removed and made again.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        let place = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        match fs::symlink_metadata(&self.folder.path) {
+            Ok(there) => Ok(place(&there) == place(&self.held)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }
 
 impl RunFolder {
+    /// Holds it open; `None` where it is not there.
+    pub(super) fn pin(&self) -> Result<Option<Pinned<'_>>> {
+        let pinned = |open: fs::File| {
+            let held = open.metadata()?;
+            Ok(Some(Pinned { folder: self, held, _open: open }))
+        };
+        match open_for_reading(&self.path).and_then(pinned) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            pinned => pinned.map_err(io_error("open the folder of a run")),
+        }
+    }
+
     pub(super) fn log(&self) -> PathBuf {
         self.path.join("output.log")
     }
@@ -305,9 +370,22 @@ impl RunFolder {
         record.map_err(|error| error.with("path", path.display()))
     }
 
+    /// How many bytes of output it has.
+    pub(super) fn bytes(&self) -> u64 {
+        fs::symlink_metadata(self.log()).map_or(0, |meta| meta.len())
+    }
+
     pub(super) fn write_record(&self, record: &RunRecord) -> Result<()> {
         replace(&self.path.join("record.json"), &record.to_json()?, self.sync)
             .map_err(io_error("write the record of a run"))
+    }
+}
+
+/// What is gone already need not be removed.
+fn gone(removed: io::Result<()>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove a run")(error)),
+        _ => Ok(()),
     }
 }
 

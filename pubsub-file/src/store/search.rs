@@ -94,7 +94,8 @@ impl RunSearch {
     /// `None` where the run was removed meanwhile.
     fn open(folder: &RunFolder, record: RunRecord, wanted: Arc<Wanted>) -> Result<Option<Box<Self>>> {
         let key = Arc::new(record.key.clone());
-        match Reader::open(folder, record, Lines::ALL) {
+        let Some(pinned) = folder.pin()? else { return Ok(None) };
+        match Reader::open(&pinned, record, Lines::ALL) {
             Ok(reader) => Ok(Some(Box::new(Self { wanted, key, reader, block: None, at: 0, sieved: 0 }))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

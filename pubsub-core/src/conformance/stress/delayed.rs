@@ -11,7 +11,7 @@ use crate::{
     ActionId, Appended, Begin, Broker, BrokerAdmin, BrokerCapabilities, Claims, Conclusion, DeadLetter,
     DeadLetters, Event, EventId, GroupInfo, GroupName, Hit, Keep, LeaseId, Leases, LineBatch, Lines, Output,
     OutputReader, OutputSink, Position, Published, Publisher, Renewal, Result, Retention, RunId, RunKey,
-    RunQuery, RunRecord, Scope, Search, Settlement, Store, Subscribed, Subscriber, Subscription, Timestamp,
+    RunQuery, RunRecord, Scope, Search, Settlement, Store, Subscribed, Subscriber, Subscription,
 };
 
 /// The longest pause.

@@ -1,0 +1,126 @@
+//! Removes the oldest runs, by the catalog: of those that stay no record is read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pubsub_core::{Judgement, Keep, Result, RunId, Timestamp};
+
+use super::layout::RunFolder;
+use super::{Inner, catalog, list};
+use crate::watch::Part;
+
+/// How many runs are looked at before the thread is given back: whoever is dropped stops there.
+const STEP_RUNS: usize = 500;
+
+/// What is left to do.
+#[derive(Debug)]
+pub(super) struct Expiry {
+    inner: Arc<Inner>,
+    keep: Keep,
+    /// When runs began, the latest first.
+    oldest_last: Vec<(Timestamp, RunId)>,
+    /// The bytes of each run that is there; empty where only age counts.
+    there: HashMap<RunId, u64>,
+    bytes: u64,
+    removed: u64,
+    /// Entries of the catalog without a run.
+    stale: usize,
+}
+
+impl Expiry {
+    pub(super) fn new(inner: Arc<Inner>, keep: Keep) -> Result<Self> {
+        let mut expiry = Self {
+            inner,
+            keep,
+            oldest_last: Vec::new(),
+            there: HashMap::new(),
+            bytes: 0,
+            removed: 0,
+            stale: 0,
+        };
+        let only_age = keep.runs.is_none() && keep.bytes.is_none();
+        if only_age && keep.since.is_none() {
+            return Ok(expiry);
+        }
+        if !only_age {
+            expiry.count()?;
+        }
+        let until = keep.since.filter(|_| only_age);
+        let mut begun = catalog::begun(&expiry.inner.layout, |entry| entry.began_in(None, until))?;
+        begun.dedup();
+        let mut entries = HashMap::with_capacity(begun.len());
+        for entry in &begun {
+            let Some(run) = entry.run() else { continue };
+            // Entered twice, or before its record could be read.
+            let unsure = !entry.is_read() || entries.contains_key(&run);
+            entries.insert(run, (!unsure).then_some(entry.at));
+        }
+        for (run, at) in entries {
+            let at = match at {
+                Some(at) => Some(at),
+                None => list::look(&expiry.inner.layout, &expiry.inner.skipped, &run)?
+                    .map(|(record, _)| record.started_at),
+            };
+            expiry.oldest_last.extend(at.map(|at| (at, run)));
+        }
+        expiry.oldest_last.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(expiry)
+    }
+
+    /// Looks which runs are there: the catalog may still have those that were removed.
+    fn count(&mut self) -> Result<()> {
+        for folder in self.inner.layout.folders(None, None)? {
+            let Some(run) = folder.names().and_then(|[.., run]| RunId::new(run).ok()) else { continue };
+            let bytes = if self.keep.bytes.is_some() { folder.bytes() } else { 0 };
+            self.bytes += bytes;
+            self.there.insert(run, bytes);
+        }
+        Ok(())
+    }
+
+    /// Removes some; answers how many went in all, once nothing more has to go.
+    pub(super) fn step(&mut self) -> Result<Option<u64>> {
+        let mut changed = HashMap::new();
+        let more = self.take_some(&mut changed);
+        // Once for each part, also where it failed at last.
+        changed.values().for_each(|folder| self.inner.layout.tell(folder));
+        if more? {
+            return Ok(None);
+        }
+        list::tidy_up(&self.inner.layout, self.stale);
+        Ok(Some(self.removed))
+    }
+
+    /// Says whether more may have to go.
+    fn take_some(&mut self, changed: &mut HashMap<Option<Part>, RunFolder>) -> Result<bool> {
+        let now = Timestamp::now();
+        for _ in 0..STEP_RUNS {
+            let Some((began, run)) = self.oldest_last.pop() else { return Ok(false) };
+            if !self.keep.is_exceeded(began, self.there.len() as u64, self.bytes) {
+                return Ok(false);
+            }
+            if let Some(folder) = self.take(&run, now)? {
+                changed.insert(folder.part(), folder);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes a run, unless it is running; answers the folder that it had.
+    fn take(&mut self, run: &RunId, now: Timestamp) -> Result<Option<RunFolder>> {
+        let Inner { layout, skipped, .. } = &*self.inner;
+        let Some((record, folder)) = list::look(layout, skipped, run)? else {
+            self.stale += usize::from(!layout.has_id(run));
+            return Ok(None);
+        };
+        let goes = self.keep.is_exceeded(record.started_at, self.there.len() as u64, self.bytes);
+        if !goes || record.judge(now) == Judgement::Running {
+            return Ok(None);
+        }
+        self.inner.forget(run);
+        self.removed += u64::from(layout.remove(run, &folder)?);
+        self.stale += 1;
+        self.bytes -= self.there.remove(run).unwrap_or(0);
+        Ok(Some(folder))
+    }
+}
