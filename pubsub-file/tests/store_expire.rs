@@ -65,7 +65,7 @@ async fn a_remover_that_was_killed_leaves_no_half_run() {
     for steps in 1..=3 {
         let root = tempfile::tempdir().unwrap();
         let store = open(root.path()).await;
-        let (mut run, stays) = (ended(&[&store], 1, 9).await, ended(&[&store], 2, 9).await);
+        let (run, stays) = (ended(&[&store], 1, 9).await, ended(&[&store], 2, 9).await);
         let trash = root.path().join("trash").join(format!("{}-77-0123456789abcdef", run.id()));
         fs::rename(root.path().join("runs/a/s").join(run.id().as_str()), &trash).unwrap();
         if steps > 1 {
@@ -83,8 +83,7 @@ async fn a_remover_that_was_killed_leaves_no_half_run() {
         assert_eq!(fs::read_dir(root.path().join("trash")).unwrap().count(), 0);
         assert!(!id_file(root.path(), run.id()).exists(), "nothing leads to it");
         // It can begin anew, and has nothing of what it was.
-        run.record.revision = 1;
-        opened.begin(&run.record).await.unwrap();
+        opened.begin(&run.record.as_begun()).await.unwrap();
         assert_eq!(opened.lines(run.id(), Lines::ALL).await.unwrap().items.count().await, 0);
     }
 }
@@ -93,12 +92,11 @@ async fn a_remover_that_was_killed_leaves_no_half_run() {
 async fn a_run_that_begins_again_while_the_trash_is_emptied_can_be_found() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path()).await;
-    let mut run = ended(&[&store], 1, 9).await;
+    let run = ended(&[&store], 1, 9).await;
     let trash = root.path().join("trash").join(format!("{}-77-0123456789abcdef", run.id()));
     fs::rename(root.path().join("runs/a/s").join(run.id().as_str()), &trash).unwrap();
     // It finds the way from its id as it was.
-    run.record.revision = 1;
-    store.begin(&run.record).await.unwrap();
+    store.begin(&run.record.as_begun()).await.unwrap();
     let opened = open(root.path()).await;
     assert!(!trash.exists());
     assert_eq!(opened.runs(&RunQuery::of_run(run.id().clone())).await.unwrap().len(), 1);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use pubsub_core::{Judgement, Keep, Result, RunId, Timestamp};
+use pubsub_core::{Judgement, Keep, Result, RunId, RunRecord, Timestamp};
 
 use super::layout::RunFolder;
 use super::{Inner, catalog, list};
@@ -58,8 +58,7 @@ impl Expiry {
         for (run, at) in entries {
             let at = match at {
                 Some(at) => Some(at),
-                None => list::look(&expiry.inner.layout, &expiry.inner.skipped, &run)?
-                    .map(|(record, _)| record.started_at),
+                None => expiry.look(&run)?.map(|(record, _)| record.started_at),
             };
             expiry.oldest_last.extend(at.map(|at| (at, run)));
         }
@@ -106,21 +105,31 @@ impl Expiry {
         Ok(true)
     }
 
+    /// A run with its record; `None` where that cannot be read. What went by another hand counts no more.
+    fn look(&mut self, run: &RunId) -> Result<Option<(RunRecord, RunFolder)>> {
+        let Inner { layout, skipped, .. } = &*self.inner;
+        let found = list::look(layout, skipped, run)?;
+        if found.is_none() && !layout.is_there(run) {
+            self.forget(run);
+        }
+        Ok(found)
+    }
+
+    fn forget(&mut self, run: &RunId) {
+        self.bytes -= self.there.remove(run).unwrap_or(0);
+        self.stale += 1;
+    }
+
     /// Removes a run, unless it is running; answers the folder that it had.
     fn take(&mut self, run: &RunId, now: Timestamp) -> Result<Option<RunFolder>> {
-        let Inner { layout, skipped, .. } = &*self.inner;
-        let Some((record, folder)) = list::look(layout, skipped, run)? else {
-            self.stale += usize::from(!layout.has_id(run));
-            return Ok(None);
-        };
+        let Some((record, folder)) = self.look(run)? else { return Ok(None) };
         let goes = self.keep.is_exceeded(record.started_at, self.there.len() as u64, self.bytes);
         if !goes || record.judge(now) == Judgement::Running {
             return Ok(None);
         }
         self.inner.forget(run);
-        self.removed += u64::from(layout.remove(run, &folder)?);
-        self.stale += 1;
-        self.bytes -= self.there.remove(run).unwrap_or(0);
+        self.removed += u64::from(self.inner.layout.remove(run, &folder)?);
+        self.forget(run);
         Ok(Some(folder))
     }
 }

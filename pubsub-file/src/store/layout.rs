@@ -223,6 +223,11 @@ impl Layout {
         fs::symlink_metadata(self.id_file(run)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |_| true)
     }
 
+    /// Whether the folder of a run is there; what cannot be looked at may be.
+    pub(super) fn is_there(&self, run: &RunId) -> bool {
+        self.find(run).map_or(true, |folder| folder.is_some())
+    }
+
     pub(super) fn catalog_file(&self) -> PathBuf {
         self.root.join("catalog")
     }
