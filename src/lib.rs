@@ -39,8 +39,8 @@ pub use pubsub_core::{
 };
 #[cfg(feature = "file")]
 pub use pubsub_file::{
-    DEFAULT_MAX_EVENT_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER, FILE_STORE, FileBroker, FileBrokerConfig,
-    FileDurability, FileStore, FileStoreConfig, Repair, SpoolConfig, SpoolDepth, Spooled,
+    DEFAULT_KEEP_DAMAGED, DEFAULT_MAX_EVENT_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER, FILE_STORE, FileBroker,
+    FileBrokerConfig, FileDurability, FileStore, FileStoreConfig, Repair, SpoolConfig, SpoolDepth, Spooled,
 };
 
 /// The README's example is a test.

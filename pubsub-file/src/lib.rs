@@ -22,5 +22,5 @@ mod watch;
 pub use broker::{
     DEFAULT_MAX_EVENT_BYTES, FILE_BROKER, FileBroker, FileBrokerConfig, FileDurability, Repair,
 };
-pub use spool::{DEFAULT_SPOOL_BYTES, SpoolConfig, SpoolDepth, Spooled};
+pub use spool::{DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig, SpoolDepth, Spooled};
 pub use store::{FILE_STORE, FileStore, FileStoreConfig};

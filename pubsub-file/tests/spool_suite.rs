@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use pubsub_core::conformance::store::StoreFixture;
 use pubsub_core::{
     Appended, Hit, Keep, LineBatch, Lines, MEMORY_STORE, MemoryStore, Output, OutputReader, OutputSink,
-    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Store, Timestamp, store_conformance,
+    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Store, store_conformance,
 };
 use pubsub_file::{SpoolConfig, Spooled};
 use tempfile::TempDir;
@@ -74,7 +74,7 @@ impl Retention for InASpool {
 impl StoreFixture for InASpool {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let spooled = Spooled::open(MemoryStore::new(), SpoolConfig::new(dir.path())).await.unwrap();
+        let spooled = Spooled::open_store(MemoryStore::new(), SpoolConfig::new(dir.path())).await.unwrap();
         Self(Arc::new(spooled), Arc::new(dir))
     }
 

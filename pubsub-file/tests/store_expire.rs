@@ -1,6 +1,6 @@
 //! Removing and expiring: what is killed in the middle leaves nothing half, readers meet nothing that does not belong
 //! together, and many runs are no burden.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -272,10 +272,10 @@ proptest! {
 async fn a_hundred_thousand_runs_in_one_folder_are_listed_searched_and_expired() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path()).await;
-    let many: i64 = std::env::var("RUNS").map_or(100_000, |runs| runs.parse().unwrap());
+    let many: u64 = std::env::var("RUNS").map_or(100_000, |runs| runs.parse().unwrap());
     let tenth = many / 10;
     let started = Instant::now();
-    for at in 0..many {
+    for at in 0..many.cast_signed() {
         ended(&[&store], at, 60).await;
     }
     let mut last = Instant::now();
@@ -285,9 +285,9 @@ async fn a_hundred_thousand_runs_in_one_folder_are_listed_searched_and_expired()
     };
     println!("written: {:?}", started.elapsed());
     let newest = store.runs(&RunQuery::all().with_limit(50)).await.unwrap();
-    assert_eq!(newest[0].started_at, Timestamp::from_micros(many - 1));
+    assert_eq!(newest[0].started_at, Timestamp::from_micros(many.cast_signed() - 1));
     told("the newest 50 listed");
-    assert_eq!(store.runs(&RunQuery::all()).await.unwrap().len() as i64, many);
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap().len() as u64, many);
     told("all listed");
     let search = Search::literal("nowhere").unwrap();
     assert_eq!(store.search(&RunQuery::all(), &search).await.unwrap().count().await, 0);
@@ -295,14 +295,14 @@ async fn a_hundred_thousand_runs_in_one_folder_are_listed_searched_and_expired()
     assert_eq!(store.expire(&Keep::new().with_bytes(u64::MAX).with_runs(u64::MAX)).await.unwrap(), 0);
     told("nothing expired, all counted");
     assert_eq!(
-        store.expire(&Keep::new().with_since(Timestamp::from_micros(tenth))).await.unwrap() as i64,
+        store.expire(&Keep::new().with_since(Timestamp::from_micros(tenth.cast_signed()))).await.unwrap(),
         tenth
     );
     told("a tenth expired by age");
-    let keep = Keep::new().with_runs(u64::try_from(tenth).unwrap());
-    assert_eq!(store.expire(&keep).await.unwrap() as i64, many - 2 * tenth);
+    let keep = Keep::new().with_runs(tenth);
+    assert_eq!(store.expire(&keep).await.unwrap(), many - 2 * tenth);
     told("eight tenths expired by number");
-    assert_eq!(store.runs(&RunQuery::all()).await.unwrap().len() as i64, tenth);
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap().len() as u64, tenth);
     told("the rest listed");
     assert_eq!(open(root.path()).await.runs(&RunQuery::all().with_limit(50)).await.unwrap().len(), 50);
     told("the newest 50 listed");

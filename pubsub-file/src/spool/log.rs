@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
@@ -15,6 +17,15 @@ use crate::files::{self, Sync};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
 pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// The file that says that a run is removed.
+const REMOVED: &str = "removed";
+
+/// The file whose lock is held while a call about the run is under way.
+const TURN: &str = "turn";
+
+/// How the name of a folder begins that is being deleted; no run's does.
+const TRASH: &str = ".gone-";
 
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
@@ -47,6 +58,13 @@ pub(super) struct Chunk {
     pub(super) damaged: bool,
 }
 
+impl Chunk {
+    /// Whether there is nothing to bring or to pass by.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.batches.is_empty() && !self.damaged
+    }
+}
+
 /// The files of one run. Whoever has it open holds the run's lock, so that one process writes and ships it.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -58,6 +76,39 @@ pub(super) struct Log {
     last: u64,
     record: Option<RunRecord>,
     pub(super) cursor: Cursor,
+    /// A process that is gone left it, and nobody has written to it since.
+    pub(super) adopted: bool,
+    turn: Arc<File>,
+}
+
+/// Held while a call to the sink about a run is under way, so that a run is not removed there in the middle of it; the
+/// system frees it where its holder dies.
+#[derive(Debug)]
+pub(super) struct Turn(Arc<File>);
+
+impl Turn {
+    /// `None` where another has it.
+    fn new(file: Arc<File>) -> Result<Option<Self>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(io_error("take a turn in the spool")(error)),
+        }
+    }
+
+    /// The turn of a run that perhaps another process has open.
+    pub(super) fn of_folder(folder: &Path) -> Result<Option<Self>> {
+        let file = files::open_for_writing(&folder.join(TURN));
+        Self::new(Arc::new(file.map_err(io_error("take a turn in the spool"))?))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::error!(%error, "a turn in the spool could not be given back");
+        }
+    }
 }
 
 impl Log {
@@ -70,23 +121,33 @@ impl Log {
             return Err(io_error(doing)(error));
         }
         files::check_folder(&folder)?;
-        let lock = files::open_for_writing(&folder.join("lock")).map_err(io_error(doing))?;
+        let path = folder.join("lock");
+        let lock = files::open_for_writing(&path).map_err(io_error(doing))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
         }
+        // Whoever had it before may have removed it, and what is locked is not there any more.
+        let inode = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        let there = fs::symlink_metadata(&path).map_err(io_error(doing))?;
+        if inode(there) != inode(lock.metadata().map_err(io_error(doing))?) {
+            return Ok(None);
+        }
+        let turn = Arc::new(files::open_for_writing(&folder.join(TURN)).map_err(io_error(doing))?);
         let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
             // What cannot be read is shipped from the start.
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             None => Cursor::default(),
         };
         let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
-        let record = match files::read(&folder.join("record.json")).map_err(io_error(doing))? {
-            Some(bytes) => Some(RunRecord::from_json(&bytes)?),
-            None => None,
+        let record = match record(&folder) {
+            // Its owner writes it anew.
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            record => record?,
         };
-        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor };
+        let adopted = false;
+        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))
@@ -283,11 +344,65 @@ impl Log {
         numbers.iter().filter_map(|number| fs::metadata(self.segment(*number)).ok()).map(|m| m.len()).sum()
     }
 
-    /// Removes the run from the spool; answers how many bytes were freed.
+    /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
+        let doing = "remove a run from the spool";
         let bytes = self.bytes();
-        fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
-        Ok(bytes)
+        let trash = self.folder.with_file_name(format!("{TRASH}{}", files::unique()));
+        fs::rename(&self.folder, &trash).map_err(io_error(doing))?;
+        match fs::remove_dir_all(&trash) {
+            // By another hand, which empties the trash.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(doing)(error)),
+            _ => Ok(bytes),
+        }
+    }
+
+    /// `None` where another has it: the run is being removed.
+    pub(super) fn turn(&self) -> Result<Option<Turn>> {
+        Turn::new(Arc::clone(&self.turn))
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        is_removed(&self.folder)
+    }
+
+    /// How long nothing in its folder was made or removed.
+    pub(super) fn unchanged_for(&self) -> Duration {
+        let changed = fs::metadata(&self.folder).and_then(|meta| meta.modified()).ok();
+        changed.and_then(|changed| changed.elapsed().ok()).unwrap_or_default()
+    }
+}
+
+/// The record in the folder of a run.
+pub(super) fn record(folder: &Path) -> Result<Option<RunRecord>> {
+    let bytes = files::read(&folder.join("record.json")).map_err(io_error("read a record in the spool"))?;
+    bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose()
+}
+
+/// Says for good that a run is removed: nobody ships it any more. `false` where it has no folder.
+pub(super) fn mark_removed(folder: &Path) -> Result<bool> {
+    let written = files::open_for_writing(&folder.join(REMOVED)).and_then(|mark| {
+        mark.sync_all()?;
+        files::sync_folder(folder)
+    });
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        written => written.map(|()| true).map_err(io_error("remove a run from the spool")),
+    }
+}
+
+pub(super) fn is_removed(folder: &Path) -> bool {
+    folder.join(REMOVED).exists()
+}
+
+/// Deletes what a killed process had taken out of sight.
+pub(super) fn empty_trash(dir: &Path) {
+    for folder in files::below(dir, None).unwrap_or_default() {
+        let is_trash =
+            folder.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(TRASH));
+        if is_trash && let Err(error) = fs::remove_dir_all(&folder) {
+            tracing::debug!(%error, "a removed run is still in the spool's trash");
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! A durable local queue in front of a sink.
 
+mod adopt;
+mod config;
 mod frame;
 mod log;
+mod removal;
 mod ship;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,79 +17,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
-    Appended, Backoff, DEFAULT_CALL_LIMIT, Durability, Error, ErrorKind, Hit, Keep, LineBatch, Lines, Output,
-    OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    WhenFull, name,
+    Appended, Error, ErrorKind, Hit, LineBatch, Lines, Output, OutputReader, OutputSink, RECORD_VERSION,
+    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::files::{self, Sync, blocking};
+use crate::files::{Sync, blocking};
+pub use config::{DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig};
 use log::Log;
-
-/// How many bytes a spool takes, unless told otherwise: 1 GiB.
-pub const DEFAULT_SPOOL_BYTES: u64 = 1 << 30;
-
-/// Where a spool lies, how much it takes, and what happens when it is full.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SpoolConfig {
-    /// The folder of this sink's spool: each sink has one of its own, which its processes share.
-    pub dir: PathBuf,
-    /// Most bytes on the disk. What was shipped is freed in pieces of 4 MiB.
-    pub max_bytes: u64,
-    /// [`WhenFull::Drop`] lets the command go on: lines without room are holes that the run's record names.
-    /// [`WhenFull::Block`] makes it wait until something was shipped.
-    pub when_full: WhenFull,
-    /// [`Durability::PowerLoss`] puts every append on the disk before it returns. The end of a run always is.
-    pub durability: Durability,
-    /// How long to wait while the sink fails.
-    pub backoff: Backoff,
-    /// How long one call to the sink may take.
-    pub call_limit: Duration,
-}
-
-impl SpoolConfig {
-    /// A spool in this folder, of [`DEFAULT_SPOOL_BYTES`], that drops when it is full.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            max_bytes: DEFAULT_SPOOL_BYTES,
-            when_full: WhenFull::Drop,
-            durability: Durability::ProcessCrash,
-            backoff: Backoff::default(),
-            call_limit: DEFAULT_CALL_LIMIT,
-        }
-    }
-
-    /// With another bound on the disk.
-    #[must_use]
-    pub const fn with_max_bytes(mut self, bytes: u64) -> Self {
-        self.max_bytes = bytes;
-        self
-    }
-
-    /// With another choice for a spool that is full.
-    #[must_use]
-    pub const fn with_when_full(mut self, when_full: WhenFull) -> Self {
-        self.when_full = when_full;
-        self
-    }
-
-    /// With another durability.
-    #[must_use]
-    pub const fn with_durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// With another back-off.
-    #[must_use]
-    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-}
+use removal::RemoveAt;
 
 /// What a spool still holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,8 +42,9 @@ pub struct SpoolDepth {
 /// it to the sink, in order, however long that is out of reach.
 ///
 /// What one process left, another that opens the same folder ships: after a crash nothing that was acknowledged is
-/// missing. Lines may be shipped twice, which changes nothing in any store. Reading and removing go through to the
-/// store; a run that is removed is removed from the spool as well.
+/// missing. Lines may be shipped twice, which changes nothing in any store. Reading and expiring go through to the
+/// store. What is removed is removed here as well, also where another process ships it; and what is not at the store any
+/// more, though it began there, is shipped no further.
 ///
 /// ```
 /// use std::time::Duration;
@@ -111,7 +52,7 @@ pub struct SpoolDepth {
 /// use pubsub_file::{SpoolConfig, Spooled};
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let folder = tempfile::tempdir().unwrap();
-/// let spooled = Spooled::open(MemoryStore::new(), SpoolConfig::new(folder.path())).await?;
+/// let spooled = Spooled::open_store(MemoryStore::new(), SpoolConfig::new(folder.path())).await?;
 /// let key = RunKey::new(ActionId::new("action-123")?, Stage::new("build")?, EventId::generate(), 1);
 /// spooled.begin(&RunRecord::begun(key, "worker-1")).await?;
 /// spooled.shipped().await;
@@ -128,7 +69,11 @@ pub struct Spooled<S> {
 struct Shared<S> {
     sink: S,
     config: SpoolConfig,
+    /// How a run is removed at the sink, where that can.
+    remove_at: Option<RemoveAt<S>>,
     runs: Mutex<BTreeMap<RunId, Run>>,
+    /// The runs that cannot be shipped, each told once.
+    told: Mutex<HashSet<RunId>>,
     bytes: AtomicU64,
     /// Counts what was put into the spool.
     changes: AtomicU64,
@@ -148,10 +93,28 @@ impl<S: OutputSink + 'static> Spooled<S> {
     /// # Errors
     /// What the file system says.
     pub async fn open(sink: S, config: SpoolConfig) -> Result<Self> {
+        Self::start(sink, config, None).await
+    }
+
+    /// As [`open`](Self::open), of a sink that can also remove: a removal that was cut short, by a crash or because the
+    /// store was out of reach, is brought to its end there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn open_store(sink: S, config: SpoolConfig) -> Result<Self>
+    where
+        S: Retention,
+    {
+        Self::start(sink, config, Some(|sink, run| sink.remove(run))).await
+    }
+
+    async fn start(sink: S, config: SpoolConfig, remove_at: Option<RemoveAt<S>>) -> Result<Self> {
         let shared = Arc::new(Shared {
             sink,
             config,
+            remove_at,
             runs: Mutex::default(),
+            told: Mutex::default(),
             bytes: AtomicU64::new(0),
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
@@ -204,6 +167,15 @@ impl<S: OutputSink + 'static> Spooled<S> {
         })
     }
 
+    /// The records of the runs that wait in the folder, also of those that other processes ship.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn waiting(&self) -> Result<Vec<RunRecord>> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.waiting()).await
+    }
+
     /// What it still holds.
     #[must_use]
     pub fn depth(&self) -> SpoolDepth {
@@ -239,23 +211,6 @@ impl<S> Shared<S> {
         self.config.durability.into()
     }
 
-    /// Takes over the runs in the folder that no living process has.
-    fn adopt(&self) -> Result<()> {
-        for folder in files::below(&self.config.dir, None)? {
-            let id = folder.file_name().and_then(|name| name.to_str()).and_then(name::decode);
-            let Some(run) = id.and_then(|id| RunId::new(id).ok()) else { continue };
-            if self.runs().contains_key(&run) {
-                continue;
-            }
-            if let Some(log) = Log::open(folder)? {
-                self.bytes.fetch_add(log.bytes(), Ordering::Relaxed);
-                self.runs().entry(run).or_insert_with(|| Arc::new(Mutex::new(Some(log))));
-                self.changed();
-            }
-        }
-        Ok(())
-    }
-
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.work.notify_one();
@@ -268,14 +223,22 @@ impl<S> Shared<S> {
         if log.is_none() {
             *log = Log::open(self.folder(run))?;
         }
-        let Some(log) = log.as_mut() else {
+        let Some(open) = log.as_mut() else {
             // Not kept, so that it is taken over once the other has ended.
             self.runs().remove(run);
             return Err(
                 Error::new(ErrorKind::Unavailable, "another process spools this run").with("run", run)
             );
         };
-        let done = work(log);
+        let done = work(open);
+        open.adopted = false;
+        if open.record().is_none() {
+            // Nothing began here, and nothing of it stays but the lines of a run whose record was lost.
+            let nothing = log.take().filter(|log| !log.has_lines());
+            self.runs().remove(run);
+            nothing.map_or(Ok(0), Log::remove)?;
+            return done;
+        }
         self.runs().entry(run.clone()).or_insert_with(|| Arc::clone(&entry));
         self.changed();
         done
@@ -285,7 +248,13 @@ impl<S> Shared<S> {
         if record.version > RECORD_VERSION {
             return Err(Error::new(ErrorKind::TooNew, "spool a record").with("version", record.version));
         }
-        self.with(&record.key.run_id, |log| log.put(record, sync))
+        self.with(&record.key.run_id, |log| {
+            if log.is_removed() {
+                return Err(Error::new(ErrorKind::Unavailable, "the run is being removed")
+                    .with("run", &record.key.run_id));
+            }
+            log.put(record, sync)
+        })
     }
 
     fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
@@ -293,7 +262,7 @@ impl<S> Shared<S> {
         let has_room = self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.config.max_bytes;
         let appended = if has_room {
             self.with(&run.run_id, |log| {
-                if log.record().is_none() {
+                if log.record().is_none() || log.is_removed() {
                     return Err(Error::new(ErrorKind::NotFound, "append lines").with("run", &run.run_id));
                 }
                 log.append(batches, self.sync())
@@ -312,14 +281,6 @@ impl<S> Shared<S> {
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn remove(&self, run: &RunId) -> Result<bool> {
-        let entry = self.runs().remove(run);
-        let log = entry.and_then(|entry| lock(&entry).take());
-        let Some(log) = log else { return Ok(false) };
-        self.freed(log.remove()?);
-        Ok(true)
     }
 
     fn freed(&self, bytes: u64) {
@@ -367,18 +328,5 @@ impl<S: OutputSink + OutputReader + 'static> OutputReader for Spooled<S> {
 
     async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
         self.shared.sink.changes(query).await
-    }
-}
-
-#[async_trait]
-impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
-    async fn remove(&self, run: &RunId) -> Result<bool> {
-        let (shared, id) = (Arc::clone(&self.shared), run.clone());
-        let spooled = blocking(move || shared.remove(&id)).await?;
-        Ok(self.shared.sink.remove(run).await? || spooled)
-    }
-
-    async fn expire(&self, keep: &Keep) -> Result<u64> {
-        self.shared.sink.expire(keep).await
     }
 }
