@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord, name};
 
 use super::Shared;
-use super::log::{self, Log};
+use super::folder;
+use super::log::Log;
 use crate::files;
 
 /// Most runs that are remembered as told.
@@ -17,7 +18,7 @@ const MAX_TOLD: usize = 10_000;
 impl<S> Shared<S> {
     /// Takes over the runs in the folder that no living process has.
     pub(super) fn adopt(&self) -> Result<()> {
-        log::empty_trash(&self.config.dir);
+        folder::empty_trash(&self.config.dir);
         for (run, folder) in self.folders()? {
             if self.runs().contains_key(&run) {
                 continue;
@@ -47,7 +48,7 @@ impl<S> Shared<S> {
             Error::new(ErrorKind::Corrupt, "the record of a run in the spool is missing or damaged");
         if log.has_lines() && !log.is_removed() {
             self.tell(&run, &damaged);
-            if log.unchanged_for() < self.config.keep_damaged {
+            if folder::unchanged_for(log.path()) < self.config.keep_damaged {
                 return Ok(());
             }
             tracing::warn!(%run, bytes = log.bytes(), "lines in a spool that nobody can ship are removed");
@@ -77,12 +78,16 @@ impl<S> Shared<S> {
         Ok(folders.filter_map(|folder| Some((id(&folder)?, folder))).collect())
     }
 
-    /// The records in the folder, but those of runs that are being removed.
+    /// The records in the folder, but those of runs that are removed.
     pub(super) fn waiting(&self) -> Result<Vec<RunRecord>> {
         let mut records = Vec::new();
-        for (run, folder) in self.folders()? {
-            match log::record(&folder) {
-                Ok(record) => records.extend(record.filter(|_| !log::is_removed(&folder))),
+        for (run, path) in self.folders()? {
+            // First: what is removed meanwhile has no record.
+            if folder::is_removed(&path) {
+                continue;
+            }
+            match folder::record(&path) {
+                Ok(record) => records.extend(record),
                 Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew) => {
                     self.tell(&run, &error);
                 }

@@ -5,27 +5,18 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
 use serde::{Deserialize, Serialize};
 
+use super::folder::{self, Turn};
 use super::frame::{Frame, HEAD_BYTES, decode, encode};
 use crate::error::io_error;
 use crate::files::{self, Sync};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
 pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
-
-/// The file that says that a run is removed.
-const REMOVED: &str = "removed";
-
-/// The file whose lock is held while a call about the run is under way.
-const TURN: &str = "turn";
-
-/// How the name of a folder begins that is being deleted; no run's does.
-const TRASH: &str = ".gone-";
 
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
@@ -81,36 +72,6 @@ pub(super) struct Log {
     turn: Arc<File>,
 }
 
-/// Held while a call to the sink about a run is under way, so that a run is not removed there in the middle of it; the
-/// system frees it where its holder dies.
-#[derive(Debug)]
-pub(super) struct Turn(Arc<File>);
-
-impl Turn {
-    /// `None` where another has it.
-    fn new(file: Arc<File>) -> Result<Option<Self>> {
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(io_error("take a turn in the spool")(error)),
-        }
-    }
-
-    /// The turn of a run that perhaps another process has open.
-    pub(super) fn of_folder(folder: &Path) -> Result<Option<Self>> {
-        let file = files::open_for_writing(&folder.join(TURN));
-        Self::new(Arc::new(file.map_err(io_error("take a turn in the spool"))?))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
-            tracing::error!(%error, "a turn in the spool could not be given back");
-        }
-    }
-}
-
 impl Log {
     /// Opens the folder of a run, making it where it is not there; `None` where another process has it.
     pub(super) fn open(folder: PathBuf) -> Result<Option<Self>> {
@@ -134,14 +95,14 @@ impl Log {
         if inode(there) != inode(lock.metadata().map_err(io_error(doing))?) {
             return Ok(None);
         }
-        let turn = Arc::new(files::open_for_writing(&folder.join(TURN)).map_err(io_error(doing))?);
+        let turn = Arc::new(files::open_for_writing(&folder.join(folder::TURN)).map_err(io_error(doing))?);
         let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
             // What cannot be read is shipped from the start.
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             None => Cursor::default(),
         };
         let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
-        let record = match record(&folder) {
+        let record = match folder::record(&folder) {
             // Its owner writes it anew.
             Err(error) if error.kind() == ErrorKind::Corrupt => None,
             record => record?,
@@ -346,15 +307,8 @@ impl Log {
 
     /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
-        let doing = "remove a run from the spool";
         let bytes = self.bytes();
-        let trash = self.folder.with_file_name(format!("{TRASH}{}", files::unique()));
-        fs::rename(&self.folder, &trash).map_err(io_error(doing))?;
-        match fs::remove_dir_all(&trash) {
-            // By another hand, which empties the trash.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(doing)(error)),
-            _ => Ok(bytes),
-        }
+        folder::remove(&self.folder).map(|()| bytes)
     }
 
     /// `None` where another has it: the run is being removed.
@@ -363,46 +317,11 @@ impl Log {
     }
 
     pub(super) fn is_removed(&self) -> bool {
-        is_removed(&self.folder)
+        folder::is_removed(&self.folder)
     }
 
-    /// How long nothing in its folder was made or removed.
-    pub(super) fn unchanged_for(&self) -> Duration {
-        let changed = fs::metadata(&self.folder).and_then(|meta| meta.modified()).ok();
-        changed.and_then(|changed| changed.elapsed().ok()).unwrap_or_default()
-    }
-}
-
-/// The record in the folder of a run.
-pub(super) fn record(folder: &Path) -> Result<Option<RunRecord>> {
-    let bytes = files::read(&folder.join("record.json")).map_err(io_error("read a record in the spool"))?;
-    bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose()
-}
-
-/// Says for good that a run is removed: nobody ships it any more. `false` where it has no folder.
-pub(super) fn mark_removed(folder: &Path) -> Result<bool> {
-    let written = files::open_for_writing(&folder.join(REMOVED)).and_then(|mark| {
-        mark.sync_all()?;
-        files::sync_folder(folder)
-    });
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        written => written.map(|()| true).map_err(io_error("remove a run from the spool")),
-    }
-}
-
-pub(super) fn is_removed(folder: &Path) -> bool {
-    folder.join(REMOVED).exists()
-}
-
-/// Deletes what a killed process had taken out of sight.
-pub(super) fn empty_trash(dir: &Path) {
-    for folder in files::below(dir, None).unwrap_or_default() {
-        let is_trash =
-            folder.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(TRASH));
-        if is_trash && let Err(error) = fs::remove_dir_all(&folder) {
-            tracing::debug!(%error, "a removed run is still in the spool's trash");
-        }
+    pub(super) fn path(&self) -> &Path {
+        &self.folder
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod config;
+mod folder;
 mod frame;
 mod log;
 mod removal;

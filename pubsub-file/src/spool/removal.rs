@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 use pubsub_core::{Error, ErrorKind, Keep, OutputSink, Result, Retention, RunId};
 use tokio::time::{Instant, sleep};
 
-use super::log::{self, Log, Turn};
+use super::folder::{self, Turn};
+use super::log::Log;
 use super::{Shared, Spooled, lock};
 use crate::files::blocking;
 
@@ -28,7 +29,7 @@ impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
     /// error says so, and a spool that was opened by [`open_store`](Spooled::open_store) removes it there later.
     async fn remove(&self, run: &RunId) -> Result<bool> {
         let (shared, id) = (Arc::clone(&self.shared), run.clone());
-        if !blocking(move || log::mark_removed(&shared.folder(&id))).await? {
+        if !blocking(move || folder::mark_removed(&shared.folder(&id))).await? {
             return self.shared.sink.remove(run).await;
         }
         let turn = self.shared.turn(run).await?;
@@ -76,7 +77,7 @@ impl<S> Shared<S> {
         let entry = self.runs().get(run).cloned();
         let Some(entry) = entry else {
             // Not counted here.
-            let log = if log::is_removed(&self.folder(run)) { Log::open(self.folder(run))? } else { None };
+            let log = if folder::is_removed(&self.folder(run)) { Log::open(self.folder(run))? } else { None };
             return log.map_or(Ok(0), Log::remove).map(drop);
         };
         if let Some(log) = lock(&entry).take() {

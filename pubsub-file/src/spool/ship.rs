@@ -10,7 +10,8 @@ use pubsub_core::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::log::{Chunk, Turn, hole};
+use super::folder::Turn;
+use super::log::{Chunk, hole};
 use super::{Run, Shared, lock};
 use crate::files::blocking;
 

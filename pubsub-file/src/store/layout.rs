@@ -15,7 +15,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +23,7 @@ use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord
 use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
-use crate::files::{
-    Sync, below, check_folder, make_folder, open_for_reading, read, replace, sync_folder, unique,
-};
+use crate::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
 use crate::watch::Part;
 
 const VERSION: u32 = 1;
@@ -306,43 +303,7 @@ impl Layout {
     }
 }
 
-/// A run's folder that is held open: as long as it is, no other has its inode.
-#[derive(Debug)]
-pub(super) struct Pinned<'a> {
-    folder: &'a RunFolder,
-    held: fs::Metadata,
-    _open: fs::File,
-}
-
-impl Pinned<'_> {
-    pub(super) const fn folder(&self) -> &RunFolder {
-        self.folder
-    }
-
-    /// Whether the run was neither removed nor removed and made again.
-    pub(super) fn is_in_place(&self) -> io::Result<bool> {
-        let place = |meta: &fs::Metadata| (meta.dev(), meta.ino());
-        match fs::symlink_metadata(&self.folder.path) {
-            Ok(there) => Ok(place(&there) == place(&self.held)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 impl RunFolder {
-    /// Holds it open; `None` where it is not there.
-    pub(super) fn pin(&self) -> Result<Option<Pinned<'_>>> {
-        let pinned = |open: fs::File| {
-            let held = open.metadata()?;
-            Ok(Some(Pinned { folder: self, held, _open: open }))
-        };
-        match open_for_reading(&self.path).and_then(pinned) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            pinned => pinned.map_err(io_error("open the folder of a run")),
-        }
-    }
-
     pub(super) fn log(&self) -> PathBuf {
         self.path.join("output.log")
     }

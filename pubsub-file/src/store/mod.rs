@@ -5,6 +5,7 @@ mod expire;
 mod index;
 mod layout;
 mod list;
+mod pinned;
 mod read;
 mod recover;
 mod search;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use expire::Expiry;
 use layout::{Layout, RunFolder};
 use list::Skipped;
+use pinned::Pinned;
 use read::Reader;
 use writer::Writer;
 
@@ -212,7 +214,7 @@ impl OutputReader for FileStore {
         let reader = blocking(move || {
             let missing = || missing("read lines", &run);
             let folder = inner.layout.find(&run)?.ok_or_else(missing)?;
-            let pinned = folder.pin()?.ok_or_else(missing)?;
+            let pinned = Pinned::new(&folder)?.ok_or_else(missing)?;
             let record = folder.record()?.ok_or_else(missing)?;
             Reader::open(&pinned, record, lines)
         })

@@ -14,7 +14,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::index::{ENTRIES, Entry, Index};
-use super::layout::Pinned;
+use super::pinned::Pinned;
 use super::recover;
 use crate::error::io_error;
 use crate::files::open_for_reading;
