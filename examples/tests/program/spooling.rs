@@ -51,3 +51,22 @@ fn what_a_killed_process_left_in_its_spool_is_shipped_by_the_next() {
     place.expect(0, &[&words[..], &["stream", "b", "s", "--", "true"]].concat());
     assert_eq!(place.expect(0, &["--store", "file:far", "get-logs", "a", "s"]).out, "one\ntwo\n");
 }
+
+#[test]
+fn what_waits_in_a_spool_is_removed_with_its_run() {
+    let place = Place::new();
+    let words = ["--store", "file:far", "--spool", "spool"];
+    let script = "echo one; echo two; sleep 60";
+    let mut running = place.start(&[&words[..], &["stream", "a", "s", "--", "sh", "-c", script]].concat());
+    assert_eq!(running.line(), "one\n");
+    // The other process has it, and it is running.
+    until("the store has it", || {
+        place.run(&["--store", "file:far", "get-logs", "a", "s"]).out == "one\ntwo\n"
+    });
+    assert!(
+        place.expect(4, &["remove", "a", "--store", "file:far", "--spool", "spool"]).err.contains("--force")
+    );
+    place.expect(0, &["remove", "a", "--store", "file:far", "--spool=spool", "--force"]);
+    place.expect(3, &["--store", "file:far", "get-logs", "a", "s"]);
+    drop(running);
+}
