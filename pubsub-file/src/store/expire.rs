@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use pubsub_core::{Judgement, Keep, Result, RunId, RunRecord, Timestamp};
+use pubsub_core::{Error, ErrorKind, Judgement, Keep, Result, RunId, RunRecord, Timestamp};
 
 use super::layout::RunFolder;
 use super::{Inner, catalog, list};
@@ -11,6 +11,9 @@ use crate::watch::Part;
 
 /// How many runs are looked at before the thread is given back: whoever is dropped stops there.
 const STEP_RUNS: usize = 500;
+
+/// How many runs are removed at once.
+const REMOVERS: usize = 8;
 
 /// What is left to do.
 #[derive(Debug)]
@@ -79,30 +82,41 @@ impl Expiry {
 
     /// Removes some; answers how many went in all, once nothing more has to go.
     pub(super) fn step(&mut self) -> Result<Option<u64>> {
-        let mut changed = HashMap::new();
-        let more = self.take_some(&mut changed);
-        // Once for each part, also where it failed at last.
-        changed.values().for_each(|folder| self.inner.layout.tell(folder));
-        if more? {
+        let (goes, more) = self.choose()?;
+        let (removed, done) = remove(&self.inner, &goes);
+        self.removed += removed;
+        let parts: HashMap<Option<Part>, &RunFolder> =
+            goes.iter().map(|(_, folder)| (folder.part(), folder)).collect();
+        // Once for each part, also where one could not be removed.
+        parts.values().for_each(|folder| self.inner.layout.tell(folder));
+        done?;
+        if more {
             return Ok(None);
         }
         list::tidy_up(&self.inner.layout, self.stale);
         Ok(Some(self.removed))
     }
 
-    /// Says whether more may have to go.
-    fn take_some(&mut self, changed: &mut HashMap<Option<Part>, RunFolder>) -> Result<bool> {
+    /// The next that go, and whether there may be more.
+    fn choose(&mut self) -> Result<(Vec<(RunId, RunFolder)>, bool)> {
         let now = Timestamp::now();
+        let mut goes = Vec::new();
         for _ in 0..STEP_RUNS {
-            let Some((began, run)) = self.oldest_last.pop() else { return Ok(false) };
-            if !self.keep.is_exceeded(began, self.there.len() as u64, self.bytes) {
-                return Ok(false);
+            let Some((began, run)) = self.oldest_last.pop() else { return Ok((goes, false)) };
+            if !self.is_exceeded(began) {
+                return Ok((goes, false));
             }
-            if let Some(folder) = self.take(&run, now)? {
-                changed.insert(folder.part(), folder);
+            let Some((record, folder)) = self.look(&run)? else { continue };
+            if self.is_exceeded(record.started_at) && record.judge(now) != Judgement::Running {
+                self.forget(&run);
+                goes.push((run, folder));
             }
         }
-        Ok(true)
+        Ok((goes, true))
+    }
+
+    fn is_exceeded(&self, began: Timestamp) -> bool {
+        self.keep.is_exceeded(began, self.there.len() as u64, self.bytes)
     }
 
     /// A run with its record; `None` where that cannot be read. What went by another hand counts no more.
@@ -119,17 +133,27 @@ impl Expiry {
         self.bytes -= self.there.remove(run).unwrap_or(0);
         self.stale += 1;
     }
+}
 
-    /// Removes a run, unless it is running; answers the folder that it had.
-    fn take(&mut self, run: &RunId, now: Timestamp) -> Result<Option<RunFolder>> {
-        let Some((record, folder)) = self.look(run)? else { return Ok(None) };
-        let goes = self.keep.is_exceeded(record.started_at, self.there.len() as u64, self.bytes);
-        if !goes || record.judge(now) == Judgement::Running {
-            return Ok(None);
+/// Removes these; answers how many were there, and the first error. Whoever deletes a file waits for the file system and
+/// not for a core, so several do at once.
+fn remove(inner: &Inner, runs: &[(RunId, RunFolder)]) -> (u64, Result<()>) {
+    let some = |part: &[(RunId, RunFolder)]| {
+        let mut removed = 0;
+        for (run, folder) in part {
+            inner.forget(run);
+            match inner.layout.remove(run, folder) {
+                Ok(was_there) => removed += u64::from(was_there),
+                Err(error) => return (removed, Err(error)),
+            }
         }
-        self.inner.forget(run);
-        self.removed += u64::from(self.inner.layout.remove(run, &folder)?);
-        self.forget(run);
-        Ok(Some(folder))
-    }
+        (removed, Ok(()))
+    };
+    let lost = |_| (0, Err(Error::new(ErrorKind::Internal, "a thread that removes runs panicked")));
+    std::thread::scope(|scope| {
+        let parts = runs.chunks(runs.len().div_ceil(REMOVERS).max(1));
+        let removers: Vec<_> = parts.map(|part| scope.spawn(move || some(part))).collect();
+        let parts = removers.into_iter().map(|remover| remover.join().unwrap_or_else(lost));
+        parts.fold((0, Ok(())), |(all, done), (removed, result)| (all + removed, done.and(result)))
+    })
 }
