@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use pubsub_core::conformance::store::StoreFixture;
 use pubsub_core::{
     Appended, Backoff, Hit, Keep, LineBatch, Lines, MEMORY_STORE, MemoryStore, Output, OutputReader,
-    OutputSink, Result, Retention, Retrying, RunId, RunKey, RunQuery, RunRecord, Search, Store, Timestamp,
+    OutputSink, Result, Retention, Retrying, RunId, RunKey, RunQuery, RunRecord, Search, Store,
 };
 
 /// Writes through the wrapper, and reads the store itself.
