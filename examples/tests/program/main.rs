@@ -8,6 +8,7 @@ mod events;
 mod keeping;
 #[cfg(target_os = "linux")]
 mod kills;
+mod removals;
 #[cfg(target_os = "linux")]
 mod rounds;
 #[cfg(target_os = "linux")]
