@@ -120,6 +120,22 @@ pub(crate) const REMOVE: &str = help!(
     "",
     "While one of the runs is running nothing is removed, unless with --force. Lines of the runs that a store refused \
      are removed as well.",
+    "",
+    "With --spool, what still waits there for a store is removed as well, also where another process ships it. Where a \
+     store is out of reach, nothing is shipped to it any more, and what it has is removed by the next one that ships \
+     this spool.",
+);
+
+pub(crate) const EXPIRE: &str = help!(
+    "pipeline expire --older-than 30days",
+    "pipeline expire --max-bytes 10GiB --max-runs 10000",
+    "0 3 * * *  pipeline --dir /var/lib/pipeline expire --older-than 30days   # a line for cron",
+    "",
+    "At least one limit is needed; where several are given, what stays is within each of them. A run that is running \
+     stays, and counts.",
+    "",
+    "This is about runs and their output. What the broker keeps (events, claims, dead letters) goes by itself: once \
+     every group has settled it, after 7 days.",
 );
 
 pub(crate) const WAIT: &str = help!(

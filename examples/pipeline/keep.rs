@@ -1,9 +1,9 @@
-//! What is kept: `verify`, `export`, `copy`, `remove`.
+//! What is kept: `verify`, `export`, `copy`, `remove`, `expire`.
 
 use futures::StreamExt as _;
 use pubsub_pipeline::{
-    Error, ErrorKind, Judgement, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _, RunKey,
-    RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against,
+    Error, ErrorKind, Judgement, Keep, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _,
+    RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against,
 };
 use serde::Serialize;
 
@@ -145,26 +145,41 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     let mut query = RunQuery::all().with_action(args.action_id.clone());
     query.stage.clone_from(&args.stage);
     let mut removed: Vec<RunRecord> = Vec::new();
-    places.existing_store().await?;
+    places.has_runs()?;
     let mut found = Vec::new();
-    for Written { connected, .. } in places.stores().await? {
-        let records = connected.store.runs(&query).await?;
+    for Written { connected, spool, .. } in places.stores().await? {
+        let mut records = match spool {
+            // Before the store is asked: what is shipped meanwhile is found there.
+            Some(spool) => spool.waiting().await?,
+            None => Vec::new(),
+        };
+        records.retain(|record| query.matches(record));
+        // What waits can be removed also where the store is out of reach.
+        match connected.store.runs(&query).await {
+            Err(error) if records.is_empty() => return Err(error.into()),
+            Err(error) => {
+                screen.notice(&format!("a store cannot be asked for its runs: {}", error.chain()))?
+            }
+            Ok(stored) => records.extend(stored),
+        }
         found.push((connected, records));
     }
     if !args.force {
         // Before anything is removed: all of it, or nothing.
         found.iter().flat_map(|(_, records)| records).try_for_each(not_running)?;
     }
+    let mut failed = None;
     for (connected, records) in found {
         for record in records {
-            if connected.store.remove(&record.key.run_id).await?
-                && !removed.iter().any(|other| other.key == record.key)
-            {
-                removed.push(record);
+            match connected.store.remove(&record.key.run_id).await {
+                Ok(true) if !removed.iter().any(|other| other.key == record.key) => removed.push(record),
+                Ok(_) => {}
+                // The others go all the same.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
     }
-    if removed.is_empty() {
+    if removed.is_empty() && failed.is_none() {
         let what = args.stage.as_ref().map(|stage| format!("stage {stage} of ")).unwrap_or_default();
         return Err(not_there(format!(
             "{what}{} has no run here; `pipeline list` shows what has",
@@ -177,6 +192,27 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
         match screen.form {
             Form::Json => screen.document(&Removed { run_id })?,
             Form::Text => screen.text(&format!("{run_id} removed"))?,
+        }
+    }
+    failed.map_or(Ok(DONE), |error| Err(error.into()))
+}
+
+#[derive(Serialize)]
+struct Expired {
+    store: String,
+    expired: u64,
+}
+
+pub(crate) async fn expire(places: &Places, screen: &mut Screen, args: &args::Expire) -> Done {
+    let mut keep = Keep::new();
+    keep.since = args.older_than.map(|age| Timestamp::now().minus(age));
+    (keep.bytes, keep.runs) = (args.max_bytes, args.max_runs);
+    for (place, store) in places.existing_stores().await? {
+        let expired = store.expire(&keep).await?;
+        let store = place.to_string();
+        match screen.form {
+            Form::Json => screen.document(&Expired { store, expired })?,
+            Form::Text => screen.text(&format!("{expired} runs expired in {store}"))?,
         }
     }
     Ok(DONE)

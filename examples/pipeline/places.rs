@@ -54,6 +54,24 @@ impl Places {
         self.store().await
     }
 
+    /// Every store, by its place, without a spool; all of them must be there.
+    pub(crate) async fn existing_stores(&self) -> Done<Vec<(&Place, Arc<dyn Store>)>> {
+        self.stores.iter().try_for_each(exists)?;
+        let mut stores = Vec::with_capacity(self.stores.len());
+        for place in &self.stores {
+            stores.push((place, connect_store(place).await?.store));
+        }
+        Ok(stores)
+    }
+
+    /// Refuses places where nothing can be: no spool, and not the first store.
+    pub(crate) fn has_runs(&self) -> Done<()> {
+        match &self.spool {
+            Some(folder) if folder.exists() => Ok(()),
+            _ => self.stores.iter().take(1).try_for_each(exists),
+        }
+    }
+
     pub(crate) async fn broker(&self) -> Done<Arc<dyn Broker>> {
         Ok(connect_broker(&self.broker).await?)
     }
@@ -72,7 +90,7 @@ impl Places {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
                     let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
-                    let spool = Arc::new(Spooled::open(Arc::clone(&connected.store), config).await?);
+                    let spool = Arc::new(Spooled::open_store(Arc::clone(&connected.store), config).await?);
                     connected.store = Arc::clone(&spool) as Arc<dyn Store>;
                     Some(spool)
                 }

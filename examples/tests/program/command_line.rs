@@ -2,7 +2,7 @@
 
 use crash::Place;
 
-const SUBCOMMANDS: [&str; 15] = [
+const SUBCOMMANDS: [&str; 16] = [
     "publish",
     "work",
     "stream",
@@ -14,6 +14,7 @@ const SUBCOMMANDS: [&str; 15] = [
     "export",
     "copy",
     "remove",
+    "expire",
     "wait",
     "list",
     "cancel",
@@ -36,10 +37,11 @@ fn help_teaches_examples_and_exit_codes() {
 #[test]
 fn help_teaches_what_no_option_shows() {
     let place = Place::new();
-    let table: [(&str, &[&str]); 3] = [
+    let table: [(&str, &[&str]); 4] = [
         ("work", &["PIPELINE_OUTPUT", "[ and { too", "{\"payload\": ", "--retry none", "0, 42, 124 or 130"]),
         ("wait", &["--event \"$(pipeline publish "]),
-        ("remove", &["--force"]),
+        ("remove", &["--force", "With --spool"]),
+        ("expire", &["cron", "What the broker keeps (events, claims, dead letters) goes by itself"]),
     ];
     for (name, parts) in table {
         // Wherever its lines break.
@@ -58,7 +60,7 @@ fn what_is_kept_in_memory_alone_is_refused_with_what_is_accepted() {
 #[test]
 fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
     let place = Place::new();
-    let table: [&[&str]; 19] = [
+    let table: [&[&str]; 24] = [
         &[],
         &["lst"],
         &["get-logs", "a"],
@@ -78,6 +80,11 @@ fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
         &["stream", "a", "s", "--store", "memory:", "--", "echo"],
         &["copy", "a", "s", "--to", "memory:"],
         &["verify", "a", "s", "--against", "memory:"],
+        &["expire"],
+        &["expire", "--older-than", "0s"],
+        &["expire", "--max-bytes", "0"],
+        &["expire", "--max-runs", "0"],
+        &["expire", "--max-runs", "many"],
     ];
     for words in table {
         let told = place.expect(2, words);
@@ -118,6 +125,7 @@ fn what_is_not_there_is_3_and_says_what_is() {
         &["export", "a", "s"],
         &["copy", "a", "s", "--to", "file:x"],
         &["remove", "a"],
+        &["expire", "--max-runs", "1"],
         &["list"],
         &["cancel", "a"],
         &["dead-letters", "list"],

@@ -11,6 +11,7 @@ mod keeping;
 #[cfg(target_os = "linux")]
 mod kills;
 mod refusing;
+mod removals;
 #[cfg(target_os = "linux")]
 mod shutdowns;
 mod spooling;

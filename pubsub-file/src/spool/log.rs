@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
 use serde::{Deserialize, Serialize};
 
+use super::folder::{self, Turn};
 use crate::error::io_error;
 use crate::files::{self, Sync};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
@@ -57,6 +59,13 @@ pub(super) struct Chunk {
     pub(super) damaged: bool,
 }
 
+impl Chunk {
+    /// Whether there is nothing to bring or to pass by.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.batches.is_empty() && !self.damaged
+    }
+}
+
 /// The files of one run. Whoever has it open holds the run's lock, so that one process writes and ships it.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -68,8 +77,9 @@ pub(super) struct Log {
     last: u64,
     record: Option<RunRecord>,
     pub(super) cursor: Cursor,
-    /// A process that died left it, and nobody here writes to it.
-    pub(super) left: bool,
+    /// A process that is gone left it, and nobody has written to it since.
+    pub(super) adopted: bool,
+    turn: Arc<File>,
 }
 
 impl Log {
@@ -77,17 +87,20 @@ impl Log {
     pub(super) fn open(folder: PathBuf, missing: Missing) -> Result<Option<Self>> {
         let doing = "open a run in the spool";
         let Some(lock) = locked(&folder, missing)? else { return Ok(None) };
+        let turn = Arc::new(files::open_for_writing(&folder.join(folder::TURN)).map_err(io_error(doing))?);
         let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
             // What cannot be read is shipped from the start.
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             None => Cursor::default(),
         };
         let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
-        let record = match files::read(&folder.join("record.json")).map_err(io_error(doing))? {
-            Some(bytes) => Some(RunRecord::from_json(&bytes)?),
-            None => None,
+        let record = match folder::record(&folder) {
+            // Its owner writes it anew.
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            record => record?,
         };
-        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, left: false };
+        let adopted = false;
+        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))
@@ -291,7 +304,7 @@ impl Log {
         numbers.iter().filter_map(|number| fs::metadata(self.segment(*number)).ok()).map(|m| m.len()).sum()
     }
 
-    /// Removes the run from the spool; answers how many bytes were freed.
+    /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
         let bytes = self.bytes();
         #[cfg(feature = "fault-points")]
@@ -300,8 +313,20 @@ impl Log {
             let _ = fs::remove_file(self.folder.join("record.json"));
             pubsub_core::fault::die();
         }
-        fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
-        Ok(bytes)
+        folder::remove(&self.folder).map(|()| bytes)
+    }
+
+    /// `None` where another has it: the run is being removed.
+    pub(super) fn turn(&self) -> Result<Option<Turn>> {
+        Turn::new(Arc::clone(&self.turn))
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        folder::is_removed(&self.folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.folder
     }
 }
 

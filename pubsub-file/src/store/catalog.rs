@@ -68,6 +68,11 @@ impl Begun {
         RunId::new(format!("{:032x}-{}", self.digits, self.attempt)).ok()
     }
 
+    /// Whether it is known when it began.
+    pub(super) fn is_read(&self) -> bool {
+        self.event != ANY_EVENT
+    }
+
     pub(super) fn began_in(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> bool {
         let fits = since.is_none_or(|since| self.at >= since) && until.is_none_or(|until| self.at < until);
         fits || self.event == ANY_EVENT

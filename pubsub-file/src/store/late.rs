@@ -11,9 +11,12 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pubsub_core::{Durability, LineBatch, LineRange, Lines, MAX_BATCH_BYTES, OutputItem, Result, RunRecord};
+use pubsub_core::{
+    Durability, Error, ErrorKind, LineBatch, LineRange, Lines, MAX_BATCH_BYTES, OutputItem, Result, RunRecord,
+};
 
 use super::layout::RunFolder;
+use super::pinned::Pinned;
 use super::read::Reader;
 use super::writer::{PIECE_BYTES, Writer};
 use crate::error::io_error;
@@ -105,7 +108,9 @@ pub(super) fn merge(folder: &RunFolder, record: &RunRecord) -> Result<()> {
         _ => make_folder(new.path())?,
     }
     let mut writer = Merging { writer: Writer::open(new.clone())?, ready: Vec::new(), bytes: 0 };
-    let mut reader = Reader::open(folder, record.clone(), Lines::ALL)?;
+    let gone = || Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id);
+    let pinned = Pinned::new(folder)?.ok_or_else(gone)?;
+    let mut reader = Reader::open(&pinned, record.clone(), Lines::ALL)?;
     let mut places = places.as_slice();
     while let Some(items) = reader.step()? {
         for item in items {
