@@ -1,5 +1,6 @@
 //! A durable local queue in front of a sink.
 
+mod config;
 mod frame;
 mod log;
 mod ship;
@@ -14,79 +15,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
-    Appended, Backoff, DEFAULT_CALL_LIMIT, Durability, Error, ErrorKind, Hit, LineBatch, Lines, Output,
-    OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    Timestamp, WhenFull, name,
+    Appended, Error, ErrorKind, Hit, LineBatch, Lines, Output, OutputReader, OutputSink, RECORD_VERSION,
+    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Timestamp, WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::files::{self, Sync, blocking};
+pub use config::{DEFAULT_SPOOL_BYTES, SpoolConfig};
 use log::{Log, Missing};
-
-/// How many bytes a spool takes, unless told otherwise: 1 GiB.
-pub const DEFAULT_SPOOL_BYTES: u64 = 1 << 30;
-
-/// Where a spool lies, how much it takes, and what happens when it is full.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SpoolConfig {
-    /// The folder of this sink's spool: each sink has one of its own, which its processes share.
-    pub dir: PathBuf,
-    /// Most bytes on the disk. What was shipped is freed in pieces of 4 MiB.
-    pub max_bytes: u64,
-    /// [`WhenFull::Drop`] lets the command go on: lines without room are holes that the run's record names.
-    /// [`WhenFull::Block`] makes it wait until something was shipped.
-    pub when_full: WhenFull,
-    /// [`Durability::PowerLoss`] puts every append on the disk before it returns. The end of a run always is.
-    pub durability: Durability,
-    /// How long to wait while the sink fails.
-    pub backoff: Backoff,
-    /// How long one call to the sink may take.
-    pub call_limit: Duration,
-}
-
-impl SpoolConfig {
-    /// A spool in this folder, of [`DEFAULT_SPOOL_BYTES`], that drops when it is full.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            max_bytes: DEFAULT_SPOOL_BYTES,
-            when_full: WhenFull::Drop,
-            durability: Durability::ProcessCrash,
-            backoff: Backoff::default(),
-            call_limit: DEFAULT_CALL_LIMIT,
-        }
-    }
-
-    /// With another bound on the disk.
-    #[must_use]
-    pub const fn with_max_bytes(mut self, bytes: u64) -> Self {
-        self.max_bytes = bytes;
-        self
-    }
-
-    /// With another choice for a spool that is full.
-    #[must_use]
-    pub const fn with_when_full(mut self, when_full: WhenFull) -> Self {
-        self.when_full = when_full;
-        self
-    }
-
-    /// With another durability.
-    #[must_use]
-    pub const fn with_durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
-        self
-    }
-
-    /// With another back-off.
-    #[must_use]
-    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-}
 
 /// What a spool still holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,6 +72,8 @@ struct Shared<S> {
     /// Up to which change everything was shipped.
     settled: watch::Sender<u64>,
     work: Notify,
+    /// Held while a part of a run is on its way, and while one is removed: what is removed does not come again.
+    turn: tokio::sync::Mutex<()>,
     /// Set once the shipper is to end.
     stop: watch::Sender<bool>,
 }
@@ -156,6 +95,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
             work: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
             stop: watch::Sender::new(false),
         });
         let adopting = Arc::clone(&shared);
@@ -271,18 +211,21 @@ impl<S> Shared<S> {
     }
 
     /// Does something with the files of a run, opening them where they are not.
-    fn with<T>(&self, run: &RunId, work: impl FnOnce(&mut Log) -> Result<T>) -> Result<T> {
+    fn with<T>(&self, run: &RunId, missing: Missing, work: impl FnOnce(&mut Log) -> Result<T>) -> Result<T> {
         let entry = Arc::clone(self.runs().entry(run.clone()).or_default());
         let mut log = lock(&entry);
         if log.is_none() {
-            *log = Log::open(self.folder(run), Missing::Make)?;
+            *log = Log::open(self.folder(run), missing)?;
         }
         let Some(log) = log.as_mut() else {
             // Not kept, so that it is taken over once the other has ended.
             self.runs().remove(run);
-            return Err(
-                Error::new(ErrorKind::Unavailable, "another process spools this run").with("run", run)
-            );
+            let (kind, why) = if missing == Missing::Leave && !self.folder(run).exists() {
+                (ErrorKind::NotFound, "the spool does not have this run")
+            } else {
+                (ErrorKind::Unavailable, "another process spools this run")
+            };
+            return Err(Error::new(kind, why).with("run", run));
         };
         log.left = false;
         let done = work(log);
@@ -295,14 +238,14 @@ impl<S> Shared<S> {
         if record.version > RECORD_VERSION {
             return Err(Error::new(ErrorKind::TooNew, "spool a record").with("version", record.version));
         }
-        self.with(&record.key.run_id, |log| log.put(record, sync))
+        self.with(&record.key.run_id, Missing::Make, |log| log.put(record, sync))
     }
 
     fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let bytes: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
         let has_room = self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.config.max_bytes;
         let appended = if has_room {
-            self.with(&run.run_id, |log| {
+            self.with(&run.run_id, Missing::Leave, |log| {
                 if log.record().is_none() {
                     return Err(Error::new(ErrorKind::NotFound, "append lines").with("run", &run.run_id));
                 }
@@ -353,8 +296,12 @@ impl<S: OutputSink + 'static> OutputSink for Spooled<S> {
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
-        let (shared, run, batches) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
-        blocking(move || shared.append(&run, &batches)).await
+        let (shared, key, own) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
+        match blocking(move || shared.append(&key, &own)).await {
+            // It was shipped to its end: the sink knows what it has.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.shared.sink.append(run, batches).await,
+            appended => appended,
+        }
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {
@@ -385,6 +332,9 @@ impl<S: OutputSink + OutputReader + 'static> OutputReader for Spooled<S> {
 #[async_trait]
 impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
     async fn remove(&self, run: &RunId) -> Result<bool> {
+        let turn = tokio::time::timeout(self.shared.config.call_limit, self.shared.turn.lock());
+        let late = |_| Error::new(ErrorKind::TimedOut, "remove a run while its spool ships").with("run", run);
+        let _turn = turn.await.map_err(late)?;
         let (shared, id) = (Arc::clone(&self.shared), run.clone());
         let spooled = blocking(move || shared.remove(&id)).await?;
         Ok(self.shared.sink.remove(run).await? || spooled)

@@ -48,7 +48,11 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
         let runs: Vec<Run> = shared.runs().values().cloned().collect();
         let mut idle = true;
         for run in runs {
-            match shared.ship_some(&run).await {
+            let step = {
+                let _turn = shared.turn.lock().await;
+                shared.ship_some(&run).await
+            };
+            match step {
                 Ok(Step::Nothing) => {}
                 Ok(Step::Some) => {
                     idle = false;
