@@ -245,6 +245,20 @@ async fn a_spool_opens_while_runs_of_another_process_come_and_go() {
 }
 
 #[tokio::test]
+async fn lines_that_come_again_after_all_was_shipped_change_nothing() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let spooled = open(store.clone(), &dir).await;
+    let run = SampleRun::written(&spooled, &numbered(1, 5)).await;
+    shipped(&spooled).await;
+    assert_eq!(spooled.append(run.key(), &numbered(1, 5)).await.unwrap(), Appended::all());
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    let unknown = spooled.append(SampleRun::new().key(), &numbered(1, 1)).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(spooled.depth().runs, 0);
+}
+
+#[tokio::test]
 async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
     let dir = tempfile::tempdir().unwrap();
     let away = Sick::default();

@@ -305,8 +305,12 @@ impl<S: OutputSink + 'static> OutputSink for Spooled<S> {
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
-        let (shared, run, batches) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
-        blocking(move || shared.append(&run, &batches)).await
+        let (shared, key, own) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
+        match blocking(move || shared.append(&key, &own)).await {
+            // It was shipped to its end, or never began: the sink knows.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.shared.sink.append(run, batches).await,
+            appended => appended,
+        }
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {
