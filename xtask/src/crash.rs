@@ -11,7 +11,7 @@ use crate::run::{Done, Form, cargo};
 const PROGRAM: &str = "pipeline-with-faults";
 
 /// How many rounds go on at once: they wait for leases more than they work.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 
 /// What a call asks for.
 #[derive(Clone, Copy, Debug)]
