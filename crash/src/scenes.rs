@@ -63,7 +63,10 @@ impl Stage {
     fn new(program: &Path) -> Self {
         let place = Place::of(program.to_owned());
         let own = place.path().join("program");
-        fs::copy(program, &own).unwrap();
+        // By another process: a child that is forked here meanwhile would have the file open for writing, and the system
+        // starts no such program.
+        let copied = Command::new("cp").arg(program).arg(&own).status().unwrap();
+        assert!(copied.success(), "cp {} {}", program.display(), own.display());
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self { program: own, place }
     }

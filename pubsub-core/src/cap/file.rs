@@ -145,6 +145,13 @@ impl HeldFile {
         Ok(first.filter(|first| place_head(*first, before) == *bytes).map(|first| (first, before, frames)))
     }
 
+    /// Gives back what lies from this place on.
+    pub(super) fn shrink_to(&self, place: u64) {
+        if let Err(error) = self.file.set_len(offset(place)) {
+            tracing::debug!(%error, "a file of lines that are held back keeps what it cannot use");
+        }
+    }
+
     /// Takes its name away: nobody needs what is in it any more.
     pub(crate) fn remove(&self) {
         if let Some(path) = &self.path

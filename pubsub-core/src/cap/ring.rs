@@ -130,12 +130,16 @@ impl Ring {
                 }
                 Err(error) => self.failed(&error),
             }
-            if place < self.places {
+            if place + 1 < self.places {
                 self.free.push(place);
                 return None;
             }
-            // A full disk still has the places that were written; no further one is tried.
-            self.most = self.places;
+            // What is begun there is given back: others need the room, perhaps the store itself. A full disk still has
+            // the places before; no further one is tried.
+            if let Some(file) = &self.file {
+                file.shrink_to(place);
+            }
+            (self.places, self.most) = (place, place);
         }
     }
 

@@ -592,3 +592,32 @@ async fn what_a_living_process_holds_back_is_its_own() {
     assert!(verify(&store, &key.run_id).await.unwrap().agrees());
     assert_eq!(files(dir.path()), 0);
 }
+
+/// All that is left of a tail: the gap, and the lines.
+async fn drained(tail: super::Tail) -> (Option<Gap>, Vec<Line>) {
+    let (gap, mut lines, mut tail) = (tail.gap().cloned(), Vec::new(), tail);
+    while let Some((rest, batches)) = tail.next_off_thread().await {
+        tail = rest;
+        lines.extend(batches.unwrap().iter().flat_map(LineBatch::lines));
+    }
+    (gap, lines)
+}
+
+#[tokio::test]
+async fn a_process_that_dies_while_it_gives_the_tail_leaves_the_same_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let cap = Cap { head: 10, tail: 1_500_000, dir: Some(dir.path().to_owned()) };
+    let (mut ring, mut over) = (Ring::new(cap.clone(), key().1), super::Over::new(&cap));
+    for first in (1..300_000).step_by(1_000) {
+        let numbers = (first..first + 1_000).map(|n| format!("{n:09}"));
+        over.hold_back(&mut vec![lines(first, numbers)]);
+        std::iter::from_fn(|| over.next()).for_each(|block| ring.push(&block));
+    }
+    // What is in no full block was not on the disk yet.
+    let given = drained(super::Tail::new(ring, over).unwrap()).await;
+    let path = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let (file, head) = super::file::HeldFile::open(&path).unwrap().unwrap();
+    let left = drained(super::Tail::left(Arc::new(file), head).unwrap().unwrap()).await;
+    assert_eq!(left.1.last().unwrap().number, at(300_000));
+    assert!(left == given, "{:?} {:?}", left.0, given.0);
+}

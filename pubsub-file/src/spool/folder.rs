@@ -90,6 +90,8 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
     let doing = "remove a run from the spool";
     let trash = folder.with_file_name(format!("{TRASH}{}", files::unique()));
     fs::rename(folder, &trash).map_err(io_error(doing))?;
+    #[cfg(feature = "fault-points")]
+    pubsub_core::fault::point("spool.remove");
     match fs::remove_dir_all(&trash) {
         // By another hand, which empties the trash.
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(doing)(error)),

@@ -307,12 +307,6 @@ impl Log {
     /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
         let bytes = self.bytes();
-        #[cfg(feature = "fault-points")]
-        if pubsub_core::fault::is_due("spool.remove") {
-            // The system says nothing about the order of the others.
-            let _ = fs::remove_file(self.folder.join("record.json"));
-            pubsub_core::fault::die();
-        }
         folder::remove(&self.folder).map(|()| bytes)
     }
 
