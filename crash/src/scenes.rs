@@ -24,9 +24,10 @@ const CALL: &str = "60";
 /// The scenes, by name. They mount, and act as another user: they need root.
 type Scene = (&'static str, fn(&Path));
 
-const SCENES: [Scene; 6] = [
+const SCENES: [Scene; 7] = [
     ("a full disk, with a spool", disk::with_a_spool),
     ("a full disk, without one", disk::without_a_spool),
+    ("a full disk under what is stopped", disk::under_what_is_stopped),
     ("a full disk under the end of an output that is held back", disk::under_a_limit),
     ("a folder that can only be read", folder::read_only),
     ("descriptors that are used up", descriptors::used_up),

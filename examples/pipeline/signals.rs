@@ -52,12 +52,14 @@ impl Signals {
     }
 
     /// Waits for the end of work that `stopper` stops. The first signal asks it to stop, and `asked` is called; the
-    /// second cuts it. What has not ended soon after that is left behind.
+    /// second cuts it, as does the end of the time that it has then, where that is limited. What has not ended soon after
+    /// that is left behind.
     pub(crate) async fn watch<T>(
         &mut self,
         ended: impl Future<Output = Done<T>>,
         stopper: &Stopper,
         asked: impl FnOnce() -> Done<()>,
+        limit: Option<Duration>,
     ) -> Done<(Option<T>, Option<Asked>)> {
         let mut ended = std::pin::pin!(ended);
         let first = tokio::select! {
@@ -69,9 +71,18 @@ impl Signals {
         tokio::select! {
             done = &mut ended => return Ok((Some(done?), Some(first))),
             _ = self.next() => {}
+            () = over(limit) => {}
         }
         stopper.cut(Cause::Shutdown);
         let done = tokio::time::timeout(CUT, ended).await.ok().transpose()?;
         Ok((done, Some(first)))
+    }
+}
+
+/// Returns after the limit; never where there is none.
+async fn over(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }

@@ -13,7 +13,8 @@ use crate::runs;
 use crate::screen::{Form, Screen};
 use crate::signals::{Asked, Signals};
 
-/// How long stores that are not required may take after the run, to get what they lack.
+/// How long stores may take after the run, to get what they lack: those that are not required, and all of them after a
+/// signal.
 const LATE_STORES: Duration = Duration::from_secs(10);
 
 /// Runs it, stores its output, and shows it. No event is published: the run has an id of its own.
@@ -47,7 +48,9 @@ pub(crate) async fn stream(
         display.finished().await;
         Done::Ok(report.record)
     };
-    let (record, asked) = signals.watch(ended, &stopper, || Ok(())).await?;
+    // The command's own grace, and what a store needs that is in reach.
+    let limit = args.run.grace.saturating_add(LATE_STORES);
+    let (record, asked) = signals.watch(ended, &stopper, || Ok(()), Some(limit)).await?;
     let Some(record) = record else {
         screen.notice(
             "the command was cut; its end was not stored in time, and the run will be told as lost",

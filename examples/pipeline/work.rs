@@ -51,7 +51,7 @@ pub(crate) async fn work(
         Done::Ok(())
     };
     let draining = || Ok(screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?);
-    let (_, asked) = signals.watch(ended, &stopper, draining).await?;
+    let (_, asked) = signals.watch(ended, &stopper, draining, None).await?;
     runs::close(&stores, screen).await?;
     Ok(asked.map_or(DONE, Asked::code))
 }

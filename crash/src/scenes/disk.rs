@@ -132,6 +132,26 @@ pub(super) fn without_a_spool(program: &Path) {
     publish_works(&stage, "second");
 }
 
+/// One signal is enough: what the store does not take in time is told, and the run is lost.
+pub(super) fn under_what_is_stopped(program: &Path) {
+    let stage = Stage::new(program);
+    let small = Small::mount(&stage);
+    let words = ["--dir", "small/p", "stream", "big", "s", "--grace", "1s", "--", "sh", "-c", PRINTS];
+    // Not below `timeout`, which would send KILL soon after.
+    let mut running = Command::new(&stage.program);
+    running.args(words).current_dir(stage.path()).env_remove("RUST_LOG").stdin(Stdio::null());
+    let running = running.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the disk is full", || small.is_full());
+    let begun = std::time::Instant::now();
+    run("kill", &["-s", "TERM", &running.id().to_string()]);
+    let ended = running.wait_with_output().unwrap();
+    let (said, took) = (String::from_utf8_lossy(&ended.stderr).into_owned(), begun.elapsed());
+    assert!(took < std::time::Duration::from_secs(25), "{took:?}: {said}");
+    assert!(said.contains("its end was not stored in time"), "{said}");
+    small.grow();
+    stage.ok(&["--dir", "small/p", "stream", "next", "s", "--", "echo", "hi"]);
+}
+
 /// The end of an output is held back on the full disk: less of it is kept, and the gap counts the rest.
 pub(super) fn under_a_limit(program: &Path) {
     let stage = Stage::new(program);
