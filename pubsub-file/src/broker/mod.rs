@@ -8,6 +8,7 @@ mod depth;
 #[cfg(feature = "fault-points")]
 mod faults;
 mod group;
+mod hindered;
 mod open;
 mod publish;
 mod retention;
