@@ -44,7 +44,7 @@ pub use pubsub_core::{
 pub use pubsub_file::{
     DEFAULT_KEEP_DAMAGED, DEFAULT_MAX_EVENT_BYTES, DEFAULT_REFUSED_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER,
     FILE_STORE, FileBroker, FileBrokerConfig, FileDurability, FileRefusedLines, FileStore, FileStoreConfig,
-    Repair, SpoolConfig, SpoolDepth, Spooled,
+    Repair, SpoolConfig, SpoolDepth, Spooled, SpooledRun, verify_spool,
 };
 
 /// The README's example is a test.

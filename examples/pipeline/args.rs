@@ -87,6 +87,9 @@ pub(crate) enum Command {
     /// Stop what runs and waits of an action
     #[command(after_help = help::CANCEL)]
     Cancel(Cancel),
+    /// What waits in the spool of --spool, and whether it is whole
+    #[command(after_help = help::SPOOL)]
+    Spool,
     /// Events that will never be delivered again, and lines that a store refused for good
     #[command(after_help = help::DEAD_LETTERS)]
     DeadLetters(DeadLetters),

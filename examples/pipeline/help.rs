@@ -153,6 +153,13 @@ pub(crate) const LIST: &str =
 
 pub(crate) const CANCEL: &str = help!("pipeline cancel action-123");
 
+pub(crate) const SPOOL: &str = help!(
+    "pipeline --spool /var/spool/pipeline spool",
+    "",
+    "One line for each run that waits: the store, action, stage, attempt, and how much. What is damaged is told as well, and \
+     the exit code is 1 then: the next one that opens the spool repairs it, and lines that cannot be read become a hole.",
+);
+
 pub(crate) const DEAD_LETTERS: &str = help!(
     "pipeline dead-letters list",
     "pipeline dead-letters replay 4f1c0a",

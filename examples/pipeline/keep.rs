@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use pubsub_pipeline::{
     Error, ErrorKind, Judgement, Keep, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _,
-    RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against,
+    RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against, verify_spool,
 };
 use serde::Serialize;
 
@@ -216,4 +216,51 @@ pub(crate) async fn expire(places: &Places, screen: &mut Screen, args: &args::Ex
         }
     }
     Ok(DONE)
+}
+
+#[derive(Serialize)]
+struct SpooledDocument<'a> {
+    store: &'a str,
+    run_id: &'a str,
+    action_id: Option<&'a str>,
+    stage: Option<&'a str>,
+    attempt: Option<u32>,
+    lines: u64,
+    bytes: u64,
+    damage: &'a [String],
+}
+
+/// What waits in the spool.
+pub(crate) async fn spooled(places: &Places, screen: &mut Screen) -> Done {
+    let mut code = DONE;
+    for (store, folder) in places.spools()? {
+        for waits in verify_spool(folder).await? {
+            let key = waits.record.as_ref().map(|record| &record.key);
+            if !waits.damage.is_empty() {
+                code = NO;
+            }
+            if screen.form == Form::Json {
+                screen.document(&SpooledDocument {
+                    store: &store,
+                    run_id: waits.run.as_str(),
+                    action_id: key.map(|key| key.action_id.as_str()),
+                    stage: key.map(|key| key.stage.as_str()),
+                    attempt: key.map(|key| key.attempt),
+                    lines: waits.lines,
+                    bytes: waits.bytes,
+                    damage: &waits.damage,
+                })?;
+                continue;
+            }
+            let what = key.map_or_else(
+                || format!("run {}", waits.run),
+                |key| format!("{} {} attempt {}", key.action_id, key.stage, key.attempt),
+            );
+            screen.text(&format!("{what}: {} wait for {store}", human::size(waits.lines, waits.bytes)))?;
+            for damage in &waits.damage {
+                screen.text(&format!("{what}: damaged: {damage}"))?;
+            }
+        }
+    }
+    Ok(code)
 }

@@ -136,6 +136,14 @@ impl Places {
             self.stores.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?;
         Ok(connect_store(place).await?.store)
     }
+
+    /// The spool of each store, where there is one: its store and its folder.
+    pub(crate) fn spools(&self) -> Done<Vec<(String, PathBuf)>> {
+        let Some(folder) = &self.spool else {
+            return Err(Error::invalid("--spool DIR says where the spool is").into());
+        };
+        self.stores.iter().map(|place| Ok((place.to_string(), folder.join(spool_name(place)?)))).collect()
+    }
 }
 
 /// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.

@@ -104,6 +104,7 @@ async fn subcommand(cli: Cli, form: Form, signals: Option<Signals>) -> Done {
         (Command::Wait(args), _) => events::waited(&places, to, args).await,
         (Command::List(args), _) => query::list(&places, to, args).await,
         (Command::Cancel(args), _) => events::cancel(&places, to, args).await,
+        (Command::Spool, _) => keep::spooled(&places, to).await,
         (Command::DeadLetters(args), _) => events::dead_letters(&places, to, args).await,
         (Command::Work(_) | Command::Stream(_), None) => {
             Err(Error::new(ErrorKind::Internal, "this subcommand takes the signals").into())

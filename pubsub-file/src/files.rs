@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use pubsub_core::{Durability, Error, ErrorKind, Result};
 use rustix::fs::OFlags;
 
@@ -97,6 +98,14 @@ pub(crate) fn no_follow() -> i32 {
 
 pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(no_follow()).open(path)
+}
+
+/// At most so many bytes from an offset on; fewer at the end of the file.
+pub(crate) fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
 }
 
 pub(crate) fn open_for_writing(path: &Path) -> io::Result<File> {

@@ -15,7 +15,7 @@ use pubsub_core::{
     OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord, RunStatus,
     SinkConfig, WhenFull, verify,
 };
-use pubsub_file::{SpoolConfig, Spooled};
+use pubsub_file::{SpoolConfig, Spooled, verify_spool};
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -491,4 +491,37 @@ async fn a_fast_shutdown_leaves_what_was_not_sent_on_the_disk_and_the_next_start
     shipped(&next).await;
     assert_eq!(shape(&read(&store, sample.id(), Lines::ALL).await), "1-50000");
     assert!(verify(&store, sample.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_and_damage_is_told_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(verify_spool(dir.path().join("nowhere")).await.unwrap(), []);
+    let mut ids = Vec::new();
+    {
+        let spooled = open(Sick { away: Arc::new(AtomicBool::new(true)), ..Sick::default() }, &dir).await;
+        for _ in 0..4 {
+            let mut run = SampleRun::new();
+            run.begin(&spooled).await;
+            run.append(&spooled, &numbered(1, 100)).await;
+            ids.push((run.id().clone(), dir.path().join(run.id().as_str())));
+        }
+        let depth = spooled.depth();
+        let waits = verify_spool(dir.path()).await.unwrap();
+        assert!(waits.iter().all(|run| run.lines == 100 && run.damage.is_empty() && run.record.is_some()));
+        assert_eq!(waits.iter().map(|run| run.bytes).sum::<u64>(), depth.bytes);
+    }
+    let segment = |at: usize| ids[at].1.join("000000000000.segment");
+    let mut damaged = std::fs::read(segment(0)).unwrap();
+    damaged[28] ^= 1;
+    std::fs::write(segment(0), damaged).unwrap();
+    let whole = std::fs::metadata(segment(1)).unwrap().len();
+    std::fs::File::options().write(true).open(segment(1)).unwrap().set_len(whole - 1).unwrap();
+    std::fs::write(ids[2].1.join("record.json"), "").unwrap();
+    let found = verify_spool(dir.path()).await.unwrap();
+    let of = |at: usize| found.iter().find(|run| run.run == ids[at].0).unwrap();
+    assert_eq!((of(0).lines, of(3).lines, of(3).damage.len()), (0, 100, 0));
+    assert!(of(0).damage[0].contains("from 0 on cannot be read"), "{:?}", of(0));
+    assert!(of(1).damage[0].contains("are torn"), "{:?}", of(1));
+    assert!(of(2).record.is_none() && of(2).damage[0].contains("record"), "{:?}", of(2));
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use pubsub_pipeline::{
     ActionId, Appended, Error, ErrorKind, EventId, Exit, ExitClassification as _, ExitTable, LineBatch,
-    OutputSink, Result, RunKey, RunRecord, SealBuilder, SpoolConfig, Spooled, Stage, name,
+    LineEnd, LineNumber, OutputSink, Result, RunKey, RunRecord, SealBuilder, SpoolConfig, Spooled, Stage,
+    Stream, Timestamp, name,
 };
 
 use crash::Place;
@@ -106,8 +107,12 @@ fn left(place: &Place, actions: &[&str]) {
             let (action, stage) = (ActionId::new(*action).unwrap(), Stage::new("s").unwrap());
             let mut record = RunRecord::begun(RunKey::new(action, stage, EventId::generate(), 1), "w");
             spooled.begin(&record).await.unwrap();
-            let exit = Exit::code(0);
-            record.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
+            let (first, time) = (LineNumber::FIRST, Timestamp::now());
+            let line = LineBatch::split(first, time, Stream::Stdout, "left\n".into(), LineEnd::None).unwrap();
+            spooled.append(&record.key, std::slice::from_ref(&line)).await.unwrap();
+            let (exit, mut seal) = (Exit::code(0), SealBuilder::new());
+            seal.add(&line);
+            record.complete(&exit, ExitTable::default().classify(&exit), &seal.seal());
             spooled.finish(&record).await.unwrap();
         }
         spooled.close(Duration::ZERO).await.unwrap_err();
@@ -128,4 +133,25 @@ fn a_run_that_only_waits_in_the_spool_is_removed_and_never_shipped() {
     let mut actions: Vec<_> = runs.iter().map(|run| run["action_id"].as_str().unwrap()).collect();
     actions.sort_unstable();
     assert_eq!(actions, ["b", "c"]);
+}
+
+#[test]
+fn what_waits_in_a_spool_is_listed_and_damage_is_told() {
+    let place = Place::new();
+    let told = place.expect(2, &["spool"]);
+    assert!(told.err.contains("--spool DIR"), "{told:?}");
+    assert_eq!(place.expect(0, &["--spool", "spool", "spool"]).out, "");
+    left(&place, &["a"]);
+    let words = ["--store", "file:far", "--spool", "spool", "spool"];
+    let listed = place.expect(0, &[&["--json"], &words[..]].concat()).documents();
+    assert_eq!((&listed[0]["action_id"], &listed[0]["lines"], listed.len()), (&"a".into(), &1.into(), 1));
+    assert!(place.expect(0, &words).out.starts_with("a s attempt 1: 1 line, "));
+    let spools = std::fs::read_dir(place.path().join("spool")).unwrap().map(|entry| entry.unwrap().path());
+    let runs = spools.flat_map(|spool| std::fs::read_dir(spool).unwrap()).map(|entry| entry.unwrap().path());
+    let segment = runs.map(|run| run.join("000000000000.segment")).find(|segment| segment.exists()).unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[30] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let told = place.expect(1, &words).out;
+    assert!(told.contains("damaged: segment 0"), "{told}");
 }

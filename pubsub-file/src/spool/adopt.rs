@@ -1,16 +1,13 @@
 //! What earlier processes left in a spool's folder: taken over, or removed where nobody can ship it.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord, name};
+use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord};
 
 use super::Shared;
 use super::folder;
 use super::log::{Log, Missing};
-use crate::files;
 
 /// Most runs that are remembered as told.
 const MAX_TOLD: usize = 10_000;
@@ -19,7 +16,7 @@ impl<S> Shared<S> {
     /// Takes over the runs in the folder that no living process has.
     pub(super) fn adopt(&self) -> Result<()> {
         folder::empty_trash(&self.config.dir);
-        for (run, folder) in self.folders()? {
+        for (run, folder) in folder::runs(&self.config.dir)? {
             if self.runs().contains_key(&run) {
                 continue;
             }
@@ -68,20 +65,10 @@ impl<S> Shared<S> {
         }
     }
 
-    /// The folders of runs, by the runs' ids.
-    fn folders(&self) -> Result<BTreeMap<RunId, PathBuf>> {
-        let id = |folder: &Path| {
-            let id = name::decode(folder.file_name()?.to_str()?)?;
-            RunId::new(id).ok()
-        };
-        let folders = files::below(&self.config.dir, None)?.into_iter();
-        Ok(folders.filter_map(|folder| Some((id(&folder)?, folder))).collect())
-    }
-
     /// The records in the folder, but those of runs that are removed.
     pub(super) fn waiting(&self) -> Result<Vec<RunRecord>> {
         let mut records = Vec::new();
-        for (run, path) in self.folders()? {
+        for (run, path) in folder::runs(&self.config.dir)? {
             // First: what is removed meanwhile has no record.
             if folder::is_removed(&path) {
                 continue;

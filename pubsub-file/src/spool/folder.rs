@@ -1,12 +1,13 @@
 //! What processes tell each other in the folder of a run: whose turn it is, and that it is removed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Result, RunRecord};
+use pubsub_core::{Result, RunId, RunRecord, name};
 
 use crate::error::io_error;
 use crate::files;
@@ -48,6 +49,16 @@ impl Drop for Turn {
             tracing::error!(%error, "a turn in the spool could not be given back");
         }
     }
+}
+
+/// The folders of runs, by the runs' ids.
+pub(super) fn runs(dir: &Path) -> Result<BTreeMap<RunId, PathBuf>> {
+    let id = |folder: &Path| {
+        let id = name::decode(folder.file_name()?.to_str()?)?;
+        RunId::new(id).ok()
+    };
+    let folders = files::below(dir, None)?.into_iter();
+    Ok(folders.filter_map(|folder| Some((id(&folder)?, folder))).collect())
 }
 
 /// The record in the folder of a run.

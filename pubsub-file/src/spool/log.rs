@@ -123,7 +123,7 @@ impl Log {
     }
 
     fn segment(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("{number:012}.segment"))
+        segment_in(&self.folder, number)
     }
 
     /// The record, `None` where there is none yet.
@@ -211,9 +211,8 @@ impl Log {
         loop {
             let read = match files::open_for_reading(&self.segment(chunk.segment)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
-                file => {
-                    read_at(&file.map_err(io_error(doing))?, chunk.offset, most).map_err(io_error(doing))?
-                }
+                file => files::read_at(&file.map_err(io_error(doing))?, chunk.offset, most)
+                    .map_err(io_error(doing))?,
             };
             let mut at = 0;
             loop {
@@ -357,15 +356,13 @@ fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
     Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
 }
 
-fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
-    let left = file.metadata()?.len().saturating_sub(offset);
-    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes.into())
+/// Where a segment of a run lies.
+pub(super) fn segment_in(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:012}.segment"))
 }
 
 /// The numbers of the segments in a folder, in order.
-fn segments(folder: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();

@@ -6,6 +6,7 @@ mod folder;
 mod log;
 mod removal;
 mod ship;
+mod verify;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -28,6 +29,7 @@ pub use config::{DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig};
 use crate::files::{Sync, blocking};
 use log::{Log, Missing};
 use removal::RemoveAt;
+pub use verify::{SpooledRun, verify_spool};
 
 /// What a spool still holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

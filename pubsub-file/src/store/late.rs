@@ -10,7 +10,6 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use pubsub_core::{
     Durability, Error, ErrorKind, LineBatch, LineRange, Lines, MAX_BATCH_BYTES, OutputItem, Result, RunRecord,
 };
@@ -20,7 +19,7 @@ use super::pinned::Pinned;
 use super::read::Reader;
 use super::writer::{PIECE_BYTES, Writer};
 use crate::error::io_error;
-use crate::files::{make_folder, open_for_reading, open_for_writing, sync_folder};
+use crate::files::{make_folder, open_for_reading, open_for_writing, read_at, sync_folder};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// Most bytes that are read at once: several frames.
@@ -85,13 +84,6 @@ fn places(file: &File) -> io::Result<Vec<Place>> {
         }
         at += within as u64;
     }
-}
-
-fn read_at(file: &File, at: u64, most: usize) -> io::Result<Bytes> {
-    let left = file.metadata()?.len().saturating_sub(at);
-    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
-    file.read_exact_at(&mut bytes, at)?;
-    Ok(bytes.into())
 }
 
 /// Writes the output anew with the late lines in their places; whoever calls has the run's lock, and opens the files again.
