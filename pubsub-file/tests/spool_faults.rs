@@ -11,11 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
-    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
-    OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord, RunStatus,
-    SinkConfig, WhenFull, verify,
+    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineNumber, LineRange, Lines,
+    MemoryStore, OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord,
+    RunStatus, SinkConfig, Stream, Timestamp, WhenFull, verify,
 };
-use pubsub_file::{SpoolConfig, Spooled, verify_spool};
+use pubsub_file::{FileStore, FileStoreConfig, SpoolConfig, Spooled, verify_spool};
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -524,4 +524,130 @@ async fn what_waits_is_counted_and_damage_is_told_where_it_is() {
     assert!(of(0).damage[0].contains("from 0 on cannot be read"), "{:?}", of(0));
     assert!(of(1).damage[0].contains("are torn"), "{:?}", of(1));
     assert!(of(2).record.is_none() && of(2).damage[0].contains("record"), "{:?}", of(2));
+}
+
+/// One line of so many bytes.
+fn long_line(number: u64, bytes: usize) -> LineBatch {
+    let text = format!("{}\n", "x".repeat(bytes - 1));
+    let number = LineNumber::new(number).unwrap();
+    LineBatch::split(number, Timestamp::now(), Stream::Stdout, text.into(), LineEnd::None).unwrap()
+}
+
+#[tokio::test]
+async fn a_spool_whose_sink_has_everything_is_never_full_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = config(&dir).with_max_bytes(1 << 20).with_when_full(WhenFull::Block);
+    let spooled = Spooled::open(MemoryStore::new(), small).await.unwrap();
+    // Also of runs that go on, and print little by little.
+    for _ in 0..5 {
+        let run = SampleRun::new();
+        run.begin(&spooled).await;
+        for n in 1..=30 {
+            while let Err(error) = spooled.append(run.key(), &[long_line(n, 50_000)]).await {
+                assert_eq!(error.kind(), ErrorKind::Full);
+                shipped(&spooled).await;
+            }
+        }
+        shipped(&spooled).await;
+    }
+    assert!(spooled.depth().bytes < 1 << 20, "{:?}", spooled.depth());
+}
+
+fn away() -> Sick {
+    Sick { away: Arc::new(AtomicBool::new(true)), ..Sick::default() }
+}
+
+#[tokio::test]
+async fn all_that_share_a_spool_keep_to_its_bound_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spools = Vec::new();
+    for _ in 0..4 {
+        let spooled = Spooled::open(away(), config(&dir).with_max_bytes(1 << 20)).await.unwrap();
+        let run = SampleRun::new();
+        run.begin(&spooled).await;
+        for n in 1..=40 {
+            spooled.append(run.key(), &[long_line(n, 50_000)]).await.unwrap();
+        }
+        spools.push(spooled);
+    }
+    let waits = verify_spool(dir.path()).await.unwrap();
+    assert!(waits.iter().map(|run| run.bytes).sum::<u64>() <= 1 << 20, "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_always_has_something_to_ship_takes_over_what_another_left() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let busy = open(store.clone(), &dir).await;
+    let dead = open(away(), &dir).await;
+    let left = SampleRun::written(&dead, &numbered(1, 5)).await;
+    drop(dead);
+    let run = SampleRun::new();
+    run.begin(&busy).await;
+    let began = tokio::time::Instant::now();
+    for n in 1.. {
+        busy.append(run.key(), &numbered(n, n)).await.unwrap();
+        if store.runs(&RunQuery::of_run(left.id().clone())).await.unwrap().len() == 1 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not shipped");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_just_now_is_not_told_as_shipped() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), away());
+    let spooled = open(sick.clone(), &dir).await;
+    let run = SampleRun::written(&spooled, &numbered(1, 5)).await;
+    // A link is not followed.
+    let segment = dir.path().join(run.id().as_str()).join("000000000000.segment");
+    let aside = segment.with_file_name("aside");
+    std::fs::rename(&segment, &aside).unwrap();
+    std::os::unix::fs::symlink("aside", &segment).unwrap();
+    sick.away.store(false, Ordering::SeqCst);
+    let error = spooled.close(Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    std::fs::rename(&aside, &segment).unwrap();
+    let spooled = open(sick.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&sick.store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn a_begin_that_failed_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let spooled = open(away(), &dir).await;
+    let run = SampleRun::new();
+    std::fs::write(dir.path().join(run.id().as_str()), "in the way").unwrap();
+    spooled.begin(&run.record).await.unwrap_err();
+    assert_eq!(spooled.depth().runs, 0);
+}
+
+/// The folder of a store that is away, as where nothing is mounted, is not a store that has lost its runs.
+#[tokio::test]
+async fn what_waits_for_a_store_in_a_folder_that_is_away_stays_in_the_spool() {
+    let (dir, far) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = FileStore::connect(FileStoreConfig::new(far.path())).await.unwrap();
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(store, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 5)).await;
+        shipped(&spooled).await;
+    }
+    let mounted = far.path().with_extension("mounted");
+    std::fs::rename(far.path(), &mounted).unwrap();
+    std::fs::create_dir(far.path()).unwrap();
+    let connect = || FileStore::connect(FileStoreConfig::new(far.path()));
+    {
+        let spooled = open(connect().await.unwrap(), &dir).await;
+        run.append(&spooled, &numbered(6, 10)).await;
+        run.finish(&spooled).await;
+        spooled.close(Duration::from_millis(300)).await.unwrap_err();
+    }
+    std::fs::remove_dir_all(far.path()).unwrap();
+    std::fs::rename(&mounted, far.path()).unwrap();
+    let spooled = open(connect().await.unwrap(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&connect().await.unwrap(), run.id()).await.unwrap().agrees());
 }

@@ -1,13 +1,19 @@
 //! What earlier processes left in a spool's folder: taken over, or removed where nobody can ship it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord};
 
 use super::Shared;
 use super::folder;
-use super::log::{Log, Missing};
+use super::log::{Log, Missing, bytes_in};
+
+/// How often a full spool is counted anew.
+const COUNT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Most runs that are remembered as told.
 const MAX_TOLD: usize = 10_000;
@@ -16,7 +22,9 @@ impl<S> Shared<S> {
     /// Takes over the runs in the folder that no living process has.
     pub(super) fn adopt(&self) -> Result<()> {
         folder::empty_trash(&self.config.dir);
-        for (run, folder) in folder::runs(&self.config.dir)? {
+        let folders = folder::runs(&self.config.dir)?;
+        self.count(&folders);
+        for (run, folder) in folders {
             if self.runs().contains_key(&run) {
                 continue;
             }
@@ -33,10 +41,31 @@ impl<S> Shared<S> {
         Ok(())
     }
 
+    /// Counts the bytes of all processes: the bound is the folder's.
+    fn count(&self, folders: &BTreeMap<RunId, PathBuf>) {
+        let bytes = folders.values().map(|folder| bytes_in(folder)).sum();
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes more are within the bound, also by what others have freed meanwhile.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let fits = || self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.config.max_bytes;
+        if fits() {
+            return true;
+        }
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.is_none_or(|counted| counted.elapsed() >= COUNT_AGAIN)
+            && let Ok(folders) = folder::runs(&self.config.dir)
+        {
+            self.count(&folders);
+            *counted = Some(Instant::now());
+        }
+        fits()
+    }
+
     fn take_over(&self, run: RunId, mut log: Log) -> Result<()> {
         if log.record().is_some() {
             log.adopted = true;
-            self.bytes.fetch_add(log.bytes(), Ordering::Relaxed);
             self.runs().entry(run).or_insert_with(|| Arc::new(Mutex::new(Some(log))));
             self.changed();
             return Ok(());

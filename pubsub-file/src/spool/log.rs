@@ -18,6 +18,9 @@ use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
 pub(super) const SEGMENT_BYTES: u64 = if cfg!(feature = "fault-points") { 16 << 10 } else { 4 << 20 };
 
+/// A segment that was shipped goes once it has so many bytes, also where it is the last one.
+const FREED_BYTES: u64 = 64 << 10;
+
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
 
@@ -139,12 +142,10 @@ impl Log {
         };
         let Some(next) = next else { return Ok(()) };
         let doing = "write a record into the spool";
-        if sync == Sync::Yes
-            && let Some((file, _)) = &self.writing
-        {
+        if sync == Sync::Yes {
             #[cfg(feature = "fault-points")]
             pubsub_core::fault::point("spool.sync");
-            file.sync_data().map_err(io_error(doing))?;
+            self.sync().map_err(io_error(doing))?;
         }
         let (path, reserve) = (self.folder.join("record.json"), self.folder.join("reserve"));
         let json = next.to_json()?;
@@ -182,6 +183,15 @@ impl Log {
         let bytes = bytes.len() as u64;
         self.writing = Some((file, length + bytes));
         Ok(bytes)
+    }
+
+    /// Puts all that was not shipped on the disk, and the names that lead to it.
+    fn sync(&self) -> io::Result<()> {
+        for number in segments(&self.folder)? {
+            files::open_for_reading(&self.segment(number))?.sync_data()?;
+        }
+        files::sync_folder(&self.folder)?;
+        self.folder.parent().map_or(Ok(()), files::sync_folder)
     }
 
     /// The last segment, or a new one where that is full.
@@ -265,6 +275,14 @@ impl Log {
     pub(super) fn move_to(&mut self, segment: u64, offset: u64) -> Result<u64> {
         let before = std::mem::replace(&mut self.cursor.segment, segment);
         self.cursor.offset = offset;
+        let mut segment = segment;
+        if offset >= FREED_BYTES && self.is_read() {
+            // All was shipped: what takes room goes, and what comes begins anew.
+            self.writing = None;
+            self.last += 1;
+            segment = self.last;
+            (self.cursor.segment, self.cursor.offset) = (segment, 0);
+        }
         self.save()?;
         let mut freed = 0;
         for done in before..segment {
@@ -299,8 +317,7 @@ impl Log {
 
     /// How many bytes its segments take.
     pub(super) fn bytes(&self) -> u64 {
-        let numbers = segments(&self.folder).unwrap_or_default();
-        numbers.iter().filter_map(|number| fs::metadata(self.segment(*number)).ok()).map(|m| m.len()).sum()
+        bytes_in(&self.folder)
     }
 
     /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
@@ -359,6 +376,13 @@ fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
 /// Where a segment of a run lies.
 pub(super) fn segment_in(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:012}.segment"))
+}
+
+/// How many bytes the segments of a run take.
+pub(super) fn bytes_in(folder: &Path) -> u64 {
+    let numbers = segments(folder).unwrap_or_default();
+    let lengths = numbers.iter().filter_map(|number| fs::metadata(segment_in(folder, *number)).ok());
+    lengths.map(|meta| meta.len()).sum()
 }
 
 /// The numbers of the segments in a folder, in order.

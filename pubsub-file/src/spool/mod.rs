@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -78,6 +78,8 @@ struct Shared<S> {
     /// The runs that cannot be shipped, each told once.
     told: Mutex<HashSet<RunId>>,
     bytes: AtomicU64,
+    /// When the bytes were counted last because the spool was full.
+    counted: Mutex<Option<Instant>>,
     /// Counts what was put into the spool.
     changes: AtomicU64,
     /// Up to which change everything was shipped.
@@ -119,6 +121,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             runs: Mutex::default(),
             told: Mutex::default(),
             bytes: AtomicU64::new(0),
+            counted: Mutex::default(),
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
             work: Notify::new(),
@@ -224,7 +227,10 @@ impl<S> Shared<S> {
         let entry = Arc::clone(self.runs().entry(run.clone()).or_default());
         let mut log = lock(&entry);
         if log.is_none() {
-            *log = Log::open(self.folder(run), Missing::Make)?;
+            // Not kept where that fails, so that it is taken over once it can be opened.
+            *log = Log::open(self.folder(run), Missing::Make).inspect_err(|_| {
+                self.runs().remove(run);
+            })?;
         }
         let Some(open) = log.as_mut() else {
             // Not kept, so that it is taken over once the other has ended.
@@ -262,7 +268,7 @@ impl<S> Shared<S> {
 
     fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let bytes: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
-        let has_room = self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.config.max_bytes;
+        let has_room = self.has_room(bytes);
         let appended = if has_room {
             self.with(&run.run_id, |log| {
                 if log.record().is_none() || log.is_removed() {

@@ -8,7 +8,7 @@ use pubsub_core::{
     Appended, Error, ErrorKind, Gap, Judgement, LineBatch, OutputSink, Result, RunId, RunKey, RunRecord,
     RunStatus, Timestamp,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::folder::Turn;
 use super::log::{Chunk, hole};
@@ -55,11 +55,12 @@ enum Step {
 /// by one call.
 pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
     let mut tries = 0;
+    let mut look_at = Instant::now() + LOOK_AGAIN;
     loop {
         let before = shared.changes.load(Ordering::Acquire);
         let runs: Vec<(RunId, Run)> =
             shared.runs().iter().map(|(id, run)| (id.clone(), Arc::clone(run))).collect();
-        let mut idle = true;
+        let (mut idle, mut whole) = (true, true);
         for (id, run) in runs {
             match shared.ship_some(&id, &run).await {
                 Ok(Step::Nothing) => {}
@@ -80,27 +81,32 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
                 }
                 // Its files cannot be read or written just now; the others go on.
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "a run in a spool cannot be shipped now")
+                    whole = false;
+                    tracing::warn!(error = %error.chain(), "a run in a spool cannot be shipped now");
                 }
             }
         }
         if *shared.stop.borrow() {
             return;
         }
-        if !idle {
-            continue;
-        }
-        shared.settled.send_replace(before);
-        let looks = tokio::select! {
-            () = shared.stopped() => return,
-            () = shared.work.notified() => false,
-            () = sleep(LOOK_AGAIN) => true,
-        };
-        if looks {
+        // Also where there is always something to ship, and while the sink fails.
+        if Instant::now() >= look_at {
+            look_at = Instant::now() + LOOK_AGAIN;
             let adopting = Arc::clone(&shared);
             if let Err(error) = blocking(move || adopting.adopt()).await {
                 tracing::warn!(error = %error.chain(), "a spool cannot be looked through");
             }
+        }
+        if !idle {
+            continue;
+        }
+        if whole {
+            shared.settled.send_replace(before);
+        }
+        tokio::select! {
+            () = shared.stopped() => return,
+            () = shared.work.notified() => {}
+            () = sleep_until(look_at) => {}
         }
     }
 }

@@ -95,10 +95,8 @@ pub(super) fn merge(folder: &RunFolder, record: &RunRecord) -> Result<()> {
     let mut places = places(&late).map_err(io_error(doing))?;
     places.sort_by_key(|place| place.range.first);
     let new = merged(folder);
-    match fs::remove_dir_all(new.path()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(doing)(error)),
-        _ => make_folder(new.path())?,
-    }
+    clear(&new).map_err(io_error(doing))?;
+    make_folder(new.path())?;
     let mut writer = Merging { writer: Writer::open(new.clone())?, ready: Vec::new(), bytes: 0 };
     let gone = || Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id);
     let pinned = Pinned::new(folder)?.ok_or_else(gone)?;
@@ -174,6 +172,18 @@ pub(super) fn finish(folder: &RunFolder) -> io::Result<()> {
     for done in [fs::rename(new.index(), folder.index()), fs::remove_dir(new.path())] {
         match done {
             // Another process did it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a merge that was not finished: its index first, for an index alone is one that is to be moved.
+fn clear(new: &RunFolder) -> io::Result<()> {
+    let deleted = fs::remove_file(new.index()).and_then(|()| sync_folder(new.path()));
+    for done in [deleted, fs::remove_dir_all(new.path())] {
+        match done {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }

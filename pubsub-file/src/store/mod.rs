@@ -185,7 +185,10 @@ impl OutputSink for FileStore {
             let writer = match inner.open_writer(&run) {
                 Some(writer) => writer,
                 None => {
-                    let folder = inner.begun(&run)?.ok_or_else(|| missing("append lines", &run))?;
+                    let folder = match inner.begun(&run)? {
+                        Some(folder) => folder,
+                        None => return Err(inner.layout.not_there("append lines", &run)?),
+                    };
                     inner.writer(&run, folder)?
                 }
             };
