@@ -50,7 +50,7 @@ pub(crate) const WORK: &str = help!(
     "",
     "--max-output keeps the first half of so many bytes and the last half, in whole lines. The last half is held back \
      on the disk and comes when the command has ended; what lies between is dropped and counted. Where this program is \
-     killed, only the first half is there.",
+     killed, the next `work` or `stream` brings the last half.",
     "",
     "What fails is tried again, three times in all: --attempts N, --retry none.",
     "",
@@ -67,7 +67,7 @@ pub(crate) const STREAM: &str = help!(
     "",
     "--max-output keeps the first half of so many bytes and the last half, in whole lines. The last half is held back \
      on the disk and comes when the command has ended; what lies between is dropped and counted. Where this program is \
-     killed, only the first half is there.",
+     killed, the next `work` or `stream` brings the last half.",
     "",
     "The first signal stops the command with its grace. The second cuts at once.",
 );

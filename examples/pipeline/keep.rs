@@ -1,9 +1,11 @@
 //! What is kept: `verify`, `export`, `copy`, `remove`, `expire`.
 
+use std::collections::BTreeSet;
+
 use futures::StreamExt as _;
 use pubsub_pipeline::{
     Error, ErrorKind, Judgement, Keep, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _,
-    RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against, verify_spool,
+    RunId, RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against, verify_spool,
 };
 use serde::Serialize;
 
@@ -207,12 +209,27 @@ pub(crate) async fn expire(places: &Places, screen: &mut Screen, args: &args::Ex
     let mut keep = Keep::new();
     keep.since = args.older_than.map(|age| Timestamp::now().minus(age));
     (keep.bytes, keep.runs) = (args.max_bytes, args.max_runs);
-    for (place, store) in places.existing_stores().await? {
+    let stores = places.existing_stores().await?;
+    for (place, store) in &stores {
         let expired = store.expire(&keep).await?;
         let store = place.to_string();
         match screen.form {
             Form::Json => screen.document(&Expired { store, expired })?,
             Form::Text => screen.text(&format!("{expired} runs expired in {store}"))?,
+        }
+    }
+    // Lines that were refused go with their run, once no store has it.
+    let refused = places.refused_lines();
+    let runs: BTreeSet<RunId> =
+        refused.list(None, usize::MAX).await?.into_iter().map(|lines| lines.run.run_id).collect();
+    for run in runs {
+        let query = RunQuery::of_run(run.clone());
+        let mut is_there = false;
+        for (_, store) in &stores {
+            is_there |= !store.runs(&query).await?.is_empty();
+        }
+        if !is_there {
+            refused.remove(&run).await?;
         }
     }
     Ok(DONE)

@@ -7,8 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::codes::Done;
 
-/// How long a cut may take: KILL was sent, what is left is to say so.
-const CUT: Duration = Duration::from_secs(5);
+/// How long a cut may take: KILL was sent, what is left is to say so. A worker whose store takes nothing needs 5 s to give
+/// its event back.
+const CUT: Duration = Duration::from_secs(8);
 
 /// A signal that asks this program to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,14 @@ impl Signals {
             Some(()) = self.interrupt.recv() => Asked::Interrupt,
             Some(()) = self.terminate.recv() => Asked::Terminate,
             else => std::future::pending().await,
+        }
+    }
+
+    /// Does what comes before any work, unless a signal comes first.
+    pub(crate) async fn unless<T>(&mut self, start: impl Future<Output = Done<T>>) -> Done<Result<T, Asked>> {
+        tokio::select! {
+            started = start => Ok(Ok(started?)),
+            asked = self.next() => Ok(Err(asked)),
         }
     }
 

@@ -85,7 +85,7 @@ fn a_killed_program_leaves_the_head_and_a_note_and_the_next_one_brings_the_tail(
     // Killed; and what it held back is there, once another has brought it.
     drop(running);
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\n");
-    place.expect(0, &["stream", "b", "s", "--", "sleep", "1"]);
+    place.expect(0, &["stream", "b", "s", "--", "true"]);
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\nthree\n");
     let told = place.expect(0, &["get-status", "a", "s", "--json"]).documents().remove(0);
     assert_eq!(told["notes"][1]["kind"], "output_brought", "{told}");

@@ -39,7 +39,7 @@ fn shown(place: &Place, words: &[&str]) -> Vec<String> {
 fn readers_see_in_its_place_what_a_store_refused_and_one_warning_says_so() {
     let (place, said) = refused();
     assert_eq!(said.matches("a sink refused lines for good").count(), 1, "{said}");
-    assert!(said.contains("a required store refused lines") && said.contains("dead-letters"), "{said}");
+    assert!(said.contains("a required store lacks lines") && said.contains("dead-letters"), "{said}");
     let b = |words: &[&'static str]| [&["--store", "file:b"], words].concat();
     for words in [&["get-logs", "a", "s"][..], &["stream-logs", "a", "s"]] {
         let seen = shown(&place, &b(words));
@@ -68,7 +68,7 @@ fn readers_see_in_its_place_what_a_store_refused_and_one_warning_says_so() {
     }
     let status = place.expect(0, &b(&["get-status", "a", "s"])).out;
     assert!(status.contains("missing   lines 601-700: "), "{status}");
-    assert!(status.contains("warning   a required store refused lines"), "{status}");
+    assert!(status.contains("warning   a required store lacks lines"), "{status}");
     let verified = place.expect(1, &b(&["verify", "a", "s"])).out;
     assert!(verified.contains("lines 601 to 700 are missing"), "{verified}");
 }
@@ -111,4 +111,15 @@ fn refused_lines_are_listed_sent_again_by_a_copy_and_removed_with_their_run() {
     assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
     let left = std::fs::read_dir(place.path().join(".pipeline/refused")).unwrap();
     assert!(left.map(|entry| entry.unwrap().file_name()).all(|name| name == "lock"));
+}
+
+#[test]
+fn refused_lines_expire_with_their_run() {
+    let (place, _) = refused();
+    let words = [&STORES[..], &["expire", "--max-runs", "1"]].concat();
+    place.expect(0, &words);
+    assert_ne!(place.expect(0, &["dead-letters", "list"]).out, "", "the run is there");
+    place.expect(0, &[&STORES[..], &["stream", "a", "s", "--", "true"]].concat());
+    place.expect(0, &words);
+    assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
 }

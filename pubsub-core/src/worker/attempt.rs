@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 
 use super::outcome::{chain_is_full, events};
 use super::{Shared, Slot};
-use crate::execution::stores_may;
+use crate::execution::{after_a_cut, stores_may};
 use crate::{
     Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
     Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop, StopState,
@@ -84,7 +84,7 @@ impl Shared {
         };
         // What is left to do needs no room for a handler: a store may take its time.
         drop(slot);
-        let sealed = stores_may(ended.sealed(Finality::Undecided), stopped.cut());
+        let sealed = stores_may(ended.sealed(Finality::Undecided), after_a_cut(&mut stopped));
         let executed = watch(delivery, &stop, &stopper, sealed).await?;
         #[cfg(feature = "fault-points")]
         crate::fault::point("worker.sealed");
