@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, Turn};
+use super::folder::{self, Missing, Turn, locked};
 use crate::error::io_error;
 use crate::files::{self, Sync};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
@@ -40,16 +40,6 @@ pub(super) struct Cursor {
     /// What the sink refused for good, or was damaged here.
     pub(super) refused: Vec<Gap>,
 }
-
-/// What is done where the folder of a run is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    Make,
-    Leave,
-}
-
-/// How often the folder of a run is opened that others take away meanwhile.
-const MAX_TRIES: u32 = 100;
 
 /// What was read to be shipped.
 #[derive(Debug, Default)]
@@ -338,39 +328,6 @@ impl Log {
     pub(super) fn path(&self) -> &Path {
         &self.folder
     }
-}
-
-/// The lock of a run's folder, held. Who has shipped the run removes it, perhaps just now: then it begins anew.
-fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
-    let doing = "open a run in the spool";
-    let path = folder.join("lock");
-    for _ in 0..MAX_TRIES {
-        if missing == Missing::Make
-            && let Err(error) = fs::create_dir(folder)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error(doing)(error));
-        }
-        let opened = files::check_folder(folder)
-            .and_then(|()| files::open_for_writing(&path).map_err(io_error(doing)));
-        let lock = match opened {
-            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => continue,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
-        }
-        // The one that was opened may lie in no folder any more.
-        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        let there = inode(fs::symlink_metadata(&path));
-        if there.is_some() && there == inode(lock.metadata()) {
-            return Ok(Some(lock));
-        }
-    }
-    Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
 }
 
 /// Where a segment of a run lies.
