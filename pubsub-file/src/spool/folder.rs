@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,9 +85,7 @@ pub(super) fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
             Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
         }
         // The one that was opened may lie in no folder any more.
-        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        let there = inode(fs::symlink_metadata(&path));
-        if there.is_some() && there == inode(lock.metadata()) {
+        if files::is_still(&path, &lock).unwrap_or(false) {
             return Ok(Some(lock));
         }
     }

@@ -24,6 +24,9 @@ const FREED_BYTES: u64 = 64 << 10;
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
 
+/// The file that says how far a run was shipped.
+const CURSOR: &str = "shipped.json";
+
 /// How far a run was shipped. It may be older than the truth: lines that are shipped again change nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cursor {
@@ -39,6 +42,14 @@ pub(super) struct Cursor {
     pub(super) revision: u64,
     /// What the sink refused for good, or was damaged here.
     pub(super) refused: Vec<Gap>,
+}
+
+impl Cursor {
+    /// The one in the folder of a run, where that has none the first; `None` where it cannot be read.
+    pub(super) fn read(folder: &Path) -> io::Result<Option<Self>> {
+        let bytes = files::read(&folder.join(CURSOR))?;
+        Ok(bytes.map_or_else(|| Some(Self::default()), |bytes| serde_json::from_slice(&bytes).ok()))
+    }
 }
 
 /// What was read to be shipped.
@@ -81,11 +92,8 @@ impl Log {
         let doing = "open a run in the spool";
         let Some(lock) = locked(&folder, missing)? else { return Ok(None) };
         let turn = Arc::new(files::open_for_writing(&folder.join(folder::TURN)).map_err(io_error(doing))?);
-        let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
-            // What cannot be read is shipped from the start.
-            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            None => Cursor::default(),
-        };
+        // What cannot be read is shipped from the start.
+        let cursor = Cursor::read(&folder).map_err(io_error(doing))?.unwrap_or_default();
         let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
         let record = match folder::record(&folder) {
             // Its owner writes it anew.
@@ -294,7 +302,7 @@ impl Log {
     pub(super) fn save(&self) -> Result<()> {
         let json = serde_json::to_vec(&self.cursor)
             .map_err(|e| Error::new(ErrorKind::Internal, "write a cursor").with_source(e))?;
-        let written = files::replace(&self.folder.join("shipped.json"), &json, Sync::No);
+        let written = files::replace(&self.folder.join(CURSOR), &json, Sync::No);
         match written {
             // An older cursor only ships some lines again.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
