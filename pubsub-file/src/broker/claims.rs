@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::group::seen;
 use super::publish::seq_of;
-use super::session::{Session, micros, now};
+use super::session::{Session, lease_end, micros, monotonic, now};
 use super::take::read_claim;
 use crate::sqlite::failed;
 
@@ -57,7 +57,7 @@ pub(super) fn is_cancelled(db: &Connection, seq: i64) -> Result<bool> {
 }
 
 pub(super) fn renew(session: &Session, of: &Of, leases: &[LeaseId]) -> Result<Vec<Renewal>> {
-    let until = now() + micros(of.lease);
+    let until = lease_end(of.lease);
     let cancels: bool = session
         .db
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM cancels)")
@@ -195,8 +195,9 @@ fn stage_of(of: &Of) -> Result<&str> {
 fn open_attempt(db: &Connection, holder: &Holder) -> Result<OpenAttempt> {
     let held: bool = db
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM pending WHERE grp = (SELECT id FROM groups WHERE name = ?1)
-             AND seq = ?2 AND owner = ?3 AND count = ?4 AND state = 1 AND due > ?5)",
+            "SELECT EXISTS (SELECT 1 FROM groups g JOIN pending p ON p.grp = g.id WHERE g.name = ?1
+             AND p.seq = ?2 AND p.owner = ?3 AND p.count = ?4 AND p.state = 1
+             AND p.due > ?5 AND p.due <= ?5 + g.lease)",
         )
         .and_then(|mut statement| {
             statement.query_row(
@@ -205,7 +206,7 @@ fn open_attempt(db: &Connection, holder: &Holder) -> Result<OpenAttempt> {
                     holder.entry.parse::<i64>().unwrap_or(0),
                     holder.owner,
                     i64::try_from(holder.count).unwrap_or(-1),
-                    now()
+                    monotonic()
                 ],
                 |row| row.get(0),
             )
@@ -233,7 +234,7 @@ pub(super) fn is_open(db: &Connection, seq: i64, group: &str, owner: &str, count
 pub(super) fn begin(session: &Session, of: &Of, lease: &LeaseId) -> Result<Begin> {
     let stage = stage_of(of)?;
     let seq = seq_of(&lease.entry).ok_or_else(lost)?;
-    if !hold(session, of, lease, now() + micros(of.lease))? {
+    if !hold(session, of, lease, lease_end(of.lease))? {
         return Err(lost());
     }
     let mut claim = load(&session.db, seq, stage)?.unwrap_or_default();
@@ -257,7 +258,7 @@ pub(super) fn conclude(session: &Session, of: &Of, lease: &LeaseId, conclusion: 
     let seq = seq_of(&lease.entry).ok_or_else(lost)?;
     let mut claim = load(&session.db, seq, stage)?.unwrap_or_default();
     // What stands is answered the same way again, also once the event is settled.
-    if claim.conclusion.is_none() && !hold(session, of, lease, now() + micros(of.lease))? {
+    if claim.conclusion.is_none() && !hold(session, of, lease, lease_end(of.lease))? {
         return Err(lost());
     }
     claim.conclude(&Holder::new(&of.name, lease), conclusion.clone())?;

@@ -19,9 +19,8 @@ pub(super) const PAGE_BYTES: u64 = 4096;
 pub(super) const SCHEMA_VERSION: i64 = 1;
 
 /// `pending.state`: 0 may be taken from `due` on (also an expired lease, which keeps its owner so that nobody but a
-/// taker ends it), 1 is leased until `due`. Times are microseconds of the wall clock: several processes share them.
-/// A jump of that clock ends no lease at once: who sees it leaves the leases of others alone for a while. Owner and count
-/// decide who may renew, settle and conclude, so it never makes two holders.
+/// taker ends it), 1 is leased until `due`. Times are microseconds: of the wall clock, but for leases those of the
+/// [clock that only grows](monotonic), which no jump of the other one can end.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -131,6 +130,19 @@ pub(super) struct Session {
 /// Microseconds of the wall clock.
 pub(super) fn now() -> i64 {
     Timestamp::now().as_micros()
+}
+
+/// Microseconds of the clock that only grows. All processes that share a database are on one machine (the write-ahead
+/// log of SQLite wants that), and so share this clock, but for those that have a time namespace of their own
+/// (time_namespaces(7)). It begins anew when the machine does.
+pub(super) fn monotonic() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_nsec / 1000)
+}
+
+/// When a lease ends that is given or renewed now, by that clock.
+pub(super) fn lease_end(lease: Duration) -> i64 {
+    monotonic().saturating_add(micros(lease))
 }
 
 /// A duration in microseconds.

@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension, params};
 use super::claims;
 use super::group::{MATCH_COLUMNS, Matcher, seen};
 use super::publish::{seq_of, set_aside};
-use super::session::{Scan, Session, micros, now};
+use super::session::{Scan, Session, lease_end, micros, monotonic, now};
 use crate::sqlite::failed;
 
 /// Most events that one take looks at, so that others get their turn.
@@ -86,12 +86,11 @@ pub(super) fn take(session: &mut Session, taker: &mut Taker) -> Result<Taken> {
         scan.seen = now;
     }
     let mut taken = Taken::default();
-    session.hindered.look(now);
     let left_alone = session.hindered.left(taker.lease);
     if left_alone.is_zero() {
-        expire(session, taker, &mut scan, now)?;
+        expire(session, taker, &mut scan)?;
     } else {
-        scan.next_expiry = now + micros(left_alone);
+        scan.next_expiry = lease_end(left_alone);
     }
     take_ready(session, taker, now, &mut taken)?;
     let from = scan.scanned.max(cursor);
@@ -111,8 +110,8 @@ pub(super) fn take(session: &mut Session, taker: &mut Taker) -> Result<Taken> {
         super::faults::changed("take");
     }
     if taken.rows.is_empty() {
-        taken.next_due =
-            Some(next_due(session, taker.group)?.map_or(scan.next_expiry, |due| due.min(scan.next_expiry)));
+        let expiry = now.saturating_add(scan.next_expiry.saturating_sub(monotonic()));
+        taken.next_due = Some(next_due(session, taker.group)?.map_or(expiry, |due| due.min(expiry)));
     }
     Ok(taken)
 }
@@ -127,9 +126,10 @@ fn next_due(session: &Session, group: i64) -> Result<Option<i64>> {
 
 /// Makes what leases left ready again. All leases of a group are equally long, so no lease that is given later ends
 /// before those seen now: the leased are read again only when the first of them ends.
-fn expire(session: &Session, taker: &Taker, scan: &mut Scan, now: i64) -> Result<()> {
-    let latest = now + micros(taker.lease);
-    if now < scan.next_expiry && scan.next_expiry <= latest {
+fn expire(session: &Session, taker: &Taker, scan: &mut Scan) -> Result<()> {
+    let at = monotonic();
+    let latest = at.saturating_add(micros(taker.lease));
+    if at < scan.next_expiry && scan.next_expiry <= latest {
         return Ok(());
     }
     let what = "look for leases that ended";
@@ -142,7 +142,8 @@ fn expire(session: &Session, taker: &Taker, scan: &mut Scan, now: i64) -> Result
     let mut ended: Vec<(i64, String, i64)> = Vec::new();
     while let Some(row) = rows.next().map_err(failed(what))? {
         let due: i64 = row.get(1).map_err(failed(what))?;
-        if due > now {
+        // None can end later than one that is given now: this one is of a time before the machine started anew.
+        if due > at && due <= latest {
             next = next.min(due);
         } else {
             let lease = row.get(0).and_then(|seq| Ok((seq, row.get(2)?, row.get(3)?)));
@@ -154,7 +155,7 @@ fn expire(session: &Session, taker: &Taker, scan: &mut Scan, now: i64) -> Result
         // What was begun may have killed its holder: such suspects come back apart from each other.
         let suspect = claims::is_open(&session.db, seq, &taker.name, &owner, count)?;
         let longest = micros((taker.lease / 4).min(MAX_JITTER));
-        let due = if suspect { now + fastrand::i64(0..=longest) } else { 0 };
+        let due = if suspect { now() + fastrand::i64(0..=longest) } else { 0 };
         session
             .db
             .prepare_cached("UPDATE pending SET state = 0, due = ?3 WHERE grp = ?1 AND seq = ?2")
@@ -204,7 +205,7 @@ fn take_ready(session: &Session, taker: &Taker, now: i64, taken: &mut Taken) -> 
                 statement.execute(params![
                     taker.group,
                     seq,
-                    now + micros(taker.lease),
+                    lease_end(taker.lease),
                     taker.owner.as_ref(),
                     count
                 ])
@@ -283,7 +284,7 @@ fn take_from(
         )
         .map_err(failed(what))?;
     let mut rows = statement.query(values).map_err(failed(what))?;
-    let until = now + micros(taker.lease);
+    let until = lease_end(taker.lease);
     let (mut upto, mut looked) = (from, 0);
     while let Some(row) = rows.next().map_err(failed(what))? {
         if taken.is_full(taker.prefetch) {
@@ -342,4 +343,75 @@ pub(super) fn give_back(session: &mut Session, group: i64, left: &[LeaseId]) -> 
 pub(super) fn read_claim(text: &str) -> Result<Claim> {
     serde_json::from_str(text)
         .map_err(|e| pubsub_core::Error::new(ErrorKind::Corrupt, "read a claim").with_source(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use pubsub_core::conformance::broker::{event, on};
+    use pubsub_core::{Begin, LeaseId, Position};
+
+    use super::super::claims::{Of, begin};
+    use super::super::config::FileBrokerConfig;
+    use super::super::group::{Matcher, join};
+    use super::super::publish::{Row, insert};
+    use super::super::session::{Session, micros, monotonic};
+    use super::{Taker, take};
+
+    const LEASE: Duration = Duration::from_secs(600);
+
+    /// A broker with one event, taken and begun by `one`; and the leases of a group of the same stage for others.
+    struct Taken {
+        _dir: tempfile::TempDir,
+        session: Session,
+        other: Taker,
+    }
+
+    impl Taken {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let config = FileBrokerConfig::new(dir.path());
+            let mut session = Session::open(&dir.path().join("db"), &config).unwrap();
+            let on = on("s", &["t:a"]).with_lease(LEASE).unwrap();
+            let group = join(&session, on.group().unwrap(), &on, "one").unwrap();
+            insert(&mut session, &[Row::new(&event("t", "a"), 1 << 20).unwrap()]).unwrap();
+            let taker = |owner: &str| Taker {
+                group,
+                name: on.group().unwrap().name.to_string(),
+                owner: Arc::from(owner),
+                lease: LEASE,
+                prefetch: 1,
+                matcher: Matcher::new(on.patterns(), None, Some(group)).unwrap(),
+            };
+            let mut one = taker("one");
+            let row = take(&mut session, &mut one).unwrap().rows.remove(0);
+            let of = Of { group, name: one.name, stage: Some("s".into()), lease: LEASE };
+            let lease =
+                LeaseId { entry: Position::new(row.seq.to_string()), owner: Arc::from("one"), count: 1 };
+            assert!(matches!(begin(&session, &of, &lease).unwrap(), Begin::Go(_)));
+            let other = taker("two");
+            Self { _dir: dir, session, other }
+        }
+
+        /// Whether another takes the event whose lease ends so far from now.
+        fn ends(&mut self, from_now: i64) -> bool {
+            self.session.scans.clear();
+            self.session.db.execute("UPDATE pending SET due = ?1", [monotonic() + from_now]).unwrap();
+            take(&mut self.session, &mut self.other).unwrap();
+            self.session
+                .db
+                .query_row("SELECT state = 0 OR owner = 'two' FROM pending", [], |row| row.get(0))
+                .unwrap()
+        }
+    }
+
+    #[test]
+    fn a_lease_ends_by_the_clock_that_only_grows_and_with_the_machine() {
+        assert!(!Taken::new().ends(1_000_000));
+        assert!(Taken::new().ends(-1));
+        // Given before the machine started anew, when its clock was further.
+        assert!(Taken::new().ends(2 * micros(LEASE)));
+    }
 }
