@@ -440,11 +440,10 @@ fn one_case_in_a_process() {
     runtime.block_on(case(fault, *way == "spooled", seconds.parse().unwrap(), bytes.parse().unwrap()));
 }
 
-/// One case at a time: each is measured.
+/// One short case at a time: each is measured.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn run(fault: &str, way: &str, seconds: u64, bytes: usize) {
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "one_case_in_a_process", "--nocapture", "--test-threads=1"])
         // What each thread's own part of the allocator keeps would look as if it grew (mallopt(3)).
@@ -464,6 +463,7 @@ macro_rules! cases {
         $(
             #[test]
             fn $short() {
+                let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 run($fault, $way, 2, 50);
             }
 

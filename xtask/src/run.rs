@@ -40,7 +40,8 @@ pub(crate) fn cargo_output(words: &[&str]) -> Result<String, String> {
         .output()
         .map_err(|e| format!("cargo {}: {e}", words.join(" ")))?;
     if !output.status.success() {
-        return Err(format!("cargo {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr)));
+        let [out, err] = [&output.stdout, &output.stderr].map(|told| String::from_utf8_lossy(told));
+        return Err(format!("cargo {}: {out}{err}", words.join(" ")));
     }
     String::from_utf8(output.stdout).map_err(|e| e.to_string())
 }
@@ -49,12 +50,7 @@ pub(crate) fn cargo_output(words: &[&str]) -> Result<String, String> {
 pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
-        // In release, for some of them measure. Doc tests that are ignored are no long forms.
-        cargo(&["build", "--locked", "--release", "-p", "pubsub-pipeline-examples", "--examples"], &[])?;
-        let targets = ["--lib", "--bins", "--tests"];
-        let words =
-            [&["test", "--locked", "--release", "--workspace", "--no-fail-fast"], &targets[..]].concat();
-        cargo(&[&words[..], &["--", "--ignored"]].concat(), &[])?;
+        long_tests()?;
         return crash::run(Crash::new(form));
     }
     if is_root() {
@@ -64,6 +60,38 @@ pub(crate) fn test(form: Form) -> Done {
     }
     println!("not root: the tests that mount file systems are left out");
     Ok(())
+}
+
+/// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that
+/// are ignored are no long forms.
+fn long_tests() -> Done {
+    cargo(&["build", "--locked", "--release", "-p", "pubsub-pipeline-examples", "--examples"], &[])?;
+    let built = ["test", "--locked", "--release", "--workspace", "--lib", "--bins", "--tests"];
+    cargo(&[&built[..], &["--no-run"]].concat(), &[])?;
+    // They wait more than they work: beside the others.
+    let (waits, rest) = ("for_ten_minutes", [&built[..], &["--no-fail-fast"]].concat());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let words = [
+                "test",
+                "--locked",
+                "--release",
+                "-p",
+                "pubsub-file",
+                "--test",
+                "fanout_stress",
+                waits,
+                "--",
+            ];
+            let output =
+                cargo_output(&[&words[..], &["--ignored", "--test-threads=4", "--show-output"]].concat())?;
+            println!("{output}");
+            Ok(())
+        });
+        let rest = cargo(&[&rest[..], &["--", "--ignored", "--skip", waits]].concat(), &[]);
+        let waited = waiting.join().unwrap_or_else(|_| Err("the tests that wait panicked".to_owned()));
+        waited.and(rest)
+    })
 }
 
 fn is_root() -> bool {
