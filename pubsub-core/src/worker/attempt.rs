@@ -11,10 +11,13 @@ use super::outcome::{chain_is_full, events};
 use super::{Shared, Slot};
 use crate::execution::{after_a_cut, stores_may};
 use crate::{
-    Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
-    Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop, StopState,
-    Stopper, Try, Verdict,
+    Backoff, Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
+    Outcome, Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, StartFailure,
+    Stop, StopState, Stopper, Try, Verdict,
 };
+
+/// How long an event waits whose command could not be started, because the machine was out of something.
+const LACKING: Backoff = Backoff { base: Duration::from_secs(1), factor: 2, cap: Duration::from_secs(60) };
 
 /// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
 pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, slot: Option<Slot>) {
@@ -95,6 +98,12 @@ impl Shared {
             }
             Cause::LeaseLost => {
                 Err(Error::new(ErrorKind::LeaseLost, "another worker holds this event by now"))
+            }
+            Cause::NotStarted if executed.exit.start_failure == Some(StartFailure::OutOfResources) => {
+                self.tell(&executed.report.record);
+                // Of the attempts so far, those that were given back.
+                let given_back = numbers.attempt.saturating_sub(numbers.failures + numbers.crashes + 1);
+                Ok(Settlement::Release { after: LACKING.delay(given_back) })
             }
             _ => self.decide(delivery, executed, numbers).await,
         }

@@ -11,8 +11,8 @@ use crate::{
     ActionId, Backoff, Broker, BrokerAdmin, BrokerCapabilities, Cause, DeadLetter, DeadLetters, Deliveries,
     Error, ErrorKind, Event, EventId, EventType, Exit, FanOut, Finished, GroupInfo, GroupName, Handler,
     MemoryBroker, MemoryStore, Outcome, OutputReader, Position, Published, Publisher, PublisherExt, Result,
-    RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, Stop, Subscribed, Subscriber, Subscription,
-    handler_fn, verify,
+    RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, StartFailure, Stop, Subscribed, Subscriber,
+    Subscription, handler_fn, verify,
 };
 
 struct Bench {
@@ -281,6 +281,36 @@ async fn events_of_one_action_run_one_after_the_other_and_others_beside_them() {
     run(bench.worker("s", "t:*", handler).with_concurrency(2)).await;
     assert!(bench.runs().await.iter().all(|run| run.outcome == Some(Outcome::Succeeded)));
     assert_eq!(most.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_started_for_a_moment_is_given_back_and_counts_nowhere() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let handler = handler_fn(|context: RunContext| async move {
+        match context.key.attempt {
+            // More than there are retries, and more than crashes are borne.
+            1..=5 => {
+                let lack = Exit::not_started(StartFailure::OutOfResources);
+                lack.with_detail("could not start make: too many open files").into()
+            }
+            6 => Exit::code(1).into(),
+            _ => Exit::code(0).into(),
+        }
+    });
+    let began = tokio::time::Instant::now();
+    run(bench.worker("s", "t:a", handler).with_retry(quick().with_attempts(2))).await;
+    let waits = began.elapsed() - Duration::from_secs(5);
+    // Jittered waits of 1, 2, 4, 8 and 16 s at most.
+    assert!(waits >= Duration::from_millis(3100) && waits < Duration::from_secs(40), "{waits:?}");
+    let runs = bench.runs().await;
+    let told: Vec<_> = runs.iter().map(|r| (r.key.attempt, r.cause.unwrap(), r.is_final)).collect();
+    let lacking = (1..=5).map(|attempt| (attempt, Cause::NotStarted, false));
+    let ended = [(6, Cause::Exit, false), (7, Cause::Exit, true)];
+    assert_eq!(told, lacking.chain(ended).collect::<Vec<_>>());
+    assert_eq!(runs[0].detail.as_deref(), Some("could not start make: too many open files"));
+    assert_eq!(runs[6].outcome, Some(Outcome::Succeeded), "the one retry was left");
+    assert!(bench.broker.list(None, 10).await.unwrap().is_empty());
 }
 
 /// A store that is out of reach from the first append on.
