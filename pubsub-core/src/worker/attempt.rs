@@ -23,12 +23,14 @@ const LACKING: Backoff = Backoff { base: Duration::from_secs(1), factor: 2, cap:
 pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, slot: Option<Slot>) {
     let event = Arc::clone(delivery.event());
     let (id, action) = (&event.id, &event.action_id);
+    let told_to_stop = stop.clone();
     let settlement = match AssertUnwindSafe(shared.work(&delivery, stop, slot)).catch_unwind().await {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(error)) => {
             tracing::warn!(event = %id, %action, error = %error.chain(), "an event was given up for now");
-            // Not at once, or what fails always would be tried without a pause.
-            Settlement::Release { after: shared.lease }
+            // Not at once, or what fails always would be tried without a pause. A worker that was cut takes nothing more.
+            let is_cut = matches!(told_to_stop.state(), StopState::Cut(_));
+            Settlement::Release { after: if is_cut { Duration::ZERO } else { shared.lease } }
         }
         Err(_) => {
             tracing::error!(event = %id, %action, "the worker's own code panicked; that counts as a crash");

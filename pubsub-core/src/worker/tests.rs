@@ -413,6 +413,47 @@ async fn a_worker_whose_required_store_is_away_ends_within_its_limits_and_the_ev
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_is_cut_while_its_store_is_away_gives_its_event_back_at_once_and_counts_nowhere() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    // More often than crashes are borne, and there are no retries.
+    for attempt in 1..=4 {
+        let away = SinkConfig::required("away", Arc::new(Away(bench.store.clone())));
+        let (broker, stage) = (Arc::clone(&bench.broker), Stage::new("s").unwrap());
+        let (began, mut begun) = tokio::sync::mpsc::channel(1);
+        let handler = handler_fn(move |mut context: RunContext| {
+            let began = began.clone();
+            async move {
+                context.output.line("lost").await.unwrap();
+                began.send(context.key.attempt).await.unwrap();
+                Exit::stopped(context.stop.requested().await).into()
+            }
+        });
+        let worker = Worker::new(broker, FanOut::new(vec![away]), handler, stage, ["t:a".parse().unwrap()]);
+        let (stopper, stop) = Stop::pair();
+        let working = tokio::spawn(worker.unwrap().with_lease(Duration::from_secs(600)).unwrap().run(stop));
+        let begun = tokio::time::timeout(Duration::from_secs(2), begun.recv()).await;
+        assert_eq!(begun.expect("the event was there at once"), Some(attempt));
+        stopper.stop(Cause::Shutdown);
+        stopper.cut(Cause::Shutdown);
+        let cut = tokio::time::Instant::now();
+        let lease_is_over = async {
+            while bench.broker.groups(&Scope::default()).await.unwrap().iter().any(|g| g.depth.leased > 0) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        lease_is_over.await;
+        assert!(cut.elapsed() < Duration::from_secs(6), "{:?}", cut.elapsed());
+        working.await.unwrap().unwrap();
+    }
+    let worker = bench.worker("s", "t:a", exits(0)).with_retry(RetryPolicy::none());
+    run(worker.with_lease(Duration::from_secs(600)).unwrap()).await;
+    let runs = bench.runs().await;
+    let last = runs.last().unwrap();
+    assert_eq!((runs.len(), last.key.attempt, last.outcome), (5, 5, Some(Outcome::Succeeded)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_ends_when_idle_outlives_a_broker_that_is_out_of_reach_for_a_while() {
     let broker = Arc::new(Forgetful { broker: MemoryBroker::new(), left: AtomicU32::new(3) });
     let store = MemoryStore::new();
