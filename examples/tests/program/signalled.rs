@@ -16,7 +16,8 @@ const LONG: Duration = Duration::from_secs(60);
 fn held(pipe: PathBuf) -> fs::File {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(fs::OpenOptions::new().write(true).open(pipe).unwrap()));
-    told.recv_timeout(LONG).expect("nobody reads it")
+    // Where it fails, nobody reads it.
+    told.recv_timeout(LONG).unwrap()
 }
 
 #[test]
