@@ -53,9 +53,17 @@ impl Shared {
         }
         match delivery.begin().await? {
             Begin::Go(numbers) => self.run(delivery, numbers, stop, slot).await,
-            Begin::Concluded(conclusion) => self.after(delivery, &conclusion).await,
-            Begin::Cancelled(numbers) => self.cancelled(delivery, numbers).await,
+            // Where nothing is run, what is left to do may wait for a store, and holds no slot.
+            Begin::Concluded(conclusion) => {
+                drop(slot);
+                self.after(delivery, &conclusion).await
+            }
+            Begin::Cancelled(numbers) => {
+                drop(slot);
+                self.cancelled(delivery, numbers).await
+            }
             Begin::Exhausted(numbers) => {
+                drop(slot);
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
                 let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason);
                 let verdict = Verdict::new(Outcome::Failed, Pipeline::Stops);
@@ -83,6 +91,7 @@ impl Shared {
         let ended = match watch(delivery, &stop, &stopper, work).await {
             Ok(ended) => ended,
             Err(_) if matches!(stopped.state(), StopState::Stop(Cause::Cancelled)) => {
+                drop(slot);
                 return self.cancelled(delivery, numbers).await;
             }
             Err(error) => return Err(error),
