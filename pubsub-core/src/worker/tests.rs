@@ -255,6 +255,20 @@ async fn a_stop_drains_and_what_is_cut_is_released_and_runs_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_would_drain_for_ever_is_cut_all_the_same() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let (stopper, stop) = Stop::pair();
+    let working = tokio::spawn(bench.worker("s", "t:a", obeys()).with_drain(Duration::MAX).run(stop));
+    while bench.runs().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stopper.cut(Cause::Shutdown);
+    working.await.unwrap().unwrap();
+    assert_eq!(bench.runs().await[0].cause, Some(Cause::Shutdown));
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_of_one_action_run_one_after_the_other_and_others_beside_them() {
     let bench = Bench::new();
     for action in ["a", "a", "b", "a"] {
