@@ -43,7 +43,8 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
         }
         #[cfg(feature = "file")]
         Scheme::File(folder) => {
-            let store = pubsub_file::FileStore::connect(pubsub_file::FileStoreConfig::new(folder)).await?;
+            let store = pubsub_file::FileStore::connect(pubsub_file::FileStoreConfig::new(folder)).await;
+            let store = store.map_err(|e| e.with("place", place))?;
             Ok(ConnectedStore { store: Arc::new(store), capabilities: pubsub_file::FILE_STORE })
         }
         #[cfg(not(feature = "file"))]
@@ -62,7 +63,8 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         #[cfg(feature = "file")]
         Scheme::File(folder) => {
             let config = pubsub_file::FileBrokerConfig::new(folder);
-            Ok(Arc::new(pubsub_file::FileBroker::connect(config).await?))
+            let broker = pubsub_file::FileBroker::connect(config).await;
+            Ok(Arc::new(broker.map_err(|e| e.with("place", place))?))
         }
         #[cfg(not(feature = "file"))]
         Scheme::File(_) => Err(missing("file")),

@@ -8,7 +8,10 @@ use pubsub_pipeline::{
 };
 
 use crate::help;
-use crate::values::{Entry, PayloadSource, Span, entry, limit, line_number, place, size, span};
+use crate::values::{
+    Entry, PayloadSource, Span, entry, folder, lease, limit, line_number, number, place, size, some,
+    some_runs, span, variable,
+};
 
 /// Publish events, run commands at them, and ask for their output: while they run and after.
 #[derive(Debug, Parser)]
@@ -24,7 +27,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// A file broker and a file store in this folder
-    #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_name = "D")]
+    #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_parser = folder, value_name = "D")]
     pub(crate) dir: PathBuf,
     /// The broker, in place of the folder's: file:///path, file:path
     #[arg(long, global = true, value_parser = place, value_name = "URL")]
@@ -33,7 +36,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) store: Vec<Place>,
     /// A spool in this folder: `work` and `stream` keep output there until the stores have it, and ship what is left
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_parser = folder, value_name = "DIR")]
     pub(crate) spool: Option<PathBuf>,
     /// One JSON document a line, errors too
     #[arg(long, global = true)]
@@ -126,11 +129,11 @@ pub(crate) struct RunOptions {
     /// Time between TERM and KILL when it is stopped
     #[arg(long, value_parser = span, default_value = "10s", value_name = "D")]
     pub(crate) grace: Span,
-    /// Most bytes of output that are kept, as 500MB or 1GiB: half from its beginning, half from its end
+    /// Most bytes of output that are kept, as 500MB (millions) or 1GiB (2^30): half from its beginning, half from its end
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub(crate) max_output: Option<u64>,
     /// Mask the value of this environment variable, of 4 bytes at least, in all that is stored and shown
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_parser = variable, value_name = "NAME")]
     pub(crate) mask_env: Vec<String>,
     /// A free text in the run's record
     #[arg(long, value_parser = entry, value_name = "K=V")]
@@ -167,16 +170,16 @@ pub(crate) struct Work {
     #[command(flatten)]
     pub(crate) run: RunOptions,
     /// How long an event stays this worker's without a sign of life
-    #[arg(long, value_parser = span, default_value = "30s", value_name = "D")]
+    #[arg(long, value_parser = lease, default_value = "30s", value_name = "D")]
     pub(crate) lease: Span,
     /// When a failed command is tried again, at most as --attempts says
     #[arg(long, value_enum, default_value_t = Retry::Exponential)]
     pub(crate) retry: Retry,
     /// How often a command is tried, the first time included
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    #[arg(long, default_value_t = 3, value_parser = some::<{ u32::MAX }>, value_name = "N")]
     pub(crate) attempts: u32,
     /// How many commands run at once
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+    #[arg(long, default_value_t = 1, value_parser = some::<1000>, value_name = "N")]
     pub(crate) concurrency: u32,
     /// How long running commands may go on after the first signal
     #[arg(long, value_parser = span, default_value = "30s", value_name = "D")]
@@ -228,6 +231,7 @@ pub(crate) struct GetLogs {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
     /// The last so many lines; all by default
+    #[arg(value_parser = number::<u64>, allow_negative_numbers = true)]
     pub(crate) n: Option<u64>,
 }
 
@@ -239,7 +243,7 @@ pub(crate) struct StreamLogs {
     #[arg(long, value_parser = line_number, value_name = "N", conflicts_with = "last")]
     pub(crate) from: Option<LineNumber>,
     /// Begin at the last so many lines
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = number::<u64>, value_name = "N")]
     pub(crate) last: Option<u64>,
 }
 
@@ -289,11 +293,11 @@ pub(crate) struct Expire {
     /// Runs that began longer ago than this go
     #[arg(long, value_parser = limit, value_name = "D")]
     pub(crate) older_than: Option<Span>,
-    /// The oldest go until the output of the others takes at most so many bytes in each store, as 500MB or 1GiB
+    /// The oldest go until the output of the others takes at most so many bytes in each store, as 500MB (millions) or 1GiB (2^30)
     #[arg(long, value_parser = size, value_name = "SIZE")]
     pub(crate) max_bytes: Option<u64>,
     /// The oldest go until at most so many runs are left in each store
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    #[arg(long, value_parser = some_runs, value_name = "N")]
     pub(crate) max_runs: Option<u64>,
 }
 
@@ -329,7 +333,7 @@ pub(crate) struct List {
     #[arg(long, value_parser = span, value_name = "D")]
     pub(crate) since: Option<Span>,
     /// At most so many
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = number::<usize>, value_name = "N")]
     pub(crate) limit: usize,
 }
 
@@ -353,7 +357,7 @@ pub(crate) enum DeadLettersCommand {
         #[arg(long)]
         group: Option<GroupName>,
         /// At most so many
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = number::<usize>, value_name = "N")]
         limit: usize,
     },
     /// Publish one again, for its group alone; prints the new event's id

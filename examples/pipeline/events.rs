@@ -10,7 +10,7 @@ use pubsub_pipeline::{
 use serde::Serialize;
 
 use crate::args::{self, DeadLettersCommand};
-use crate::codes::{DONE, Done, of_run};
+use crate::codes::{DONE, Done, Failure, of_run};
 use crate::documents::{DeadLetterDocument, EventDocument, RefusedDocument, StatusDocument, WaitedDocument};
 use crate::human;
 use crate::places::{Places, fresh};
@@ -119,10 +119,26 @@ async fn is_known(places: &Places, broker: &dyn Broker, action: &ActionId) -> Do
     Ok(!places.store().await?.runs(&query).await?.is_empty())
 }
 
+/// Says of a broker that is only asked, and whose folder can only be read, who can ask it.
+fn only_read(failure: Failure) -> Failure {
+    match failure {
+        Failure::Error(error) if error.kind() == ErrorKind::Refused => Error::new(
+            ErrorKind::Refused,
+            "the broker can be asked only by who may write into its folder, for readers of its database share locks in a \
+             file there: ask as a user of the workers; get-status, get-logs, stream-logs, search, verify, export and list \
+             need no broker",
+        )
+        .with_source(error)
+        .into(),
+        other => other,
+    }
+}
+
 pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &args::DeadLetters) -> Done {
-    let broker = places.existing_broker().await?;
+    let broker = places.existing_broker().await;
     match &args.command {
         DeadLettersCommand::List { group, limit } => {
+            let broker = broker.map_err(only_read)?;
             let letters = broker.list(group.as_ref(), *limit).await?;
             let left = limit.saturating_sub(letters.len());
             for letter in letters {
@@ -142,7 +158,7 @@ pub(crate) async fn dead_letters(places: &Places, screen: &mut Screen, args: &ar
             }
         }
         DeadLettersCommand::Replay { id, group } => {
-            let event_id = broker.replay(id, group.as_ref()).await?;
+            let event_id = broker?.replay(id, group.as_ref()).await?;
             match screen.form {
                 Form::Json => screen.document(&serde_json::json!({ "event_id": event_id }))?,
                 Form::Text => screen.text(event_id.as_str())?,
@@ -170,7 +186,7 @@ async fn refused_lines(places: &Places, screen: &mut Screen, limit: usize) -> Do
 }
 
 pub(crate) async fn waited(places: &Places, screen: &mut Screen, args: &args::Wait) -> Done {
-    let (store, broker) = (places.store().await?, places.broker().await?);
+    let (store, broker) = (places.store().await?, places.broker().await.map_err(only_read)?);
     let mut what = Wait::new(args.action_id.clone());
     what.stage.clone_from(&args.stage);
     what.event.clone_from(&args.event);
@@ -210,4 +226,25 @@ fn too_late(error: Error, args: &args::Wait) -> Error {
         sentence.push_str(", or wait for one event of a stage alone with --event ID");
     }
     Error::new(ErrorKind::TimedOut, sentence).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use pubsub_pipeline::{Error, ErrorKind};
+
+    use super::only_read;
+    use crate::codes::Failure;
+
+    #[test]
+    fn who_may_only_read_is_told_who_can_ask_and_what_needs_no_broker() {
+        let told = |kind| match only_read(Error::new(kind, "open the broker's lock").into()) {
+            Failure::Error(error) => (error.kind(), error.chain()),
+            Failure::PipeClosed => panic!("it is an error"),
+        };
+        let (kind, text) = told(ErrorKind::Refused);
+        assert_eq!(kind, ErrorKind::Refused);
+        assert!(text.contains("may write into its folder") && text.contains("get-status"), "{text}");
+        assert!(text.ends_with("open the broker's lock: refused"), "{text}");
+        assert_eq!(told(ErrorKind::Unavailable).1, "open the broker's lock: unavailable");
+    }
 }

@@ -16,6 +16,7 @@ mod screen;
 mod signals;
 mod stream;
 mod terminal;
+mod usage;
 mod values;
 mod work;
 
@@ -24,13 +25,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
-use clap::Parser as _;
 use codes::{DONE, Done, Failure, of_error};
 use documents::ErrorDocument;
 use places::Places;
 use pubsub_pipeline::{Error, ErrorKind};
 use screen::{Form, Screen};
 use signals::Signals;
+use usage::Refused;
 
 const USAGE: u8 = 2;
 
@@ -44,12 +45,13 @@ pub fn main() -> ExitCode {
     // Known before clap can say it: a wrong command line is told in the form that was asked for.
     let json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
     let form = if json { Form::Json } else { Form::Text };
-    let cli = match Cli::try_parse_from(words) {
+    let cli = match usage::parsed(&words) {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && form == Form::Json => {
+        Err(Refused::Wrong(text)) => return usage(form, &text),
+        Err(Refused::Shown(error)) if error.use_stderr() && form == Form::Json => {
             return usage(form, error.render().to_string().trim_end());
         }
-        Err(error) => {
+        Err(Refused::Shown(error)) => {
             // Where nobody reads the help, that is no failure.
             let _ = error.print();
             let _ = std::io::stdout().flush();

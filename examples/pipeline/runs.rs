@@ -119,3 +119,55 @@ pub(crate) async fn close(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+    use std::time::Instant;
+
+    use pubsub_pipeline::{
+        ActionId, EventId, Exit, ExitClassification as _, ExitTable, Place, RunKey, RunRecord, SealBuilder,
+        Stage,
+    };
+    use tokio::task::JoinSet;
+
+    use super::{LATE, close};
+    use crate::args::Global;
+    use crate::places::Places;
+    use crate::screen::{Form, Screen};
+    use crate::signals::Signals;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_signal_ends_the_wait_for_a_spool_that_is_not_shipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let far = folder.path().join("far");
+        let spool = Some(folder.path().join("spool"));
+        let global = Global {
+            dir: folder.path().into(),
+            broker: None,
+            store: vec![Place::folder(&far)],
+            spool,
+            json: false,
+        };
+        let stores = Places::new(&global).stores().await.unwrap();
+        // A file in the place of its folder keeps the store away.
+        fs::write(&far, "").unwrap();
+        let (action, stage) = (ActionId::new("a").unwrap(), Stage::new("s").unwrap());
+        let mut record = RunRecord::begun(RunKey::new(action, stage, EventId::generate(), 1), "w");
+        stores[0].connected.store.begin(&record).await.unwrap();
+        let exit = Exit::code(0);
+        record.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
+        stores[0].connected.store.finish(&record).await.unwrap();
+
+        let mut signals = Signals::new().unwrap();
+        let own = std::process::id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &own]).status().unwrap().success());
+        let (mut screen, asked) = (Screen::new(Form::Text).unwrap(), Instant::now());
+        close(&stores, JoinSet::new(), &mut screen, &mut signals).await.unwrap();
+        assert!(asked.elapsed() < LATE / 2, "{:?}", asked.elapsed());
+        // It waits for the next one.
+        let waiting = Places::new(&global).spools().unwrap().remove(0).1;
+        assert!(fs::read_dir(waiting).unwrap().count() > 0);
+    }
+}

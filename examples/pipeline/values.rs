@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pubsub_pipeline::{Error, LineNumber, Place, Scheme};
+use pubsub_pipeline::{Error, LineNumber, Place, Scheme, Stage, Subscription};
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
 pub(crate) type Span = Duration;
@@ -34,7 +34,8 @@ impl FromStr for PayloadSource {
 }
 
 pub(crate) fn span(text: &str) -> Result<Span, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; a duration is as in 500ms, 30s, 2m, 1h"))
+    humantime::parse_duration(text)
+        .map_err(|_| "a duration is a number with its unit, as in 500ms, 30s, 2m, 1h, 7days".to_owned())
 }
 
 /// A limit: a duration that is not nothing.
@@ -47,7 +48,12 @@ pub(crate) fn limit(text: &str) -> Result<Span, String> {
 
 /// A number of bytes as people write it: `1GiB`, `500MB`, `4096`; not nothing.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let wrong = || "a size is a whole number of bytes that is not 0, as in 4096, 500MB, 1GiB".to_owned();
+    let wrong = || {
+        // A letter alone means the one to some programs and the other to others.
+        "a size is a whole number of bytes that is not 0, as in 4096, 500MB, 1GiB; the units are KB, MB, GB, TB (powers of \
+         1000) and KiB, MiB, GiB, TiB (powers of 1024)"
+            .to_owned()
+    };
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
     let unit: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
@@ -68,7 +74,8 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 
 /// A broker or a store that outlives this program.
 pub(crate) fn place(url: &str) -> Result<Place, String> {
-    let place: Place = url.parse().map_err(|e: Error| e.to_string())?;
+    // Its context repeats the URL, which may hold a password.
+    let place: Place = url.parse().map_err(|e: Error| e.message().to_owned())?;
     if *place.scheme() == Scheme::Memory {
         return Err("what is kept in the memory of this program ends with it; name a folder: file:///absolute/path or \
                     file:relative/path"
@@ -84,9 +91,52 @@ pub(crate) fn entry(text: &str) -> Result<Entry, String> {
     }
 }
 
+/// A lease, as long as a broker gives one.
+pub(crate) fn lease(text: &str) -> Result<Span, String> {
+    let lease = span(text)?;
+    // A broker's own rule, asked of a subscription to anything.
+    let any = || Subscription::for_stage(Stage::new("any")?, ["*:*".parse()?])?.with_lease(lease);
+    any().map_err(|e| e.message().to_owned())?;
+    Ok(lease)
+}
+
+/// The name of an environment variable. What is given in its place is the secret itself, perhaps.
+pub(crate) fn variable(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['=', '\0']) {
+        return Err("it takes the name of an environment variable, not its value".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// A folder that is there, or can be made.
+pub(crate) fn folder(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if text.is_empty() || (path.exists() && !path.is_dir()) {
+        return Err("it takes the path of a folder, which is made where there is none".to_owned());
+    }
+    Ok(path)
+}
+
+/// A whole number.
+pub(crate) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it takes a whole number from 0 up, as in 50".to_owned())
+}
+
+/// A whole number that is not 0.
+pub(crate) fn some<const LAST: u32>(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=LAST).contains(number));
+    number.ok_or_else(|| format!("it takes a whole number from 1 to {LAST}"))
+}
+
+/// A number of runs that is not 0.
+pub(crate) fn some_runs(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "it takes a whole number from 1 up, as in 1000".to_owned())
+}
+
 pub(crate) fn line_number(text: &str) -> Result<LineNumber, String> {
     let number = text.parse().ok().and_then(LineNumber::new);
-    number.ok_or_else(|| "lines are numbered 1, 2, 3 …".to_owned())
+    number.ok_or_else(|| "it takes the number of a line: they are 1, 2, 3 …".to_owned())
 }
 
 /// Options that may stand anywhere, and whether a value follows.
@@ -124,7 +174,7 @@ pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
 mod tests {
     use clap::{Args as _, Command};
 
-    use super::{GLOBAL, PayloadSource, entry, hoisted, limit, line_number, place, size, span};
+    use super::{GLOBAL, PayloadSource, entry, hoisted, lease, limit, line_number, place, size, span};
     use crate::args::Global;
     use std::time::Duration;
 
@@ -157,6 +207,8 @@ mod tests {
     fn durations_entries_and_numbers_are_as_people_write_them() {
         assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(span("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(lease("100ms"), Ok(Duration::from_millis(100)));
+        assert!(lease("99ms").unwrap_err().contains("100 ms to 24 h"));
         assert!(span("10").is_err() && span("soon").is_err());
         assert_eq!(entry("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(entry("=b").is_err() && entry("a").is_err());

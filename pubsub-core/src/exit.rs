@@ -38,7 +38,10 @@ pub enum StartFailure {
     NotExecutable,
     /// The system refuses these arguments, this environment or this payload, and always will.
     Unacceptable,
-    /// Anything else, which may pass: no memory, no process slot, no descriptor.
+    /// The machine is out of something for a moment: descriptors, memory, process slots, room for temporary files. Nothing
+    /// of the command was begun; a worker gives its event back, and the attempt counts nowhere.
+    OutOfResources,
+    /// Anything else, which may pass.
     Other,
 }
 
@@ -286,7 +289,7 @@ impl ExitClassification for ExitTable {
             Cause::Shutdown | Cause::LeaseLost => Verdict::new(Outcome::Interrupted, Pipeline::Stops),
             Cause::NotStarted => {
                 let retryable = match exit.start_failure {
-                    Some(StartFailure::Other) | None => Retryable::ByPolicy,
+                    Some(StartFailure::OutOfResources | StartFailure::Other) | None => Retryable::ByPolicy,
                     Some(_) => Retryable::Never,
                 };
                 Verdict { retryable, ..Verdict::new(Outcome::Failed, Pipeline::Stops) }
@@ -361,6 +364,7 @@ mod tests {
             (StartFailure::NotFound, Retryable::Never, 127),
             (StartFailure::NotExecutable, Retryable::Never, 126),
             (StartFailure::Unacceptable, Retryable::Never, 126),
+            (StartFailure::OutOfResources, by_policy, 126),
             (StartFailure::Other, by_policy, 126),
         ] {
             assert_eq!(of(Exit::not_started(why)), (Outcome::Failed, Pipeline::Stops, retryable));

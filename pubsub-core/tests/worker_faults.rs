@@ -28,6 +28,7 @@ fn sinks(store: impl OutputSink + 'static) -> FanOut {
 struct Sick {
     store: MemoryStore,
     append_unavailable_for: Option<&'static str>,
+    finish_unavailable_for: Option<&'static str>,
     begin_unavailable: Arc<AtomicBool>,
     begin_refused: bool,
     finish_refused: bool,
@@ -40,6 +41,7 @@ impl Sick {
         Self {
             store: MemoryStore::new(),
             append_unavailable_for: None,
+            finish_unavailable_for: None,
             begin_unavailable: Arc::default(),
             begin_refused: false,
             finish_refused: false,
@@ -73,6 +75,9 @@ impl OutputSink for Sick {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if self.finish_refused {
             return Err(Error::new(ErrorKind::Invalid, "refused for good"));
+        }
+        if self.finish_unavailable_for.is_some_and(|a| a == record.key.action_id.as_str()) {
+            return Err(Error::new(ErrorKind::Unavailable, "away"));
         }
         self.store.finish(record).await
     }
@@ -131,6 +136,29 @@ async fn a_delivery_that_waits_for_its_store_frees_its_slot() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     let runs = store.store.runs(&RunQuery::all()).await.unwrap();
     assert!(runs.iter().any(|r| r.key.action_id.as_str() == "b" && r.is_final), "{runs:?}");
+}
+
+/// The same where the store has every line and not the seal, and where nothing was run: an event that was cancelled.
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_record_waits_for_its_store_frees_its_slot() {
+    for cancelled in [false, true] {
+        let broker = Arc::new(MemoryBroker::new());
+        publish(&broker, "a").await;
+        if cancelled {
+            broker.cancel(&ActionId::new("a").unwrap()).await.unwrap();
+        }
+        publish(&broker, "b").await;
+        let mut store = Sick::new();
+        store.finish_unavailable_for = Some("a");
+        let (_stopper, stop) = Stop::pair();
+        tokio::spawn(worker(&broker, store.clone()).run(stop));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let runs = store.store.runs(&RunQuery::all()).await.unwrap();
+        let ended = runs.iter().any(|r| r.key.action_id.as_str() == "b" && r.is_final);
+        assert!(ended, "cancelled {cancelled}: {runs:?}");
+        let depth = broker.groups(&Scope::default()).await.unwrap().pop().unwrap().depth;
+        assert_eq!((depth.leased, depth.waiting), (1, 0), "its lease is renewed: {depth:?}");
+    }
 }
 
 /// §4.3: "A required sink that refuses for good leaves the outcome as it is, marks the record `output_incomplete`, and

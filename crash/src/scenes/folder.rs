@@ -34,11 +34,15 @@ pub(super) fn read_only(program: &Path) {
         &["--json", "work", "--on", "t:*", "--stage", "t", "--until-idle", "--", "echo", "more"],
         &["--json", "remove", "a"],
         &["--json", "cancel", "a"],
+        &["--json", "wait", "a", "s"],
+        &["--json", "dead-letters", "list"],
     ] {
         let refused = stage.below(&NOBODY, words);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(4), "{words:?}: {refused:?}");
         assert!(said.contains("\"kind\":\"refused\""), "{words:?}: {said}");
+        let asks = words.contains(&"wait") || words.contains(&"list");
+        assert!(!asks || said.contains("may write into its folder"), "{words:?}: {said}");
     }
     // Whoever may write goes on as if nothing had been.
     assert_eq!(stage.documents(&["list", "--json"]).len(), 1);

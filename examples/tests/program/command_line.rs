@@ -58,6 +58,21 @@ fn what_is_kept_in_memory_alone_is_refused_with_what_is_accepted() {
 }
 
 #[test]
+fn what_is_refused_names_the_option_and_what_it_takes_and_repeats_no_password() {
+    let place = Place::new();
+    let told = place.expect(2, &["stream", "a", "s", "--max-output", "-1", "--", "true"]).err;
+    assert!(told.starts_with("pipeline: invalid value '-1' for '--max-output <SIZE>': "), "{told}");
+    assert!(told.contains("KiB, MiB, GiB, TiB") && told.lines().count() == 1, "{told}");
+    let told = place.expect(2, &["work", "--on", "a:b", "--stage", "s", "--lease", "1ms", "--", "true"]).err;
+    assert!(told.contains("--lease") && told.contains("100 ms to 24 h"), "{told}");
+    for option in ["--broker", "--store"] {
+        let told = place.expect(2, &["list", option, "redis://user:secret@host"]).err;
+        assert!(told.contains(option) && told.contains("file:"), "{told}");
+        assert!(!told.contains("secret"), "{told}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
     let place = Place::new();
     let table: [&[&str]; 24] = [
@@ -150,6 +165,7 @@ fn a_store_that_cannot_be_opened_is_4() {
     for words in [&["get-logs", "a", "s"][..], &["stream", "a", "s", "--", "true"]] {
         let told = place.expect(4, &[&["--store", "file:file"], words].concat());
         assert!(told.err.starts_with("pipeline: ") && told.err.lines().count() == 1, "{told:?}");
+        assert!(told.err.contains("place=file:file"), "it names the path: {told:?}");
     }
 }
 

@@ -14,6 +14,7 @@ mod refusing;
 mod removals;
 #[cfg(target_os = "linux")]
 mod shutdowns;
+mod signalled;
 mod spooling;
 mod streaming;
 

@@ -14,6 +14,7 @@ mod values;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use activity::Activity;
 use printed::Printed;
@@ -23,7 +24,16 @@ use supervise::supervise;
 use values::ValuesFile;
 
 use crate::command::Command;
-use crate::{Event, Exit, Finished, RunContext, RunKey, Stop, StopState, Stream};
+use crate::{Event, Exit, Finished, RunContext, RunKey, StartFailure, Stop, StopState, Stream};
+
+/// The waits before a command is started again for which the machine lacked something. They bound the rate of such starts
+/// where the lack lasts.
+const START_AGAIN: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
 
 /// Runs a command to its end.
 ///
@@ -41,13 +51,9 @@ async fn run_printed(
     output: &impl Printed,
     stop: Stop,
 ) -> Finished {
-    if let StopState::Stop(cause) | StopState::Cut(cause) = stop.state() {
-        return Exit::stopped(cause).with_detail("stopped before it was started").into();
-    }
-    let start = Start::new(command, event, key);
     // Blocks as tokio's own `spawn` does, for some hundred microseconds, most of them the system's; a thread for it would
     // cost a tenth of a short command.
-    let started = start.start();
+    let started = started(|| Start::new(command, event, key).start(), stop.clone()).await;
     let Started { mut group, feed: rest, stdout, stderr, values } = match started {
         Ok(started) => started,
         Err(mut exit) => {
@@ -71,6 +77,26 @@ async fn run_printed(
         );
     }
     Finished { exit, values: read_values(values, output).await }
+}
+
+/// Starts; where the machine is out of something, soon again, until the waits are over or it is asked to stop.
+async fn started<T>(mut start: impl FnMut() -> Result<T, Exit>, mut stop: Stop) -> Result<T, Exit> {
+    let stopped = |cause| Exit::stopped(cause).with_detail("stopped before it was started");
+    let mut waits = START_AGAIN.into_iter();
+    loop {
+        if let StopState::Stop(cause) | StopState::Cut(cause) = stop.state() {
+            return Err(stopped(cause));
+        }
+        match (start(), waits.next()) {
+            (Err(exit), Some(wait)) if exit.start_failure == Some(StartFailure::OutOfResources) => {
+                tokio::select! {
+                    cause = stop.requested() => return Err(stopped(cause)),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            (done, _) => return done,
+        }
+    }
 }
 
 /// The values for the next stage. They travel in events, so one that holds a secret is left out.

@@ -77,8 +77,13 @@ impl Start {
     pub(super) fn start(self) -> Result<Started, Exit> {
         let (program, working_dir) = (self.program.clone(), self.working_dir.clone());
         self.try_start().map_err(|failure| match failure {
-            Failure::Ours(e) => Exit::not_started(StartFailure::Other)
-                .with_detail(format!("what a command needs could not be set up: {e}")),
+            Failure::Ours(e) => {
+                let why = if is_momentary(&e) { StartFailure::OutOfResources } else { StartFailure::Other };
+                Exit::not_started(why).with_detail(format!("what a command needs could not be set up: {e}"))
+            }
+            Failure::Begun(e) => Exit::not_started(StartFailure::Other).with_detail(format!(
+                "{program} was started and ended at once, for it could not be watched: {e}"
+            )),
             Failure::Spawn(e) => match working_dir {
                 Some(folder) if !folder.is_dir() => Exit::not_started(StartFailure::NotFound)
                     .with_detail(format!("the working directory {} is not there", folder.display())),
@@ -113,16 +118,16 @@ impl Start {
         let pipes = (child.stdout.take(), child.stderr.take());
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let (Some(id), (Some(stdout), Some(stderr))) = (id, pipes) else {
-            return Err(io::Error::other("the new process has no number or no pipes").into());
+            return Err(Failure::Begun(io::Error::other("the new process has no number or no pipes")));
         };
         let alive = guarded.lives(id);
         #[cfg(feature = "fault-points")]
         crate::fault::point("command.guarded");
         let group = Group::new(child, id, guarded);
-        alive?;
+        alive.map_err(Failure::Begun)?;
         let feed = match rest {
             Some((writer, payload, written)) => {
-                let stdin = ChildStdin::from_std(OwnedFd::from(writer).into())?;
+                let stdin = ChildStdin::from_std(OwnedFd::from(writer).into()).map_err(Failure::Begun)?;
                 Some(Feed { stdin, payload, written })
             }
             None => None,
@@ -132,8 +137,11 @@ impl Start {
 }
 
 enum Failure {
+    /// Before anything was started.
     Ours(io::Error),
     Spawn(io::Error),
+    /// When it ran already.
+    Begun(io::Error),
 }
 
 impl From<io::Error> for Failure {
@@ -190,6 +198,51 @@ fn kind_of(e: &io::Error) -> StartFailure {
         Some(Errno::TOOBIG | Errno::NAMETOOLONG | Errno::INVAL) => StartFailure::Unacceptable,
         // A NUL in an argument or a variable is found before the system is asked.
         None if e.kind() == io::ErrorKind::InvalidInput => StartFailure::Unacceptable,
+        _ if is_momentary(e) => StartFailure::OutOfResources,
         _ => StartFailure::Other,
+    }
+}
+
+/// Whether the machine is out of something that others give back.
+fn is_momentary(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    // That of a temporary folder has a kind and no number.
+    const KINDS: [io::ErrorKind; 4] = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::OutOfMemory,
+        io::ErrorKind::WouldBlock,
+    ];
+    KINDS.contains(&e.kind())
+        || Errno::from_io_error(e).is_some_and(|errno| [Errno::MFILE, Errno::NFILE].contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::io::Errno;
+
+    use super::{is_momentary, kind_of};
+    use crate::StartFailure;
+
+    #[test]
+    fn what_the_machine_is_out_of_for_a_moment_is_told_from_what_stays_refused() {
+        let table = [
+            (Errno::MFILE, StartFailure::OutOfResources),
+            (Errno::NFILE, StartFailure::OutOfResources),
+            (Errno::AGAIN, StartFailure::OutOfResources),
+            (Errno::NOMEM, StartFailure::OutOfResources),
+            (Errno::NOSPC, StartFailure::OutOfResources),
+            (Errno::NOENT, StartFailure::NotFound),
+            (Errno::ACCESS, StartFailure::NotExecutable),
+            (Errno::TOOBIG, StartFailure::Unacceptable),
+            (Errno::IO, StartFailure::Other),
+        ];
+        for (errno, expected) in table {
+            let error = io::Error::from(errno);
+            assert_eq!(kind_of(&error), expected, "{errno}");
+            assert_eq!(is_momentary(&error), expected == StartFailure::OutOfResources, "{errno}");
+        }
     }
 }

@@ -31,7 +31,10 @@ pub(super) struct Values {
 impl ValuesFile {
     /// An empty file. Blocks.
     pub(super) fn create(folder: &Path) -> io::Result<Self> {
-        let create = || tempfile::Builder::new().prefix("output-").tempfile_in(folder).map(Self);
+        // Opened here, so that an error keeps its number.
+        let open =
+            |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let create = || tempfile::Builder::new().prefix("output-").make_in(folder, open).map(Self);
         create().or_else(|e| {
             if e.kind() != io::ErrorKind::NotFound {
                 return Err(e);

@@ -11,21 +11,26 @@ use super::outcome::{chain_is_full, events};
 use super::{Shared, Slot};
 use crate::execution::{after_a_cut, stores_may};
 use crate::{
-    Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
-    Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop, StopState,
-    Stopper, Try, Verdict,
+    Backoff, Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
+    Outcome, Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, StartFailure,
+    Stop, StopState, Stopper, Try, Verdict,
 };
+
+/// How long an event waits whose command could not be started, because the machine was out of something.
+const LACKING: Backoff = Backoff { base: Duration::from_secs(1), factor: 2, cap: Duration::from_secs(60) };
 
 /// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
 pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, slot: Option<Slot>) {
     let event = Arc::clone(delivery.event());
     let (id, action) = (&event.id, &event.action_id);
+    let told_to_stop = stop.clone();
     let settlement = match AssertUnwindSafe(shared.work(&delivery, stop, slot)).catch_unwind().await {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(error)) => {
             tracing::warn!(event = %id, %action, error = %error.chain(), "an event was given up for now");
-            // Not at once, or what fails always would be tried without a pause.
-            Settlement::Release { after: shared.lease }
+            // Not at once, or what fails always would be tried without a pause. A worker that was cut takes nothing more.
+            let is_cut = matches!(told_to_stop.state(), StopState::Cut(_));
+            Settlement::Release { after: if is_cut { Duration::ZERO } else { shared.lease } }
         }
         Err(_) => {
             tracing::error!(event = %id, %action, "the worker's own code panicked; that counts as a crash");
@@ -48,9 +53,17 @@ impl Shared {
         }
         match delivery.begin().await? {
             Begin::Go(numbers) => self.run(delivery, numbers, stop, slot).await,
-            Begin::Concluded(conclusion) => self.after(delivery, &conclusion).await,
-            Begin::Cancelled(numbers) => self.cancelled(delivery, numbers).await,
+            // Where nothing is run, what is left to do may wait for a store, and holds no slot.
+            Begin::Concluded(conclusion) => {
+                drop(slot);
+                self.after(delivery, &conclusion).await
+            }
+            Begin::Cancelled(numbers) => {
+                drop(slot);
+                self.cancelled(delivery, numbers).await
+            }
             Begin::Exhausted(numbers) => {
+                drop(slot);
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
                 let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason);
                 let verdict = Verdict::new(Outcome::Failed, Pipeline::Stops);
@@ -78,6 +91,7 @@ impl Shared {
         let ended = match watch(delivery, &stop, &stopper, work).await {
             Ok(ended) => ended,
             Err(_) if matches!(stopped.state(), StopState::Stop(Cause::Cancelled)) => {
+                drop(slot);
                 return self.cancelled(delivery, numbers).await;
             }
             Err(error) => return Err(error),
@@ -95,6 +109,12 @@ impl Shared {
             }
             Cause::LeaseLost => {
                 Err(Error::new(ErrorKind::LeaseLost, "another worker holds this event by now"))
+            }
+            Cause::NotStarted if executed.exit.start_failure == Some(StartFailure::OutOfResources) => {
+                self.tell(&executed.report.record);
+                // Of the attempts so far, those that were given back.
+                let given_back = numbers.attempt.saturating_sub(numbers.failures + numbers.crashes + 1);
+                Ok(Settlement::Release { after: LACKING.delay(given_back) })
             }
             _ => self.decide(delivery, executed, numbers).await,
         }

@@ -363,7 +363,7 @@ impl Slots {
         };
         cut.cut(cut_now);
         let ended = async { while self.running.join_next().await.is_some() {} };
-        if tokio::time::timeout(CUT_LIMIT + limit, ended).await.is_err() {
+        if tokio::time::timeout(limit.saturating_add(CUT_LIMIT), ended).await.is_err() {
             // They wait for a store that is out of reach. Their events come back.
             if let Err(error) = self.shared.fan_out.close(Duration::ZERO).await {
                 tracing::warn!(error = %error.chain(), "required stores do not have every run; they are given up");

@@ -11,8 +11,8 @@ use crate::{
     ActionId, Backoff, Broker, BrokerAdmin, BrokerCapabilities, Cause, DeadLetter, DeadLetters, Deliveries,
     Error, ErrorKind, Event, EventId, EventType, Exit, FanOut, Finished, GroupInfo, GroupName, Handler,
     MemoryBroker, MemoryStore, Outcome, OutputReader, Position, Published, Publisher, PublisherExt, Result,
-    RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, Stop, Subscribed, Subscriber, Subscription,
-    handler_fn, verify,
+    RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, StartFailure, Stop, Subscribed, Subscriber,
+    Subscription, handler_fn, verify,
 };
 
 struct Bench {
@@ -255,6 +255,20 @@ async fn a_stop_drains_and_what_is_cut_is_released_and_runs_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_would_drain_for_ever_is_cut_all_the_same() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let (stopper, stop) = Stop::pair();
+    let working = tokio::spawn(bench.worker("s", "t:a", obeys()).with_drain(Duration::MAX).run(stop));
+    while bench.runs().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stopper.cut(Cause::Shutdown);
+    working.await.unwrap().unwrap();
+    assert_eq!(bench.runs().await[0].cause, Some(Cause::Shutdown));
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_of_one_action_run_one_after_the_other_and_others_beside_them() {
     let bench = Bench::new();
     for action in ["a", "a", "b", "a"] {
@@ -281,6 +295,36 @@ async fn events_of_one_action_run_one_after_the_other_and_others_beside_them() {
     run(bench.worker("s", "t:*", handler).with_concurrency(2)).await;
     assert!(bench.runs().await.iter().all(|run| run.outcome == Some(Outcome::Succeeded)));
     assert_eq!(most.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_started_for_a_moment_is_given_back_and_counts_nowhere() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let handler = handler_fn(|context: RunContext| async move {
+        match context.key.attempt {
+            // More than there are retries, and more than crashes are borne.
+            1..=5 => {
+                let lack = Exit::not_started(StartFailure::OutOfResources);
+                lack.with_detail("could not start make: too many open files").into()
+            }
+            6 => Exit::code(1).into(),
+            _ => Exit::code(0).into(),
+        }
+    });
+    let began = tokio::time::Instant::now();
+    run(bench.worker("s", "t:a", handler).with_retry(quick().with_attempts(2))).await;
+    let waits = began.elapsed() - Duration::from_secs(5);
+    // Jittered waits of 1, 2, 4, 8 and 16 s at most.
+    assert!(waits >= Duration::from_millis(3100) && waits < Duration::from_secs(40), "{waits:?}");
+    let runs = bench.runs().await;
+    let told: Vec<_> = runs.iter().map(|r| (r.key.attempt, r.cause.unwrap(), r.is_final)).collect();
+    let lacking = (1..=5).map(|attempt| (attempt, Cause::NotStarted, false));
+    let ended = [(6, Cause::Exit, false), (7, Cause::Exit, true)];
+    assert_eq!(told, lacking.chain(ended).collect::<Vec<_>>());
+    assert_eq!(runs[0].detail.as_deref(), Some("could not start make: too many open files"));
+    assert_eq!(runs[6].outcome, Some(Outcome::Succeeded), "the one retry was left");
+    assert!(bench.broker.list(None, 10).await.unwrap().is_empty());
 }
 
 /// A store that is out of reach from the first append on.
@@ -380,6 +424,47 @@ async fn a_worker_whose_required_store_is_away_ends_within_its_limits_and_the_ev
     run(bench.worker("s", "t:a", exits(0))).await;
     let attempts: Vec<_> = bench.runs().await.iter().map(|r| (r.key.attempt, r.outcome)).collect();
     assert_eq!(attempts, [(1, None), (2, Some(Outcome::Succeeded))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_cut_while_its_store_is_away_gives_its_event_back_at_once_and_counts_nowhere() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    // More often than crashes are borne, and there are no retries.
+    for attempt in 1..=4 {
+        let away = SinkConfig::required("away", Arc::new(Away(bench.store.clone())));
+        let (broker, stage) = (Arc::clone(&bench.broker), Stage::new("s").unwrap());
+        let (began, mut begun) = tokio::sync::mpsc::channel(1);
+        let handler = handler_fn(move |mut context: RunContext| {
+            let began = began.clone();
+            async move {
+                context.output.line("lost").await.unwrap();
+                began.send(context.key.attempt).await.unwrap();
+                Exit::stopped(context.stop.requested().await).into()
+            }
+        });
+        let worker = Worker::new(broker, FanOut::new(vec![away]), handler, stage, ["t:a".parse().unwrap()]);
+        let (stopper, stop) = Stop::pair();
+        let working = tokio::spawn(worker.unwrap().with_lease(Duration::from_secs(600)).unwrap().run(stop));
+        let begun = tokio::time::timeout(Duration::from_secs(2), begun.recv()).await;
+        assert_eq!(begun.expect("the event was there at once"), Some(attempt));
+        stopper.stop(Cause::Shutdown);
+        stopper.cut(Cause::Shutdown);
+        let cut = tokio::time::Instant::now();
+        let lease_is_over = async {
+            while bench.broker.groups(&Scope::default()).await.unwrap().iter().any(|g| g.depth.leased > 0) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        lease_is_over.await;
+        assert!(cut.elapsed() < Duration::from_secs(6), "{:?}", cut.elapsed());
+        working.await.unwrap().unwrap();
+    }
+    let worker = bench.worker("s", "t:a", exits(0)).with_retry(RetryPolicy::none());
+    run(worker.with_lease(Duration::from_secs(600)).unwrap()).await;
+    let runs = bench.runs().await;
+    let last = runs.last().unwrap();
+    assert_eq!((runs.len(), last.key.attempt, last.outcome), (5, 5, Some(Outcome::Succeeded)));
 }
 
 #[tokio::test(start_paused = true)]

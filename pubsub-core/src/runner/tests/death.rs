@@ -1,5 +1,6 @@
 //! What a worker's death leaves behind, and what many runs leave in a worker. Each test has a process for itself.
 
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -8,8 +9,9 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::super::guardian::{Guarded, guardian_id};
-use super::{LONG, Run, gone, lives, sh};
-use crate::Command;
+use super::super::start::Start;
+use super::{LONG, Run, event, gone, lives, sh};
+use crate::{Command, Exit, StartFailure};
 
 const PART: &str = "RUNNER_TEST_PART";
 const FOLDER: &str = "RUNNER_TEST_FOLDER";
@@ -185,6 +187,11 @@ async fn runs_leave_no_descriptor_no_zombie_and_no_file() {
     Worker::start("leaks").succeeds();
 }
 
+#[tokio::test]
+async fn a_worker_without_a_free_descriptor_begins_nothing_says_so_and_goes_on_once_it_has_some() {
+    Worker::start("lacks descriptors").succeeds();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a process that the other tests here start; by itself it runs one command"]
 async fn a_worker() {
@@ -234,6 +241,7 @@ async fn a_worker() {
             futures::future::join_all(starts).await;
         }
         "starts in a storm" => starts_in_a_storm().await,
+        "lacks descriptors" => lacks_descriptors(&folder).await,
         "loses its guardian" => loses_its_guardian(&folder).await,
         "environment" => {
             Run::new().end(&sh(&format!("env > {}", file("environment")))).await;
@@ -315,4 +323,25 @@ fn left() -> (usize, usize, usize) {
     let private =
         private.filter(|path| path.to_str().unwrap().contains("pipeline-")).map(|path| count(&path)).sum();
     (count(Path::new("/dev/fd")), children, private)
+}
+
+/// Without a guardian, and then with one: what is lacking differs.
+async fn lacks_descriptors(folder: &Path) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let enough = getrlimit(Resource::Nofile);
+    let free: u64 = std::fs::File::open("/dev/null").unwrap().as_raw_fd().try_into().unwrap();
+    for guarded in [false, true] {
+        // One to spare for each try, so that the lack shows itself in another place.
+        for few in free..free + 12 {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..enough }).unwrap();
+            let started = Start::new(&sh("echo >> begun"), &event(), &Run::new().key).start();
+            setrlimit(Resource::Nofile, enough).unwrap();
+            let Err(exit) = started else { break };
+            assert_eq!(exit.start_failure, Some(StartFailure::OutOfResources), "{guarded} {few}: {exit:?}");
+            assert!(exit.detail.unwrap().contains("Too many open files"), "{guarded} {few}");
+        }
+        let line = format!("echo >> {}/begun", folder.display());
+        assert_eq!(Run::new().end(&sh(&line)).await.finished.exit, Exit::code(0), "{guarded}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.join("begun")).unwrap(), "\n\n");
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::{Run, gone, lives, sh};
-use crate::{Cause, Command, Exit, ExitClassification, ExitTable, Outcome, Retryable, StartFailure};
+use crate::{Cause, Command, Exit, ExitClassification, ExitTable, Outcome, Retryable, StartFailure, Stop};
 
 #[tokio::test]
 async fn both_streams_and_the_code_arrive() {
@@ -61,6 +61,45 @@ async fn what_the_system_will_never_take_is_told_by_its_kind() {
         assert_eq!(exit.start_failure, Some(expected), "{exit:?}");
         assert!(exit.detail.is_some());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_for_which_the_machine_lacks_something_is_made_again_a_few_times_and_others_are_not() {
+    let lack = || Err::<(), _>(Exit::not_started(StartFailure::OutOfResources));
+    let (stopper, stop) = Stop::pair();
+    let (mut tries, began) = (0, tokio::time::Instant::now());
+    let mut count = |answer: &dyn Fn(u32) -> Result<(), Exit>| {
+        tries += 1;
+        answer(tries)
+    };
+    let passes = |tries| if tries < 4 { lack() } else { Ok(()) };
+    assert_eq!(super::super::started(|| count(&passes), stop.clone()).await, Ok(()));
+    assert_eq!((tries, began.elapsed()), (4, Duration::from_millis(700)));
+
+    let (mut tries, began) = (0, tokio::time::Instant::now());
+    let lasts = || {
+        tries += 1;
+        lack()
+    };
+    assert_eq!(super::super::started(lasts, stop.clone()).await, lack());
+    assert_eq!((tries, began.elapsed()), (5, Duration::from_millis(1500)));
+
+    let mut tries = 0;
+    let not_found = Err::<(), _>(Exit::not_started(StartFailure::NotFound));
+    let refused = || {
+        tries += 1;
+        not_found.clone()
+    };
+    assert_eq!(super::super::started(refused, stop.clone()).await, not_found);
+    assert_eq!(tries, 1, "what will not pass is not tried again");
+
+    let stopped = || {
+        stopper.stop(Cause::Shutdown);
+        lack()
+    };
+    let began = tokio::time::Instant::now();
+    let exit = super::super::started(stopped, stop).await.unwrap_err();
+    assert_eq!((exit.cause, began.elapsed()), (Cause::Shutdown, Duration::ZERO), "a stop waits for nothing");
 }
 
 #[tokio::test]
