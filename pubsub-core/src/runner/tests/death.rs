@@ -334,9 +334,11 @@ async fn lacks_descriptors(folder: &Path) {
         // One to spare for each try, so that the lack shows itself in another place.
         for few in free..free + 12 {
             setrlimit(Resource::Nofile, Rlimit { current: Some(few), ..enough }).unwrap();
-            let started = Start::new(&sh("echo >> begun"), &event(), &Run::new().key).start();
+            let command = sh(&format!("echo >> {}/tried-{guarded}", folder.display()));
+            let started = Start::new(&command, &event(), &Run::new().key).start();
             setrlimit(Resource::Nofile, enough).unwrap();
             let Err(exit) = started else { break };
+            assert!(!folder.join(format!("tried-{guarded}")).exists(), "{guarded} {few}: it was begun");
             assert_eq!(exit.start_failure, Some(StartFailure::OutOfResources), "{guarded} {few}: {exit:?}");
             assert!(exit.detail.unwrap().contains("Too many open files"), "{guarded} {few}");
         }
