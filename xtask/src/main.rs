@@ -5,6 +5,7 @@
     reason = "a program of the workspace talks to its terminal"
 )]
 
+mod bench;
 mod check;
 mod dependencies;
 mod facade;
@@ -18,6 +19,7 @@ const USAGE: &str = "\
 cargo xtask <task>
 
   test [--long]            every test; with --long also those marked `long: ...`
+  bench [--save] [NAME..]  each benchmark beside its limit, as one table; --save writes it into README
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   support-table [--check]  writes README's support table from the declared capabilities, or compares it";
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
+        ["bench", "--save", names @ ..] => bench::bench(names, bench::Table::Saved),
+        ["bench", names @ ..] => bench::bench(names, bench::Table::Printed),
         ["check"] => check::all(),
         ["support-table"] => support_table::write(),
         ["support-table", "--check"] => support_table::check(),
