@@ -14,6 +14,9 @@ mod place;
 
 pub use connect::{ConnectedStore, connect_broker, connect_store};
 pub use place::{Place, Scheme};
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub use pubsub_core::fault;
 pub use pubsub_core::name;
 pub use pubsub_core::{
     ActionId, Appended, Attempt, Backoff, Begin, Broker, BrokerAdmin, BrokerCapabilities, CLOUD_EVENT_TYPE,
@@ -23,9 +26,9 @@ pub use pubsub_core::{
     Depth, Difference, Digest, Durability, Ended, Environment, Error, ErrorKind, Escapes, Event, EventId,
     EventType, Executed, Execution, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, Finality,
     FinishReport, Finished, Follow, FollowFrom, Followed, Gap, Group, GroupInfo, GroupName, Grouped, Handler,
-    HandlerFn, Headers, Hit, Holder, InBatches, Judgement, LEASE_LIMITS, LeaseId, LeaseState, Leased, Leases,
-    Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED, MAX_HOLES,
-    MAX_ID_BYTES, MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES, MAX_PATTERN_BYTES, MAX_PATTERNS,
+    HandlerFn, Headers, Hit, Holder, InBatches, Judgement, Keep, LEASE_LIMITS, LeaseId, LeaseState, Leased,
+    Leases, Line, LineBatch, LineEnd, LineNumber, LineRange, Lines, MASKED, MAX_BATCH_BYTES, MAX_GROUPED,
+    MAX_HOLES, MAX_ID_BYTES, MAX_LINE_BYTES, MAX_LINKS, MAX_NOTES, MAX_PATTERN_BYTES, MAX_PATTERNS,
     MAX_PAYLOAD_VARIABLE_BYTES, MAX_PREFETCH, MAX_SEARCH_BYTES, MAX_SECRET_BYTES, MEMORY_BROKER,
     MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker, MemoryBroker, MemoryLimits, MemoryRefusedLines,
     MemoryStore, Need, Note, Novelty, OpenAttempt, Order, Origin, Outcome, Output, OutputItem, OutputReader,
@@ -35,13 +38,13 @@ pub use pubsub_core::{
     SealBuilder, Search, Settlement, SinkAccount, SinkConfig, Stage, StartAt, StartFailure, Stdin, Stop,
     StopState, Stopper, Store, StoreCapabilities, Stream, Subscribed, Subscriber, Subscription, Support,
     Taken, Target, Timestamp, Try, Verdict, Verification, WITHHELD, Wait, Waited, WhenFull, Worker,
-    bring_tails, copy, current_run, follow, handler_fn, verify, verify_against, wait, wants,
+    bring_tails, copy, current_run, follow, group_dropped, handler_fn, verify, verify_against, wait, wants,
 };
 #[cfg(feature = "file")]
 pub use pubsub_file::{
-    DEFAULT_MAX_EVENT_BYTES, DEFAULT_REFUSED_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER, FILE_STORE, FileBroker,
-    FileBrokerConfig, FileDurability, FileRefusedLines, FileStore, FileStoreConfig, Repair, SpoolConfig,
-    SpoolDepth, Spooled,
+    DEFAULT_KEEP_DAMAGED, DEFAULT_MAX_EVENT_BYTES, DEFAULT_REFUSED_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER,
+    FILE_STORE, FileBroker, FileBrokerConfig, FileDurability, FileRefusedLines, FileStore, FileStoreConfig,
+    Repair, SpoolConfig, SpoolDepth, Spooled, SpooledRun, verify_spool,
 };
 
 /// The README's example is a test.

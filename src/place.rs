@@ -1,5 +1,6 @@
 //! Where a broker or a store is, written as a URL.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -16,6 +17,7 @@ use pubsub_core::{Error, Result};
 /// let place: Place = "file:///var/lib/my%20runs?required=true".parse()?;
 /// assert_eq!(place.scheme(), &Scheme::File("/var/lib/my runs".into()));
 /// assert_eq!(place.required(), Some(true));
+/// assert_eq!(place.to_string(), "file:/var/lib/my runs");
 /// let error = "mysql://host".parse::<Place>().unwrap_err();
 /// assert!(error.to_string().contains("file:, memory:"), "{error}");
 /// # Ok::<(), pubsub_pipeline::Error>(())
@@ -58,6 +60,16 @@ impl Place {
     #[must_use]
     pub const fn required(&self) -> Option<bool> {
         self.required
+    }
+}
+
+impl fmt::Display for Place {
+    /// As a URL without its options, and never with a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scheme {
+            Scheme::File(folder) => write!(f, "file:{}", folder.display()),
+            Scheme::Memory => f.write_str("memory:"),
+        }
     }
 }
 

@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Remove the runs of an action, or of one stage of it, from every store
     #[command(after_help = help::REMOVE)]
     Remove(Remove),
+    /// Remove the oldest runs, past an age, a size or a number, from every store
+    #[command(after_help = help::EXPIRE)]
+    Expire(Expire),
     /// Wait until an action, or one stage of it, has ended for good
     #[command(after_help = help::WAIT)]
     Wait(Wait),
@@ -84,6 +87,9 @@ pub(crate) enum Command {
     /// Stop what runs and waits of an action
     #[command(after_help = help::CANCEL)]
     Cancel(Cancel),
+    /// What waits in the spool of --spool, and whether it is whole
+    #[command(after_help = help::SPOOL)]
+    Spool,
     /// Events that will never be delivered again, and lines that a store refused for good
     #[command(after_help = help::DEAD_LETTERS)]
     DeadLetters(DeadLetters),
@@ -275,6 +281,20 @@ pub(crate) struct Remove {
     /// Also runs that are running: what they print from now on is lost
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "limits", required = true, multiple = true)]
+pub(crate) struct Expire {
+    /// Runs that began longer ago than this go
+    #[arg(long, value_parser = limit, value_name = "D")]
+    pub(crate) older_than: Option<Span>,
+    /// The oldest go until the output of the others takes at most so many bytes in each store, as 500MB or 1GiB
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub(crate) max_bytes: Option<u64>,
+    /// The oldest go until at most so many runs are left in each store
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    pub(crate) max_runs: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -50,7 +50,7 @@ pub(crate) const WORK: &str = help!(
     "",
     "--max-output keeps the first half of so many bytes and the last half, in whole lines. The last half is held back \
      on the disk and comes when the command has ended; what lies between is dropped and counted. Where this program is \
-     killed, only the first half is there.",
+     killed, the next `work` or `stream` brings the last half.",
     "",
     "What fails is tried again, three times in all: --attempts N, --retry none.",
     "",
@@ -67,7 +67,7 @@ pub(crate) const STREAM: &str = help!(
     "",
     "--max-output keeps the first half of so many bytes and the last half, in whole lines. The last half is held back \
      on the disk and comes when the command has ended; what lies between is dropped and counted. Where this program is \
-     killed, only the first half is there.",
+     killed, the next `work` or `stream` brings the last half.",
     "",
     "The first signal stops the command with its grace. The second cuts at once.",
 );
@@ -120,6 +120,22 @@ pub(crate) const REMOVE: &str = help!(
     "",
     "While one of the runs is running nothing is removed, unless with --force. Lines of the runs that a store refused \
      are removed as well.",
+    "",
+    "With --spool, what still waits there for a store is removed as well, also where another process ships it. Where a \
+     store is out of reach, nothing is shipped to it any more, and what it has is removed by the next one that ships \
+     this spool.",
+);
+
+pub(crate) const EXPIRE: &str = help!(
+    "pipeline expire --older-than 30days",
+    "pipeline expire --max-bytes 10GiB --max-runs 10000",
+    "0 3 * * *  pipeline --dir /var/lib/pipeline expire --older-than 30days   # a line for cron",
+    "",
+    "At least one limit is needed; where several are given, what stays is within each of them. A run that is running \
+     stays, and counts.",
+    "",
+    "This is about runs and their output. What the broker keeps (events, claims, dead letters) goes by itself: once \
+     every group has settled it, after 7 days.",
 );
 
 pub(crate) const WAIT: &str = help!(
@@ -136,6 +152,13 @@ pub(crate) const LIST: &str =
     help!("pipeline list", "pipeline list --action action-123 --outcome failed --since 1day");
 
 pub(crate) const CANCEL: &str = help!("pipeline cancel action-123");
+
+pub(crate) const SPOOL: &str = help!(
+    "pipeline --spool /var/spool/pipeline spool",
+    "",
+    "One line for each run that waits: the store, action, stage, attempt, and how much. What is damaged is told as well, and \
+     the exit code is 1 then: the next one that opens the spool repairs it, and lines that cannot be read become a hole.",
+);
 
 pub(crate) const DEAD_LETTERS: &str = help!(
     "pipeline dead-letters list",

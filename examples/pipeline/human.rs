@@ -88,7 +88,7 @@ pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
         say("missing", format!("{which}: {}", gap.reason));
     }
     if record.output_incomplete {
-        say("warning", "a required store refused lines of it for good".to_owned());
+        say("warning", "a required store lacks lines of it".to_owned());
     }
     lines
 }

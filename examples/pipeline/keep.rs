@@ -1,9 +1,11 @@
-//! What is kept: `verify`, `export`, `copy`, `remove`.
+//! What is kept: `verify`, `export`, `copy`, `remove`, `expire`.
+
+use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
 use pubsub_pipeline::{
-    Error, ErrorKind, Judgement, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _, RunKey,
-    RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against,
+    Error, ErrorKind, Judgement, Keep, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _,
+    RunId, RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against, verify_spool,
 };
 use serde::Serialize;
 
@@ -145,26 +147,41 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     let mut query = RunQuery::all().with_action(args.action_id.clone());
     query.stage.clone_from(&args.stage);
     let mut removed: Vec<RunRecord> = Vec::new();
-    places.existing_store().await?;
+    places.has_runs()?;
     let mut found = Vec::new();
-    for Written { connected, .. } in places.stores().await? {
-        let records = connected.store.runs(&query).await?;
+    for Written { connected, spool, .. } in places.stores().await? {
+        let mut records = match spool {
+            // Before the store is asked: what is shipped meanwhile is found there.
+            Some(spool) => spool.waiting().await?,
+            None => Vec::new(),
+        };
+        records.retain(|record| query.matches(record));
+        // What waits can be removed also where the store is out of reach.
+        match connected.store.runs(&query).await {
+            Err(error) if records.is_empty() => return Err(error.into()),
+            Err(error) => {
+                screen.notice(&format!("a store cannot be asked for its runs: {}", error.chain()))?
+            }
+            Ok(stored) => records.extend(stored),
+        }
         found.push((connected, records));
     }
     if !args.force {
         // Before anything is removed: all of it, or nothing.
         found.iter().flat_map(|(_, records)| records).try_for_each(not_running)?;
     }
+    let mut failed = None;
     for (connected, records) in found {
         for record in records {
-            if connected.store.remove(&record.key.run_id).await?
-                && !removed.iter().any(|other| other.key == record.key)
-            {
-                removed.push(record);
+            match connected.store.remove(&record.key.run_id).await {
+                Ok(true) if !removed.iter().any(|other| other.key == record.key) => removed.push(record),
+                Ok(_) => {}
+                // The others go all the same.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
     }
-    if removed.is_empty() {
+    if removed.is_empty() && failed.is_none() {
         let what = args.stage.as_ref().map(|stage| format!("stage {stage} of ")).unwrap_or_default();
         return Err(not_there(format!(
             "{what}{} has no run here; `pipeline list` shows what has",
@@ -179,5 +196,88 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
             Form::Text => screen.text(&format!("{run_id} removed"))?,
         }
     }
+    failed.map_or(Ok(DONE), |error| Err(error.into()))
+}
+
+#[derive(Serialize)]
+struct Expired {
+    store: String,
+    expired: u64,
+}
+
+pub(crate) async fn expire(places: &Places, screen: &mut Screen, args: &args::Expire) -> Done {
+    let mut keep = Keep::new();
+    keep.since = args.older_than.map(|age| Timestamp::now().minus(age));
+    (keep.bytes, keep.runs) = (args.max_bytes, args.max_runs);
+    let stores = places.existing_stores().await?;
+    for (place, store) in &stores {
+        let expired = store.expire(&keep).await?;
+        let store = place.to_string();
+        match screen.form {
+            Form::Json => screen.document(&Expired { store, expired })?,
+            Form::Text => screen.text(&format!("{expired} runs expired in {store}"))?,
+        }
+    }
+    // Lines that were refused go with their run, once no store has it.
+    let refused = places.refused_lines();
+    let runs: BTreeSet<RunId> =
+        refused.list(None, usize::MAX).await?.into_iter().map(|lines| lines.run.run_id).collect();
+    for run in runs {
+        let query = RunQuery::of_run(run.clone());
+        let mut is_there = false;
+        for (_, store) in &stores {
+            is_there |= !store.runs(&query).await?.is_empty();
+        }
+        if !is_there {
+            refused.remove(&run).await?;
+        }
+    }
     Ok(DONE)
+}
+
+#[derive(Serialize)]
+struct SpooledDocument<'a> {
+    store: &'a str,
+    run_id: &'a str,
+    action_id: Option<&'a str>,
+    stage: Option<&'a str>,
+    attempt: Option<u32>,
+    lines: u64,
+    bytes: u64,
+    damage: &'a [String],
+}
+
+/// What waits in the spool.
+pub(crate) async fn spooled(places: &Places, screen: &mut Screen) -> Done {
+    let mut code = DONE;
+    for (store, folder) in places.spools()? {
+        for waits in verify_spool(folder).await? {
+            let key = waits.record.as_ref().map(|record| &record.key);
+            if !waits.damage.is_empty() {
+                code = NO;
+            }
+            if screen.form == Form::Json {
+                screen.document(&SpooledDocument {
+                    store: &store,
+                    run_id: waits.run.as_str(),
+                    action_id: key.map(|key| key.action_id.as_str()),
+                    stage: key.map(|key| key.stage.as_str()),
+                    attempt: key.map(|key| key.attempt),
+                    lines: waits.lines,
+                    bytes: waits.bytes,
+                    damage: &waits.damage,
+                })?;
+                continue;
+            }
+            let what = key.map_or_else(
+                || format!("run {}", waits.run),
+                |key| format!("{} {} attempt {}", key.action_id, key.stage, key.attempt),
+            );
+            screen.text(&format!("{what}: {} wait for {store}", human::size(waits.lines, waits.bytes)))?;
+            for damage in &waits.damage {
+                screen.text(&format!("{what}: damaged: {damage}"))?;
+            }
+        }
+    }
+    Ok(code)
 }

@@ -1,7 +1,9 @@
 //! Where things are kept: the broker and the stores that the command line names.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pubsub_pipeline::{
     Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output, OutputReader, Place,
@@ -13,6 +15,9 @@ use tokio::task::JoinSet;
 use crate::args::{Chosen, Global};
 use crate::codes::{Done, Failure, not_there};
 use crate::runs::sinks;
+
+/// How long stores that are not required may take for what others had held back.
+const LATE: Duration = Duration::from_secs(10);
 
 /// What the global options name, not yet connected: each subcommand connects what it needs.
 #[derive(Clone, Debug)]
@@ -54,6 +59,24 @@ impl Places {
         self.store().await
     }
 
+    /// Every store, by its place, without a spool; all of them must be there.
+    pub(crate) async fn existing_stores(&self) -> Done<Vec<(&Place, Arc<dyn Store>)>> {
+        self.stores.iter().try_for_each(exists)?;
+        let mut stores = Vec::with_capacity(self.stores.len());
+        for place in &self.stores {
+            stores.push((place, connect_store(place).await?.store));
+        }
+        Ok(stores)
+    }
+
+    /// Refuses places where nothing can be: no spool, and not the first store.
+    pub(crate) fn has_runs(&self) -> Done<()> {
+        match &self.spool {
+            Some(folder) if folder.exists() => Ok(()),
+            _ => self.stores.iter().take(1).try_for_each(exists),
+        }
+    }
+
     pub(crate) async fn broker(&self) -> Done<Arc<dyn Broker>> {
         Ok(connect_broker(&self.broker).await?)
     }
@@ -72,7 +95,7 @@ impl Places {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
                     let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
-                    let spool = Arc::new(Spooled::open(Arc::clone(&connected.store), config).await?);
+                    let spool = Arc::new(Spooled::open_store(Arc::clone(&connected.store), config).await?);
                     connected.store = Arc::clone(&spool) as Arc<dyn Store>;
                     Some(spool)
                 }
@@ -88,24 +111,34 @@ impl Places {
         FileRefusedLines::new(self.dir.join("refused"))
     }
 
-    /// The folder for what is held back of outputs over their limit. `None` where no place has one on the disk.
+    /// The folder for what is held back of outputs over their limit: one of the first store's own, since that says what
+    /// became of their runs. `None` where no place has one on the disk.
     pub(crate) fn held_back(&self) -> Option<PathBuf> {
-        let folder = |place: &Place| match place.scheme() {
-            Scheme::File(folder) => Some(folder.clone()),
+        let first = self.stores.first()?;
+        match (&self.spool, first.scheme()) {
+            (Some(spool), _) => Some(spool.join("held-back").join(spool_name(first).ok()?)),
+            (None, Scheme::File(folder)) => Some(folder.join("held-back")),
             _ => None,
-        };
-        let base = self.spool.clone().or_else(|| self.stores.iter().find_map(folder))?;
-        Some(base.join("held-back"))
+        }
     }
 
-    /// Brings to the stores what processes that died had held back, in a task that ends with what is answered.
+    /// Brings to the stores what processes that died had held back, with a spool or without, in a task.
     pub(crate) fn bring_tails(&self, stores: &[Written]) -> JoinSet<()> {
+        let without = Self { spool: None, ..self.clone() };
+        let places = [self.held_back(), without.held_back()];
+        let places: BTreeSet<PathBuf> = places.into_iter().flatten().filter(|dir| dir.exists()).collect();
         let mut task = JoinSet::new();
-        if let (Some(dir), Some(first)) = (self.held_back().filter(|dir| dir.exists()), stores.first()) {
+        if let (false, Some(first)) = (places.is_empty(), stores.first()) {
             let (reader, fan_out) = (Arc::clone(&first.connected.store), FanOut::new(sinks(self, stores)));
             task.spawn(async move {
-                if let Err(error) = bring_tails(dir, &*reader, &fan_out).await {
-                    tracing::warn!(error = %error.chain(), "what processes that died had held back is left where it is");
+                for dir in places {
+                    if let Err(error) = bring_tails(dir, &*reader, &fan_out).await {
+                        tracing::warn!(error = %error.chain(), "what processes that died had held back is left where it is");
+                    }
+                }
+                // What is not required may still be on its way.
+                if let Err(error) = fan_out.close(LATE).await {
+                    tracing::debug!(error = %error.chain(), "not every store has what was held back");
                 }
             });
         }
@@ -117,6 +150,14 @@ impl Places {
         let place =
             self.stores.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?;
         Ok(connect_store(place).await?.store)
+    }
+
+    /// The spool of each store, where there is one: its store and its folder.
+    pub(crate) fn spools(&self) -> Done<Vec<(String, PathBuf)>> {
+        let Some(folder) = &self.spool else {
+            return Err(Error::invalid("--spool DIR says where the spool is").into());
+        };
+        self.stores.iter().map(|place| Ok((place.to_string(), folder.join(spool_name(place)?)))).collect()
     }
 }
 

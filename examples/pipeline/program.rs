@@ -100,9 +100,11 @@ async fn subcommand(cli: Cli, form: Form, signals: Option<Signals>) -> Done {
         (Command::Export(args), _) => keep::export(&places, to, args).await,
         (Command::Copy(args), _) => keep::copied(&places, to, args).await,
         (Command::Remove(args), _) => keep::remove(&places, to, args).await,
+        (Command::Expire(args), _) => keep::expire(&places, to, args).await,
         (Command::Wait(args), _) => events::waited(&places, to, args).await,
         (Command::List(args), _) => query::list(&places, to, args).await,
         (Command::Cancel(args), _) => events::cancel(&places, to, args).await,
+        (Command::Spool, _) => keep::spooled(&places, to).await,
         (Command::DeadLetters(args), _) => events::dead_letters(&places, to, args).await,
         (Command::Work(_) | Command::Stream(_), None) => {
             Err(Error::new(ErrorKind::Internal, "this subcommand takes the signals").into())

@@ -5,12 +5,16 @@ use std::env::VarError;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, RefusedLines, SinkConfig};
+
+use tokio::task::JoinSet;
 
 use crate::args::RunOptions;
 use crate::codes::Done;
 use crate::places::{Places, Written};
 use crate::screen::Screen;
+use crate::signals::Signals;
 
 /// The command with its limits.
 pub(crate) fn command(words: &[String], options: &RunOptions) -> Done<Command> {
@@ -91,15 +95,27 @@ pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
 /// How long spools may go on after the last run.
 const LATE_SPOOLS: Duration = Duration::from_secs(10);
 
-/// Ends the spools, and says what is left in them.
-pub(crate) async fn close(stores: &[Written], screen: &mut Screen) -> Done<()> {
-    for spool in stores.iter().filter_map(|written| written.spool.as_ref()) {
-        if let Err(error) = spool.close(LATE_SPOOLS).await {
-            screen.notice(&format!(
-                "{}; the next `work` or `stream` with this --spool goes on",
-                error.chain()
-            ))?;
-        }
+/// Ends what brings output to the stores after its run, and says what is left in the spools; a signal ends the wait.
+pub(crate) async fn close(
+    stores: &[Written],
+    mut bringing: JoinSet<()>,
+    screen: &mut Screen,
+    signals: &mut Signals,
+) -> Done<()> {
+    let spools = || stores.iter().filter_map(|written| written.spool.as_ref());
+    let closing = async {
+        // What died before us is brought whole, or it is there for the next one.
+        let brought = async { while bringing.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LATE_SPOOLS, brought).await;
+        join_all(spools().map(|spool| spool.close(LATE_SPOOLS))).await
+    };
+    let closed = tokio::select! {
+        closed = closing => closed,
+        _ = signals.next() => join_all(spools().map(|spool| spool.close(Duration::ZERO))).await,
+    };
+    for error in closed.into_iter().filter_map(Result::err) {
+        screen
+            .notice(&format!("{}; the next `work` or `stream` with this --spool goes on", error.chain()))?;
     }
     Ok(())
 }

@@ -7,8 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::codes::Done;
 
-/// How long a cut may take: KILL was sent, what is left is to say so.
-const CUT: Duration = Duration::from_secs(5);
+/// How long a cut may take: KILL was sent, what is left is to say so. A worker whose store takes nothing needs 5 s to give
+/// its event back.
+const CUT: Duration = Duration::from_secs(8);
 
 /// A signal that asks this program to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +52,23 @@ impl Signals {
         }
     }
 
+    /// Does what comes before any work, unless a signal comes first.
+    pub(crate) async fn unless<T>(&mut self, start: impl Future<Output = Done<T>>) -> Done<Result<T, Asked>> {
+        tokio::select! {
+            started = start => Ok(Ok(started?)),
+            asked = self.next() => Ok(Err(asked)),
+        }
+    }
+
     /// Waits for the end of work that `stopper` stops. The first signal asks it to stop, and `asked` is called; the
-    /// second cuts it. What has not ended soon after that is left behind.
+    /// second cuts it, as does the end of the time that it has then, where that is limited. What has not ended soon after
+    /// that is left behind.
     pub(crate) async fn watch<T>(
         &mut self,
         ended: impl Future<Output = Done<T>>,
         stopper: &Stopper,
         asked: impl FnOnce() -> Done<()>,
+        limit: Option<Duration>,
     ) -> Done<(Option<T>, Option<Asked>)> {
         let mut ended = std::pin::pin!(ended);
         let first = tokio::select! {
@@ -69,9 +80,18 @@ impl Signals {
         tokio::select! {
             done = &mut ended => return Ok((Some(done?), Some(first))),
             _ = self.next() => {}
+            () = over(limit) => {}
         }
         stopper.cut(Cause::Shutdown);
         let done = tokio::time::timeout(CUT, ended).await.ok().transpose()?;
         Ok((done, Some(first)))
+    }
+}
+
+/// Returns after the limit; never where there is none.
+async fn over(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }

@@ -13,7 +13,8 @@ use crate::runs;
 use crate::screen::{Form, Screen};
 use crate::signals::{Asked, Signals};
 
-/// How long stores that are not required may take after the run, to get what they lack.
+/// How long stores may take after the run, to get what they lack: those that are not required, and all of them after a
+/// signal.
 const LATE_STORES: Duration = Duration::from_secs(10);
 
 /// Runs it, stores its output, and shows it. No event is published: the run has an id of its own.
@@ -26,8 +27,11 @@ pub(crate) async fn stream(
     let command = runs::command(&args.command, &args.run)?.with_stdin(Stdin::Null);
     let execution = runs::execution(places, &args.run, screen)?;
     let display = Display::new(screen.form)?;
-    let stores = places.stores().await?;
-    let _bringing = places.bring_tails(&stores);
+    let stores = match signals.unless(places.stores()).await? {
+        Ok(stores) => stores,
+        Err(asked) => return Ok(asked.code()),
+    };
+    let bringing = places.bring_tails(&stores);
     let mut sinks = runs::sinks(places, &stores);
     sinks.push(display.sink());
     let fan_out = Arc::new(FanOut::new(sinks));
@@ -47,7 +51,9 @@ pub(crate) async fn stream(
         display.finished().await;
         Done::Ok(report.record)
     };
-    let (record, asked) = signals.watch(ended, &stopper, || Ok(())).await?;
+    // The command's own grace, and what a store needs that is in reach.
+    let limit = args.run.grace.saturating_add(LATE_STORES);
+    let (record, asked) = signals.watch(ended, &stopper, || Ok(()), Some(limit)).await?;
     let Some(record) = record else {
         screen.notice(
             "the command was cut; its end was not stored in time, and the run will be told as lost",
@@ -61,7 +67,7 @@ pub(crate) async fn stream(
     if let Err(error) = late {
         screen.notice(&format!("stores that are not required lack some of the output: {}", error.chain()))?;
     }
-    runs::close(&stores, screen).await?;
+    runs::close(&stores, bringing, screen, &mut signals).await?;
     for gap in &record.gaps {
         screen.gap(gap)?;
     }
@@ -71,7 +77,7 @@ pub(crate) async fn stream(
     }
     if record.output_incomplete {
         screen.notice(
-            "a required store refused lines of the output for good; `pipeline dead-letters list` shows them",
+            "a required store lacks lines of the output; those that it refused are in `pipeline dead-letters list`",
         )?;
     }
     Ok(asked.map_or_else(|| of_run(&record, args.run.pass_code), Asked::code))

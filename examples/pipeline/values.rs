@@ -90,7 +90,8 @@ pub(crate) fn line_number(text: &str) -> Result<LineNumber, String> {
 }
 
 /// Options that may stand anywhere, and whether a value follows.
-const GLOBAL: [(&str, bool); 4] = [("--dir", true), ("--broker", true), ("--store", true), ("--json", false)];
+const GLOBAL: [(&str, bool); 5] =
+    [("--dir", true), ("--broker", true), ("--store", true), ("--spool", true), ("--json", false)];
 
 /// Moves the global options before the subcommand: clap forgets those before it where the same stands after it.
 /// What follows `--` is the command's own.
@@ -121,7 +122,10 @@ pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{PayloadSource, entry, hoisted, limit, line_number, place, size, span};
+    use clap::{Args as _, Command};
+
+    use super::{GLOBAL, PayloadSource, entry, hoisted, limit, line_number, place, size, span};
+    use crate::args::Global;
     use std::time::Duration;
 
     fn words(text: &str) -> Vec<String> {
@@ -132,7 +136,21 @@ mod tests {
     fn global_options_move_to_the_front_and_those_of_the_command_stay() {
         let moved = hoisted(words("p --store a work --store=b --stage s --json -- c --json --dir x"));
         assert_eq!(moved, words("p --store a --store=b --json work --stage s -- c --json --dir x"));
+        let moved = hoisted(words("p --spool a stream x --spool b --spool=c -- d --spool e"));
+        assert_eq!(moved, words("p --spool a --spool b --spool=c stream x -- d --spool e"));
         assert_eq!(hoisted(words("p list --dir")), words("p --dir list"));
+    }
+
+    #[test]
+    fn every_global_option_is_moved() {
+        let known = Global::augment_args(Command::new("p"));
+        let options: Vec<(String, bool)> = known
+            .get_arguments()
+            .map(|arg| (format!("--{}", arg.get_long().unwrap()), arg.get_action().takes_values()))
+            .collect();
+        let moved: Vec<(String, bool)> =
+            GLOBAL.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        assert_eq!(options, moved);
     }
 
     #[test]

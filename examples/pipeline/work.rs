@@ -22,18 +22,21 @@ pub(crate) async fn work(
 ) -> Done {
     let command = runs::command(&args.command, &args.run)?;
     let execution = runs::execution(places, &args.run, screen)?;
-    let stores = places.stores().await?;
+    let start = async { Done::Ok((places.stores().await?, places.broker().await?)) };
+    let (stores, broker) = match signals.unless(start).await? {
+        Ok(started) => started,
+        Err(asked) => return Ok(asked.code()),
+    };
     let fan_out = FanOut::new(runs::sinks(places, &stores));
-    let _bringing = places.bring_tails(&stores);
+    let bringing = places.bring_tails(&stores);
     let form = screen.form;
-    let mut worker =
-        Worker::new(places.broker().await?, fan_out, command, args.stage.clone(), args.on.iter().cloned())?
-            .with_lease(args.lease)?
-            .with_retry(policy(args.retry, args.attempts))
-            .with_execution(execution)
-            .with_concurrency(usize::try_from(args.concurrency).unwrap_or(usize::MAX))
-            .with_drain(args.drain)
-            .with_observer(move |record| ended(form, record));
+    let mut worker = Worker::new(broker, fan_out, command, args.stage.clone(), args.on.iter().cloned())?
+        .with_lease(args.lease)?
+        .with_retry(policy(args.retry, args.attempts))
+        .with_execution(execution)
+        .with_concurrency(usize::try_from(args.concurrency).unwrap_or(usize::MAX))
+        .with_drain(args.drain)
+        .with_observer(move |record| ended(form, record));
     if let Some(group) = &args.group {
         worker = worker.with_group(group.clone());
     }
@@ -51,8 +54,8 @@ pub(crate) async fn work(
         Done::Ok(())
     };
     let draining = || Ok(screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?);
-    let (_, asked) = signals.watch(ended, &stopper, draining).await?;
-    runs::close(&stores, screen).await?;
+    let (_, asked) = signals.watch(ended, &stopper, draining, None).await?;
+    runs::close(&stores, bringing, screen, &mut signals).await?;
     Ok(asked.map_or(DONE, Asked::code))
 }
 

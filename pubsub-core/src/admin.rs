@@ -139,3 +139,44 @@ pub struct DeadLetter {
     /// When it became one.
     pub time: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+    use super::{Depth, group_dropped};
+    use crate::GroupName;
+
+    #[derive(Default)]
+    struct Dropped(Arc<AtomicU64>);
+
+    impl Recorder for Dropped {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            assert_eq!(key.name(), "pipeline_broker_dropped_events_total");
+            Counter::from_arc(Arc::clone(&self.0))
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn what_dropped_groups_had_not_settled_is_counted() {
+        let (dropped, name) = (Dropped::default(), GroupName::new("g").unwrap());
+        metrics::with_local_recorder(&dropped, || {
+            group_dropped(&name, Depth::default());
+            group_dropped(&name, Depth { waiting: 3, delayed: 2, leased: 1 });
+            group_dropped(&name, Depth { waiting: 1, ..Depth::default() });
+        });
+        assert_eq!(dropped.0.load(Ordering::Relaxed), 7);
+    }
+}

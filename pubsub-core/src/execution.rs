@@ -22,8 +22,9 @@ pub const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long a handler that is to be cut may take to clean up before it is dropped.
 const CUT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a store may take for what it lacks of a run that is to stop.
+/// How long a store may take for what it lacks of a run that is to stop, and of one that is cut.
 const STORE_LIMIT: Duration = Duration::from_secs(10);
+const CUT_STORE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How attempts are run: the same for all runs of a worker.
 #[derive(Clone)]
@@ -115,6 +116,8 @@ impl Ended {
         if finality == Finality::Final {
             self.record.conclude();
         }
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.seal");
         let report = self.sinks.finish(self.record).await?;
         if let Some(held) = held {
             // Only now: before this, another process would bring it where this one dies.
@@ -262,7 +265,16 @@ impl Execution {
                 Finality::Undecided => fan_out.begin_where_taken(&record).await,
             }
         };
-        let sinks = stores_may(begin, stopped.requested()).await?;
+        let mut cut = stop.clone();
+        let too_late = async {
+            tokio::select! {
+                () = store_limit(stopped.requested(), STORE_LIMIT) => {}
+                () = store_limit(cut.cut(), CUT_STORE_LIMIT) => {}
+            }
+        };
+        let sinks = stores_may(begin, too_late).await?;
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.recorded");
         let output = {
             let cap = self.max_output.as_ref().map(|cap| (cap, &key));
             RunOutput::with_cap(Arc::clone(&self.masker), sinks.clone(), cap)
@@ -280,6 +292,8 @@ impl Execution {
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
             }
         };
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("run.ended");
         let Finished { mut exit, values } = finished;
         exit.detail = exit.detail.map(|detail| output.mask(&detail));
         output.close();
@@ -316,15 +330,21 @@ impl Execution {
     }
 }
 
-/// What a run needs of its stores. Once it is to stop they may take [`STORE_LIMIT`]: one that is in reach needs less.
+async fn store_limit(stopped: impl Future<Output = Cause>, limit: Duration) {
+    stopped.await;
+    tokio::time::sleep(limit).await;
+}
+
+/// Returns when stores have had their time for what they lack of a run that is cut.
+pub(crate) async fn after_a_cut(stop: &mut Stop) {
+    store_limit(stop.cut(), CUT_STORE_LIMIT).await;
+}
+
+/// What a run needs of its stores, until it is too late: one that is in reach needs less.
 pub(crate) async fn stores_may<T>(
     work: impl Future<Output = Result<T>>,
-    stopped: impl Future<Output = Cause>,
+    too_late: impl Future<Output = ()>,
 ) -> Result<T> {
-    let too_late = async {
-        stopped.await;
-        tokio::time::sleep(STORE_LIMIT).await;
-    };
     tokio::select! {
         biased;
         done = work => done,

@@ -23,6 +23,9 @@ mod event;
 mod execution;
 mod exit;
 mod fanout;
+#[cfg(feature = "fault-points")]
+#[doc(hidden)]
+pub mod fault;
 mod follow;
 mod grouped;
 mod handler;
@@ -87,7 +90,7 @@ pub use output::{Gap, Line, LineBatch, LineEnd, LineRange, MAX_BATCH_BYTES, MAX_
 pub use pattern::{MAX_PATTERN_BYTES, Pattern};
 pub use payload::Payload;
 pub use publisher::{Novelty, Published, Publisher, PublisherExt};
-pub use reader::{Hit, Lines, Output, OutputItem, OutputReader, Retention, RunQuery, Store};
+pub use reader::{Hit, Keep, Lines, Output, OutputItem, OutputReader, Retention, RunQuery, Store};
 pub use record::{DEFAULT_BEAT, Judgement, MAX_NOTES, Note, RECORD_VERSION, RunKey, RunRecord, RunStatus};
 pub use refused::{Refusals, Refused, RefusedLines};
 pub use retry::{Backoff, DEFAULT_CALL_LIMIT, Retrying};

@@ -49,11 +49,71 @@ pub trait Retention: Send + Sync {
     /// Where it is there and could not be removed.
     async fn remove(&self, run: &RunId) -> Result<bool>;
 
-    /// Removes completed or lost runs that began before a time; answers how many.
+    /// Removes the oldest runs until what is left is within these limits; answers how many went. A run that is running
+    /// and not lost stays, and counts.
     ///
     /// # Errors
     /// Where one could not be removed; those before it are gone.
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64>;
+    async fn expire(&self, keep: &Keep) -> Result<u64>;
+}
+
+/// What stays in a store: a run has to be within all limits. Without any, everything stays.
+///
+/// ```
+/// use pubsub_core::{Keep, Timestamp};
+/// use std::time::Duration;
+/// let month = Timestamp::now().minus(Duration::from_secs(30 * 24 * 3600));
+/// let keep = Keep::new().with_since(month).with_runs(10_000);
+/// assert!(keep.is_exceeded(Timestamp::now(), 10_001, 0) && !keep.is_exceeded(Timestamp::now(), 10_000, 0));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Keep {
+    /// Runs that began at this time or after it.
+    pub since: Option<Timestamp>,
+    /// At most so many bytes of output in all.
+    pub bytes: Option<u64>,
+    /// At most so many runs.
+    pub runs: Option<u64>,
+}
+
+impl Keep {
+    /// Everything.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs that began at this time or after it.
+    #[must_use]
+    pub const fn with_since(mut self, since: Timestamp) -> Self {
+        self.since = Some(since);
+        self
+    }
+
+    /// At most so many bytes of output in all.
+    #[must_use]
+    pub const fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// At most so many runs.
+    #[must_use]
+    pub const fn with_runs(mut self, runs: u64) -> Self {
+        self.runs = Some(runs);
+        self
+    }
+
+    /// Whether a run that began then has to go from a store that holds so many runs, itself among them, and so many
+    /// bytes of output. A store asks this of the oldest first, by time begun and run id: where the answer is no, all
+    /// that began later stay as well.
+    #[must_use]
+    pub fn is_exceeded(&self, began: Timestamp, runs: u64, bytes: u64) -> bool {
+        self.since.is_some_and(|since| began < since)
+            || self.runs.is_some_and(|most| runs > most)
+            || self.bytes.is_some_and(|most| bytes > most)
+    }
 }
 
 /// Sink, reader and retention in one.
@@ -266,7 +326,7 @@ impl<T: Retention + ?Sized> Retention for Arc<T> {
         (**self).remove(run).await
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        (**self).expire(begun_before).await
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
+        (**self).expire(keep).await
     }
 }

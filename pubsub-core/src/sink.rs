@@ -29,6 +29,8 @@ pub trait OutputSink: Send + Sync {
     ///
     /// # Errors
     /// An error is about all of `batches`; what befell only some lines is in the answer.
+    /// [`NotFound`](crate::ErrorKind::NotFound) for a run that never began here or was removed, also where no lines are
+    /// given.
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended>;
 
     /// Ends the run: the record has its counts, its digest and this store's holes. Once it returns, all lines are

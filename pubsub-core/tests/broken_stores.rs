@@ -12,9 +12,9 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use pubsub_core::conformance::store::{StoreFixture, batch};
 use pubsub_core::conformance::stress::{STORE_RULES_ALONE, Stress, stress_store};
 use pubsub_core::{
-    Appended, Hit, LineBatch, LineEnd, LineNumber, LineRange, Lines, MEMORY_STORE, MemoryStore, Output,
-    OutputItem, OutputReader, OutputSink, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    Store, StoreCapabilities, Stream, Timestamp,
+    Appended, Hit, Judgement, Keep, LineBatch, LineEnd, LineNumber, LineRange, Lines, MEMORY_STORE,
+    MemoryStore, Output, OutputItem, OutputReader, OutputSink, Result, Retention, RunId, RunKey, RunQuery,
+    RunRecord, Search, Store, StoreCapabilities, Stream, Timestamp,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,13 +47,18 @@ enum Breaks {
     RemovesLookAlikes,
     RemovesOnlyTheRecord,
     ExpiresWhatRuns,
+    ExpiresTheNewest,
+    CountsOnlyWhatHasEnded,
+    CountsNoBytes,
+    HeedsOneLimit,
+    TakesLinesOfNoRun,
     TakesNewerRecords,
     ClaimsNoSearchAndSearches,
     TakesNothingAfterTheSeal,
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 30] = [
+const CAUGHT_BY: [(Breaks, &str); 37] = [
     (Breaks::DropsTheLastLine, "what_is_appended_is_read_back_exactly"),
     (Breaks::CountsARefusedLineAsStored, "a_line_of_64_kib_is_kept_whole"),
     (Breaks::ForgetsTheSeal, "the_seal_over_what_is_read_is_the_one_of_the_record"),
@@ -81,6 +86,13 @@ const CAUGHT_BY: [(Breaks, &str); 30] = [
     (Breaks::RemovesLookAlikes, "removing_one_action_leaves_its_look_alikes"),
     (Breaks::RemovesOnlyTheRecord, "a_removed_run_is_gone"),
     (Breaks::ExpiresWhatRuns, "only_old_runs_that_have_ended_expire"),
+    (Breaks::ExpiresWhatRuns, "the_oldest_expire_until_so_many_are_left"),
+    (Breaks::ExpiresTheNewest, "the_oldest_expire_until_so_many_are_left"),
+    (Breaks::ExpiresTheNewest, "the_oldest_expire_until_their_bytes_fit"),
+    (Breaks::CountsOnlyWhatHasEnded, "the_oldest_expire_until_so_many_are_left"),
+    (Breaks::CountsNoBytes, "the_oldest_expire_until_their_bytes_fit"),
+    (Breaks::HeedsOneLimit, "limits_that_are_named_together_all_hold"),
+    (Breaks::TakesLinesOfNoRun, "an_append_to_an_unknown_run_is_not_found"),
     (Breaks::TakesNewerRecords, "a_newer_record_is_refused_by_name"),
     (Breaks::ClaimsNoSearchAndSearches, "patterns_are_those_of_the_regex_crate"),
     (Breaks::TakesNothingAfterTheSeal, "a_copy_fills_the_holes_of_a_sealed_run"),
@@ -165,6 +177,9 @@ impl OutputSink for Broken {
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        if batches.is_empty() && self.1 == Breaks::TakesLinesOfNoRun {
+            return Ok(Appended::all());
+        }
         let mut batches: Vec<LineBatch> = batches.iter().map(|batch| edited(batch, self.1)).collect();
         match self.1 {
             Breaks::DropsTheLastLine => {
@@ -329,17 +344,42 @@ impl Retention for Broken {
         }
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        if self.1 != Breaks::ExpiresWhatRuns {
-            return self.0.expire(begun_before).await;
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
+        let breaks = |what: &[Breaks]| what.contains(&self.1);
+        if !breaks(&[
+            Breaks::ExpiresWhatRuns,
+            Breaks::ExpiresTheNewest,
+            Breaks::CountsOnlyWhatHasEnded,
+            Breaks::CountsNoBytes,
+            Breaks::HeedsOneLimit,
+        ]) {
+            return self.0.expire(keep).await;
         }
-        let mut query = RunQuery::all();
-        query.until = Some(begun_before);
-        let runs = self.0.runs(&query).await?;
+        let mut keep = *keep;
+        match self.1 {
+            Breaks::CountsNoBytes => keep.bytes = None,
+            Breaks::HeedsOneLimit if keep.since.is_some() => (keep.bytes, keep.runs) = (None, None),
+            _ => {}
+        }
+        let mut runs = self.0.runs(&RunQuery::all()).await?;
+        if self.1 != Breaks::ExpiresTheNewest {
+            runs.reverse();
+        }
+        let running = |run: &RunRecord| run.judge(Timestamp::now()) == Judgement::Running;
+        if self.1 == Breaks::CountsOnlyWhatHasEnded {
+            runs.retain(|run| !running(run));
+        }
+        let mut left = runs.len() as u64;
+        let mut bytes: u64 = runs.iter().map(|run| run.counts.bytes).sum();
+        let mut gone = 0;
         for run in &runs {
-            self.0.remove(&run.key.run_id).await?;
+            let stays = running(run) && self.1 != Breaks::ExpiresWhatRuns;
+            if keep.is_exceeded(run.started_at, left, bytes) && !stays {
+                self.0.remove(&run.key.run_id).await?;
+                (left, bytes, gone) = (left - 1, bytes - run.counts.bytes, gone + 1);
+            }
         }
-        Ok(runs.len() as u64)
+        Ok(gone)
     }
 }
 

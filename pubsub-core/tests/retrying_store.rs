@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::conformance::store::StoreFixture;
 use pubsub_core::{
-    Appended, Backoff, Hit, LineBatch, Lines, MEMORY_STORE, MemoryStore, Output, OutputReader, OutputSink,
-    Result, Retention, Retrying, RunId, RunKey, RunQuery, RunRecord, Search, Store, Timestamp,
+    Appended, Backoff, Hit, Keep, LineBatch, Lines, MEMORY_STORE, MemoryStore, Output, OutputReader,
+    OutputSink, Result, Retention, Retrying, RunId, RunKey, RunQuery, RunRecord, Search, Store,
 };
 
 /// Writes through the wrapper, and reads the store itself.
@@ -56,8 +56,8 @@ impl Retention for Both {
         self.store.remove(run).await
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        self.store.expire(begun_before).await
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
+        self.store.expire(keep).await
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use pubsub_core::{Durability, Error, ErrorKind, Result};
 use rustix::fs::OFlags;
 
@@ -99,6 +100,14 @@ pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(no_follow()).open(path)
 }
 
+/// At most so many bytes from an offset on; fewer at the end of the file.
+pub(crate) fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
+    let left = file.metadata()?.len().saturating_sub(offset);
+    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}
+
 pub(crate) fn open_for_writing(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -120,7 +129,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
             // Before the rename, or a power loss leaves the new name on an empty file.
             file.sync_all()?;
         }
+        #[cfg(feature = "fault-points")]
+        at_replacing(path, "written");
         fs::rename(&temporary, path)?;
+        #[cfg(feature = "fault-points")]
+        at_replacing(path, "renamed");
         match path.parent() {
             Some(parent) if sync == Sync::Yes => sync_folder(parent),
             _ => Ok(()),
@@ -132,6 +145,32 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+/// Where a file that is replaced has fault points of its own, one of them.
+#[cfg(feature = "fault-points")]
+fn at_replacing(path: &Path, when: &str) {
+    let above = |n| path.ancestors().nth(n).and_then(Path::file_name).and_then(|name| name.to_str());
+    let what = match above(0) {
+        Some("record.json") if path.with_file_name("lock").exists() => "spool.record",
+        Some("record.json") => "store.record",
+        Some("shipped.json") => "spool.cursor",
+        _ if above(2) == Some("ids") => "store.id",
+        _ => return,
+    };
+    pubsub_core::fault::point(&format!("{what}.{when}"));
+}
+
+/// Where this fault point is due, only half of the bytes are written, and the process dies.
+#[cfg(feature = "fault-points")]
+pub(crate) fn torn(point: &str, file: &File, bytes: &[u8], at: u64) {
+    use std::os::unix::fs::FileExt as _;
+    if pubsub_core::fault::is_due(point) {
+        let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+        // Where even that fails, it dies all the same.
+        let _ = file.write_all_at(half, at);
+        pubsub_core::fault::die();
+    }
 }
 
 /// A text that no other call makes: also not in another container, where process ids are the same, nor one that was

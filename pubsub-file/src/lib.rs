@@ -25,5 +25,7 @@ pub use broker::{
     DEFAULT_MAX_EVENT_BYTES, FILE_BROKER, FileBroker, FileBrokerConfig, FileDurability, Repair,
 };
 pub use refused::{DEFAULT_REFUSED_BYTES, FileRefusedLines};
-pub use spool::{DEFAULT_SPOOL_BYTES, SpoolConfig, SpoolDepth, Spooled};
+pub use spool::{
+    DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig, SpoolDepth, Spooled, SpooledRun, verify_spool,
+};
 pub use store::{FILE_STORE, FileStore, FileStoreConfig};

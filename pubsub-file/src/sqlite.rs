@@ -1,7 +1,7 @@
 //! What kind of failure an error of SQLite is: the one place that reads the driver's codes.
 
 use pubsub_core::{Error, ErrorKind};
-use rusqlite::ffi::ErrorCode;
+use rusqlite::ffi::{ErrorCode, SQLITE_IOERR_SHMSIZE};
 
 /// The kind of an error of the driver.
 pub(crate) fn kind_of(error: &rusqlite::Error) -> ErrorKind {
@@ -14,6 +14,10 @@ pub(crate) fn kind_of(error: &rusqlite::Error) -> ErrorKind {
             _ => ErrorKind::Internal,
         };
     };
+    if failure.extended_code == SQLITE_IOERR_SHMSIZE {
+        // The index of the log finds no room: the first thing that a full disk refuses whoever opens the database.
+        return ErrorKind::Full;
+    }
     match failure.code {
         ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
@@ -57,6 +61,7 @@ mod tests {
             (ffi::SQLITE_SCHEMA, ErrorKind::Unavailable),
             (ffi::SQLITE_INTERRUPT, ErrorKind::TimedOut),
             (ffi::SQLITE_FULL, ErrorKind::Full),
+            (ffi::SQLITE_IOERR_SHMSIZE, ErrorKind::Full),
             (ffi::SQLITE_TOOBIG, ErrorKind::TooLarge),
             (ffi::SQLITE_READONLY, ErrorKind::Refused),
             (ffi::SQLITE_PERM, ErrorKind::Refused),

@@ -27,7 +27,7 @@ pub(crate) const LOOK: Duration = Duration::from_secs(5);
 const PARTS: u32 = 64;
 
 /// Which of the files tells of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Part(u32);
 
 impl Part {

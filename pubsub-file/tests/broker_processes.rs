@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use pubsub_core::{
-    ActionId, BrokerAdmin, Event, EventId, EventType, PublisherExt, Scope, Settlement, Stage, Subscriber,
-    Subscription,
+    ActionId, BrokerAdmin, Deliveries, Event, EventId, EventType, LeaseState, PublisherExt, Scope,
+    Settlement, Stage, Subscriber, Subscription,
 };
 use pubsub_file::{FileBroker, FileBrokerConfig};
 
@@ -215,4 +215,36 @@ fn many_short_lived_processes_beside_each_other_open_and_publish() {
             scope.spawn(move || publish(line));
         }
     });
+}
+
+/// What was held while nobody could renew it, because a process was stopped in the middle of a transaction, stays its
+/// holder's: it only has to be quick once it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_locked_for_longer_than_a_lease_takes_nothing_from_the_living() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, other) = (open(dir.path()).await, open(dir.path()).await);
+    let on = work().with_lease(Duration::from_secs(1)).unwrap();
+    for n in 0..20 {
+        broker.publish_one(go(&n.to_string())).await.unwrap();
+    }
+    let mut deliveries = Deliveries::open(&broker, on.clone()).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.push(deliveries.next().await.unwrap().unwrap());
+    }
+    let mut rival = other.subscribe(on).await.unwrap();
+    let stopped = rusqlite::Connection::open(dir.path().join("broker").join("events.db")).unwrap();
+    for _ in 0..3 {
+        stopped.execute_batch("BEGIN IMMEDIATE").unwrap();
+        // Longer than a lease, while the rival looks for what it may take.
+        let taken = tokio::time::timeout(Duration::from_secs(2), rival.entries.next()).await;
+        assert!(taken.is_err(), "{taken:?}");
+        stopped.execute_batch("ROLLBACK").unwrap();
+        let taken = tokio::time::timeout(Duration::from_secs(2), rival.entries.next()).await;
+        assert!(taken.is_err(), "{taken:?}");
+    }
+    for delivery in held {
+        assert_eq!(*delivery.state().borrow(), LeaseState::Held);
+        delivery.ack().await.unwrap();
+    }
 }

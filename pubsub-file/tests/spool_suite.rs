@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::conformance::store::StoreFixture;
 use pubsub_core::{
-    Appended, Hit, LineBatch, Lines, MEMORY_STORE, MemoryStore, Output, OutputReader, OutputSink, Result,
-    Retention, RunId, RunKey, RunQuery, RunRecord, Search, Store, Timestamp, store_conformance,
+    Appended, Hit, Keep, LineBatch, Lines, MEMORY_STORE, MemoryStore, Output, OutputReader, OutputSink,
+    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Store, store_conformance,
 };
 use pubsub_file::{SpoolConfig, Spooled};
 use tempfile::TempDir;
@@ -64,9 +64,9 @@ impl Retention for InASpool {
         self.0.remove(run).await
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
         self.0.shipped().await;
-        self.0.expire(begun_before).await
+        self.0.expire(keep).await
     }
 }
 
@@ -74,7 +74,7 @@ impl Retention for InASpool {
 impl StoreFixture for InASpool {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let spooled = Spooled::open(MemoryStore::new(), SpoolConfig::new(dir.path())).await.unwrap();
+        let spooled = Spooled::open_store(MemoryStore::new(), SpoolConfig::new(dir.path())).await.unwrap();
         Self(Arc::new(spooled), Arc::new(dir))
     }
 

@@ -12,9 +12,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use pubsub_core::{
-    ActionId, EventId, Exit, ExitClassification as _, ExitTable, Follow, FollowFrom, Followed, LineBatch,
-    LineEnd, LineNumber, Lines, OutputItem, OutputReader as _, OutputSink as _, Result, Retention as _,
-    RunKey, RunQuery, RunRecord, SealBuilder, Search, Stage, Stream, Target, Timestamp, follow,
+    ActionId, EventId, Exit, ExitClassification as _, ExitTable, Follow, FollowFrom, Followed, Keep,
+    LineBatch, LineEnd, LineNumber, Lines, OutputItem, OutputReader as _, OutputSink as _, Result,
+    Retention as _, RunKey, RunQuery, RunRecord, SealBuilder, Search, Stage, Stream, Target, Timestamp,
+    follow,
 };
 use pubsub_file::{FileStore, FileStoreConfig};
 
@@ -179,7 +180,7 @@ async fn everything_done(store: &FileStore, record: &RunRecord) -> String {
     told += &format!("{:?}\n", store.append(&record.key, &[lines(1)]).await);
     later.revision += 1;
     told += &format!("{:?}\n", store.finish(&later).await);
-    told += &format!("{:?}\n", store.expire(Timestamp::now()).await);
+    told += &format!("{:?}\n", store.expire(&Keep::new().with_since(Timestamp::now())).await);
     told + &format!("{:?}\n", store.remove(run).await)
 }
 

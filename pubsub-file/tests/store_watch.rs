@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use pubsub_core::{
-    ActionId, ErrorKind, EventId, Follow, FollowFrom, Followed, LineBatch, LineEnd, LineNumber, Lines,
+    ActionId, ErrorKind, EventId, Follow, FollowFrom, Followed, Keep, LineBatch, LineEnd, LineNumber, Lines,
     OutputItem, OutputReader as _, OutputSink as _, Result, Retention as _, RunKey, RunQuery, RunRecord,
     Search, Stage, Stream, Target, Timestamp, follow,
 };
@@ -147,7 +147,7 @@ async fn a_reader_of_a_folder_that_is_not_there_finds_nothing_and_makes_nothing(
     let (reader, record) = (open(&folder).await, record("a"));
     assert_eq!(ask(&reader, &record).await, (0, 0, 0));
     assert!(!reader.remove(&record.key.run_id).await.unwrap());
-    assert_eq!(reader.expire(Timestamp::now()).await.unwrap(), 0);
+    assert_eq!(reader.expire(&Keep::new().with_since(Timestamp::now())).await.unwrap(), 0);
     let mut changes = reader.changes(&RunQuery::all()).await.unwrap();
     woken(&mut changes).await;
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);

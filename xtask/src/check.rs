@@ -6,6 +6,9 @@ use crate::{dependencies, facade, style, support_table};
 pub(crate) fn all() -> Done {
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
+    // What only the program that is killed has.
+    let faults = ["-p", "pubsub-pipeline-examples", "--features", "fault-points", "--all-targets"];
+    cargo(&[&["clippy", "--locked"], &faults[..], &["--", "-D", "warnings"]].concat(), &[])?;
     cargo(&["doc", "--locked", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     features()?;
     dependencies::check()?;
@@ -20,9 +23,12 @@ fn features() -> Done {
     for package in [
         &["pubsub-pipeline", "--no-default-features"][..],
         &["pubsub-pipeline", "--no-default-features", "--features", "file"],
+        &["pubsub-pipeline", "--no-default-features", "--features", "fault-points"],
         &["pubsub-core"],
         &["pubsub-core", "--features", "conformance"],
+        &["pubsub-core", "--features", "fault-points"],
         &["pubsub-file"],
+        &["pubsub-file", "--features", "fault-points"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;

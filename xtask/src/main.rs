@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod crash;
 mod dependencies;
 mod facade;
 mod run;
@@ -18,9 +19,12 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask <task>
 
-  test [--long]            every test; with --long also those marked `long: ...`
   bench [--save] [NAME..]  each benchmark beside its limit, as one table; --save writes it into README
+  test [--long]            every test; with --long also those marked `long: ...`, and 1,000 rounds of `crash`
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
+  crash [--rounds N] [--seed S] [--long]
+                           scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
+                           (1,000 with --long); with --seed the rounds alone
   support-table [--check]  writes README's support table from the declared capabilities, or compares it";
 
 fn main() -> ExitCode {
@@ -32,12 +36,13 @@ fn main() -> ExitCode {
         ["bench", "--save", names @ ..] => bench::bench(names, bench::Table::Saved),
         ["bench", names @ ..] => bench::bench(names, bench::Table::Printed),
         ["check"] => check::all(),
+        ["crash", words @ ..] => match crash::Crash::parse(words) {
+            Some(crash) => crash::run(crash),
+            None => return usage(),
+        },
         ["support-table"] => support_table::write(),
         ["support-table", "--check"] => support_table::check(),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,4 +51,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::crash::{self, Crash};
+
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
 
 /// How much is tested.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Quick,
     Long,
@@ -52,7 +54,8 @@ pub(crate) fn test(form: Form) -> Done {
         let targets = ["--lib", "--bins", "--tests"];
         let words =
             [&["test", "--locked", "--release", "--workspace", "--no-fail-fast"], &targets[..]].concat();
-        return cargo(&[&words[..], &["--", "--ignored"]].concat(), &[]);
+        cargo(&[&words[..], &["--", "--ignored"]].concat(), &[])?;
+        return crash::run(Crash::new(form));
     }
     if is_root() {
         let words =

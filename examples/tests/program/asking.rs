@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::Place;
 use crate::keeping::holding;
+use crash::Place;
 
 fn printed(script: &str) -> Place {
     let place = Place::new();
@@ -152,7 +152,7 @@ fn of_a_lost_run_the_lines_that_are_stored_are_counted() {
     running.signal("KILL");
     drop(running);
     // As it will be once nobody has heard of it for three intervals.
-    let records = holding(&place.0.path().join(".pipeline"), "\"beat_at\"");
+    let records = holding(&place.path().join(".pipeline"), "\"beat_at\"");
     let [record] = records.as_slice() else { panic!("one file has the record: {records:?}") };
     let mut document: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
     document["beat_at"] = "2020-01-01T00:00:00.000000Z".into();

@@ -1,6 +1,6 @@
 //! `--max-output`: the beginning and the end of an output.
 
-use crate::Place;
+use crash::Place;
 
 #[test]
 fn a_million_lines_become_their_first_and_their_last_ones() {
@@ -28,9 +28,9 @@ fn a_million_lines_become_their_first_and_their_last_ones() {
     assert_eq!(kept + dropped, 1_000_001, "{status}");
     let printed = ended.out.len() as u64 + gap["bytes"].as_u64().unwrap();
     assert_eq!(printed, 6_888_896 + "last\n".len() as u64);
-    let left: Vec<_> = std::fs::read_dir(place.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "the folder and the archive: {left:?}");
-    let held_back = std::fs::read_dir(place.0.path().join(".pipeline/held-back")).unwrap();
+    let held_back = std::fs::read_dir(place.path().join(".pipeline/held-back")).unwrap();
     assert_eq!(held_back.count(), 0, "nothing is held back any more");
 }
 
@@ -46,7 +46,7 @@ fn what_is_held_back_takes_disk_and_not_memory() {
     let script = "yes 'a line of some thirty bytes or so' | head -c 400000000; touch done; while [ -e done ]; do sleep 0.02; done";
     let words = ["stream", "a", "s", "--max-output", "300MB", "--", "sh", "-c", script];
     let mut running = place.start(&words);
-    let done = place.0.path().join("done");
+    let done = place.path().join("done");
     let pid = running.child.id();
     let mut seen = [0; 64 * 1024];
     let mut shown = 0;
@@ -85,7 +85,7 @@ fn a_killed_program_leaves_the_head_and_a_note_and_the_next_one_brings_the_tail(
     // Killed; and what it held back is there, once another has brought it.
     drop(running);
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\n");
-    place.expect(0, &["stream", "b", "s", "--", "sleep", "1"]);
+    place.expect(0, &["stream", "b", "s", "--", "true"]);
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\nthree\n");
     let told = place.expect(0, &["get-status", "a", "s", "--json"]).documents().remove(0);
     assert_eq!(told["notes"][1]["kind"], "output_brought", "{told}");

@@ -1,8 +1,8 @@
 //! The command line: where options stand, what is wrong with it, and what the help teaches.
 
-use crate::Place;
+use crash::Place;
 
-const SUBCOMMANDS: [&str; 15] = [
+const SUBCOMMANDS: [&str; 16] = [
     "publish",
     "work",
     "stream",
@@ -14,6 +14,7 @@ const SUBCOMMANDS: [&str; 15] = [
     "export",
     "copy",
     "remove",
+    "expire",
     "wait",
     "list",
     "cancel",
@@ -36,10 +37,11 @@ fn help_teaches_examples_and_exit_codes() {
 #[test]
 fn help_teaches_what_no_option_shows() {
     let place = Place::new();
-    let table: [(&str, &[&str]); 3] = [
+    let table: [(&str, &[&str]); 4] = [
         ("work", &["PIPELINE_OUTPUT", "[ and { too", "{\"payload\": ", "--retry none", "0, 42, 124 or 130"]),
         ("wait", &["--event \"$(pipeline publish "]),
-        ("remove", &["--force"]),
+        ("remove", &["--force", "With --spool"]),
+        ("expire", &["cron", "What the broker keeps (events, claims, dead letters) goes by itself"]),
     ];
     for (name, parts) in table {
         // Wherever its lines break.
@@ -58,7 +60,7 @@ fn what_is_kept_in_memory_alone_is_refused_with_what_is_accepted() {
 #[test]
 fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
     let place = Place::new();
-    let table: [&[&str]; 19] = [
+    let table: [&[&str]; 24] = [
         &[],
         &["lst"],
         &["get-logs", "a"],
@@ -78,6 +80,11 @@ fn wrong_usage_is_2_and_told_in_the_form_that_was_asked_for() {
         &["stream", "a", "s", "--store", "memory:", "--", "echo"],
         &["copy", "a", "s", "--to", "memory:"],
         &["verify", "a", "s", "--against", "memory:"],
+        &["expire"],
+        &["expire", "--older-than", "0s"],
+        &["expire", "--max-bytes", "0"],
+        &["expire", "--max-runs", "0"],
+        &["expire", "--max-runs", "many"],
     ];
     for words in table {
         let told = place.expect(2, words);
@@ -118,6 +125,7 @@ fn what_is_not_there_is_3_and_says_what_is() {
         &["export", "a", "s"],
         &["copy", "a", "s", "--to", "file:x"],
         &["remove", "a"],
+        &["expire", "--max-runs", "1"],
         &["list"],
         &["cancel", "a"],
         &["dead-letters", "list"],
@@ -125,7 +133,7 @@ fn what_is_not_there_is_3_and_says_what_is() {
         let told = place.expect(3, words);
         assert!(told.err.contains("there is no folder .pipeline"), "{words:?}: {told:?}");
     }
-    assert!(!place.0.path().join(".pipeline").exists(), "asking makes nothing");
+    assert!(!place.path().join(".pipeline").exists(), "asking makes nothing");
     place.expect(0, &["stream", "a", "build", "--", "true"]);
     let told = place.expect(3, &["get-logs", "b", "build"]);
     assert!(told.err.contains("`pipeline list` shows what has"), "{told:?}");
@@ -138,7 +146,7 @@ fn what_is_not_there_is_3_and_says_what_is() {
 #[test]
 fn a_store_that_cannot_be_opened_is_4() {
     let place = Place::new();
-    std::fs::write(place.0.path().join("file"), "no folder").unwrap();
+    std::fs::write(place.path().join("file"), "no folder").unwrap();
     for words in [&["get-logs", "a", "s"][..], &["stream", "a", "s", "--", "true"]] {
         let told = place.expect(4, &[&["--store", "file:file"], words].concat());
         assert!(told.err.starts_with("pipeline: ") && told.err.lines().count() == 1, "{told:?}");
@@ -155,10 +163,9 @@ fn hostile_ids_stay_inside_the_folder() {
         let words = ["--dir", "inside/store", "get-logs", id, "s/../.."];
         assert_eq!(place.expect(0, &words).out, format!("{id}\n"));
     }
-    let entries: Vec<_> =
-        std::fs::read_dir(place.0.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let entries: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(entries, ["inside"]);
     let entries: Vec<_> =
-        std::fs::read_dir(place.0.path().join("inside")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        std::fs::read_dir(place.path().join("inside")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(entries, ["store"]);
 }

@@ -24,7 +24,7 @@ fn memory_stays_flat(printing: &str, bytes: u64, lines: u64, last: &str) {
     let begun = Instant::now();
     let mut running = place.start(&["stream", "a", "s", "--", "sh", "-c", &script]);
     let pid = running.child.id();
-    let done = place.0.path().join("done");
+    let done = place.path().join("done");
     let bytes = bytes + last.len() as u64 + 1;
     let (mut seen, mut shown, mut end) = (vec![0; 1 << 20], 0, Vec::new());
     while shown < bytes {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::{Place, example};
+use crash::{Place, example};
 
 /// Runs a worker until its group has nothing to do.
 fn work(place: &Place, words: &[&str], script: &str) -> crate::Ended {
@@ -29,10 +29,10 @@ fn an_event_reaches_a_worker_that_came_later_with_its_payload() {
 #[test]
 fn a_payload_comes_from_a_file_or_standard_input_and_has_to_be_json() {
     let place = Place::new();
-    fs::write(place.0.path().join("p.json"), "[1]\n").unwrap();
+    fs::write(place.path().join("p.json"), "[1]\n").unwrap();
     place.expect(0, &["publish", "a", "t", "@p.json"]);
     let mut publish = place.command(&["publish", "a", "t", "-"]);
-    let input = fs::File::open(place.0.path().join("p.json")).unwrap();
+    let input = fs::File::open(place.path().join("p.json")).unwrap();
     assert!(publish.stdin(input).output().unwrap().status.success());
     place.expect(0, &["publish", "a", "t", "-1.5"]);
     place.expect(0, &["publish", "a", "t"]);
@@ -40,7 +40,7 @@ fn a_payload_comes_from_a_file_or_standard_input_and_has_to_be_json() {
         place.expect(2, &["publish", "a", "t", wrong]);
     }
     work(&place, &["--on", "t:a", "--stage", "s"], "cat >> got; echo >> got");
-    assert_eq!(fs::read_to_string(place.0.path().join("got")).unwrap(), "[1]\n[1]\n-1.5\nnull\n");
+    assert_eq!(fs::read_to_string(place.path().join("got")).unwrap(), "[1]\n[1]\n-1.5\nnull\n");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn an_id_published_twice_is_one_event() {
     place.expect(0, &["wait", "a", "s", "--event", "e1"]);
     worker.signal("TERM");
     assert_eq!(worker.ended().code, 143);
-    assert_eq!(fs::read_to_string(place.0.path().join("runs")).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(place.path().join("runs")).unwrap(), "x\n");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn the_chain_goes_on_to_the_next_stage_and_stops_where_one_fails() {
     place.expect(3, &["get-status", "a", "deploy"]);
     // The outcome of each stage is an event as well.
     work(&place, &["--on", "*-completed:a", "--stage", "tell"], "echo $PIPELINE_EVENT_TYPE >> told");
-    let told = fs::read_to_string(place.0.path().join("told")).unwrap();
+    let told = fs::read_to_string(place.path().join("told")).unwrap();
     assert!(told.contains("build-completed") && told.contains("test-completed"), "{told}");
     place.expect(0, &["wait", "a", "build"]);
     place.expect(42, &["wait", "a", "build", "--pass-code"]);
@@ -184,7 +184,7 @@ fn the_first_signal_drains_and_the_second_cuts_and_nothing_is_lost() {
     let mut follower = place.start(&["stream-logs", "a", "s"]);
     assert_eq!(follower.line(), "ready\n");
     worker.signal("TERM");
-    fs::write(place.0.path().join("go"), "").unwrap();
+    fs::write(place.path().join("go"), "").unwrap();
     assert_eq!(worker.ended().code, 143);
     assert_eq!(follower.line(), "done\n");
     place.expect(0, &["wait", "a", "s"]);
@@ -226,7 +226,7 @@ fn a_worker_that_was_killed_leaves_no_command_and_its_event_runs_again() {
     worker.signal("KILL");
     let ended = work(&place, &["--on", "t:*", "--stage", "s", "--lease", "1s"], "true");
     assert!(ended.err.contains("attempt 2: succeeded"), "{ended:?}");
-    let pid = fs::read_to_string(place.0.path().join("pid")).unwrap();
+    let pid = fs::read_to_string(place.path().join("pid")).unwrap();
     // What nobody has waited for yet is a zombie: it works no more.
     let state = Command::new("ps").args(["-o", "stat=", "-p", pid.trim()]).output().unwrap().stdout;
     let state = String::from_utf8_lossy(&state).trim().to_owned();

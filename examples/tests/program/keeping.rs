@@ -1,9 +1,9 @@
-//! `verify`, `export`, `copy`, `remove`.
+//! `verify`, `export`, `copy`, `remove`, `expire`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::Place;
+use crash::Place;
 
 fn printed() -> Place {
     let place = Place::new();
@@ -31,7 +31,7 @@ fn a_copy_agrees_with_the_original_until_a_byte_differs() {
     place.expect(0, &["verify", "a", "build"]);
     place.expect(0, &["copy", "a", "build", "--to", "file:archive"]);
     place.expect(0, &["verify", "a", "build", "--against", "file:archive"]);
-    let outputs = holding(&place.0.path().join("archive"), "\n41\n42\n43\n");
+    let outputs = holding(&place.path().join("archive"), "\n41\n42\n43\n");
     let [output] = outputs.as_slice() else { panic!("one file has the output: {outputs:?}") };
     let text = fs::read_to_string(output).unwrap().replace("\n42\n", "\n47\n");
     fs::write(output, text).unwrap();
@@ -98,4 +98,54 @@ fn what_is_removed_is_gone_from_every_store_and_nothing_else_is() {
     place.expect(0, &["remove", "a"]);
     place.expect(3, &["remove", "a"]);
     place.expect(0, &["get-logs", "b", "build"]);
+}
+
+/// Runs of stage `s` of these actions, the oldest first, each with 1,000 bytes of output.
+fn one_after_the_other(actions: &[&str]) -> Place {
+    let place = Place::new();
+    for action in actions {
+        place.expect(0, &["stream", action, "s", "--", "printf", "%0999d\\n", "0"]);
+    }
+    place
+}
+
+fn listed(place: &Place) -> Vec<String> {
+    let runs = place.expect(0, &["list", "--json"]).documents();
+    runs.iter().map(|run| run["action_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_is_past_a_limit_expires_the_oldest_first() {
+    let place = one_after_the_other(&["a", "b", "c", "d"]);
+    let told = place.expect(0, &["expire", "--older-than", "1h", "--max-runs", "9", "--max-bytes", "1GiB"]);
+    assert_eq!(told.out, "0 runs expired in file:.pipeline\n");
+    let told = place.expect(0, &["expire", "--max-runs", "3", "--json"]).documents();
+    assert_eq!(told, [serde_json::json!({"store": "file:.pipeline", "expired": 1})]);
+    assert_eq!(listed(&place), ["d", "c", "b"]);
+    place.expect(0, &["expire", "--max-bytes", "2500"]);
+    assert_eq!(listed(&place), ["d", "c"]);
+    place.expect(3, &["get-logs", "b", "s"]);
+    place.expect(0, &["verify", "c", "s"]);
+    place.expect(0, &["expire", "--older-than", "1us"]);
+    assert_eq!(listed(&place), [""; 0]);
+    let told = place.expect(2, &["expire"]);
+    for option in ["--older-than", "--max-bytes", "--max-runs"] {
+        assert!(told.err.contains(option), "{told:?}");
+    }
+}
+
+#[test]
+fn every_store_that_is_named_expires_and_a_running_run_stays() {
+    let place = one_after_the_other(&["a", "b"]);
+    place.expect(0, &["copy", "a", "s", "--to", "file:archive"]);
+    let mut running = place.start(&["stream", "c", "s", "--", "sh", "-c", "echo ready; sleep 600"]);
+    assert_eq!(running.line(), "ready\n");
+    let words = ["--store", "file:.pipeline", "--store", "file:archive", "expire", "--older-than", "1us"];
+    let told = place.expect(0, &words);
+    assert_eq!(told.out, "2 runs expired in file:.pipeline\n1 runs expired in file:archive\n");
+    assert_eq!(listed(&place), ["c"]);
+    place.expect(3, &["get-logs", "a", "s", "--store", "file:archive"]);
+    running.signal("INT");
+    assert_eq!(running.ended().code, 130);
+    place.expect(0, &["verify", "c", "s"]);
 }

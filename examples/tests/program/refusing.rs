@@ -21,38 +21,36 @@ rm $log; mv kept $log
 seq 701 900
 "#;
 
-impl Place {
-    fn refused() -> (Self, String) {
-        let place = Self::new();
-        let ended = place.expect(0, &[&STORES[..], &["stream", "a", "s", "--", "sh", "-c", SCRIPT]].concat());
-        (place, ended.err)
-    }
+fn refused() -> (Place, String) {
+    let place = Place::new();
+    let ended = place.expect(0, &[&STORES[..], &["stream", "a", "s", "--", "sh", "-c", SCRIPT]].concat());
+    (place, ended.err)
+}
 
-    /// What the program prints to both, as a terminal shows it.
-    fn seen(&self, words: &[&str]) -> Vec<String> {
-        let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(example("pipeline")).args(words);
-        let output = command.current_dir(self.0.path()).env_remove("PIPELINE_DIR").output().unwrap();
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-    }
+/// What the program prints to both, as a terminal shows it.
+fn shown(place: &Place, words: &[&str]) -> Vec<String> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(example("pipeline")).args(words);
+    let output = command.current_dir(place.path()).env_remove("PIPELINE_DIR").output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[test]
 fn readers_see_in_its_place_what_a_store_refused_and_one_warning_says_so() {
-    let (place, said) = Place::refused();
+    let (place, said) = refused();
     assert_eq!(said.matches("a sink refused lines for good").count(), 1, "{said}");
-    assert!(said.contains("a required store refused lines") && said.contains("dead-letters"), "{said}");
+    assert!(said.contains("a required store lacks lines") && said.contains("dead-letters"), "{said}");
     let b = |words: &[&'static str]| [&["--store", "file:b"], words].concat();
     for words in [&["get-logs", "a", "s"][..], &["stream-logs", "a", "s"]] {
-        let seen = place.seen(&b(words));
+        let seen = shown(&place, &b(words));
         assert_eq!((seen[599].as_str(), seen[601].as_str()), ("600", "701"), "{words:?}");
         assert!(seen[600].starts_with("pipeline: lines 601-700 missing: "), "{words:?}: {}", seen[600]);
         assert!(seen[800] == "900" && seen.len() <= 802, "{words:?}: {:?}", seen.last());
     }
-    let seen = place.seen(&b(&["search", "a", "s", "[69]00|701"]));
+    let seen = shown(&place, &b(&["search", "a", "s", "[69]00|701"]));
     assert_eq!((seen[0].as_str(), seen[2].as_str(), seen[3].as_str()), ("600:600", "701:701", "900:900"));
     assert!(seen[1].starts_with("pipeline: lines 601-700 missing: ") && seen.len() == 4, "{seen:?}");
-    let seen = place.seen(&b(&["search", "a", "s", "^650$"]));
+    let seen = shown(&place, &b(&["search", "a", "s", "^650$"]));
     assert!(seen.len() == 1 && seen[0].contains("lines 601-700 missing"), "no hit, and why: {seen:?}");
     let exported = place.expect(0, &b(&["export", "a", "s"])).documents().remove(0);
     let lines = exported["output_lines"].as_array().unwrap();
@@ -70,14 +68,14 @@ fn readers_see_in_its_place_what_a_store_refused_and_one_warning_says_so() {
     }
     let status = place.expect(0, &b(&["get-status", "a", "s"])).out;
     assert!(status.contains("missing   lines 601-700: "), "{status}");
-    assert!(status.contains("warning   a required store refused lines"), "{status}");
+    assert!(status.contains("warning   a required store lacks lines"), "{status}");
     let verified = place.expect(1, &b(&["verify", "a", "s"])).out;
     assert!(verified.contains("lines 601 to 700 are missing"), "{verified}");
 }
 
 #[test]
 fn refused_lines_are_listed_sent_again_by_a_copy_and_removed_with_their_run() {
-    let (place, _) = Place::refused();
+    let (place, _) = refused();
     let run = place.expect(0, &["--json", "get-status", "a", "s"]).documents().remove(0)["run_id"].clone();
     let run = run.as_str().unwrap();
     let letters = place.expect(0, &["--json", "dead-letters", "list"]).documents();
@@ -111,6 +109,17 @@ fn refused_lines_are_listed_sent_again_by_a_copy_and_removed_with_their_run() {
 
     place.expect(0, &["remove", "a"]);
     assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
-    let left = std::fs::read_dir(place.0.path().join(".pipeline/refused")).unwrap();
+    let left = std::fs::read_dir(place.path().join(".pipeline/refused")).unwrap();
     assert!(left.map(|entry| entry.unwrap().file_name()).all(|name| name == "lock"));
+}
+
+#[test]
+fn refused_lines_expire_with_their_run() {
+    let (place, _) = refused();
+    let words = [&STORES[..], &["expire", "--max-runs", "1"]].concat();
+    place.expect(0, &words);
+    assert_ne!(place.expect(0, &["dead-letters", "list"]).out, "", "the run is there");
+    place.expect(0, &[&STORES[..], &["stream", "a", "s", "--", "true"]].concat());
+    place.expect(0, &words);
+    assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
 }

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::Place;
-use crate::rounds::{
-    BEGIN, Chance, Witness, concluded, end_of, logged, logs, nobody_is_left, rounds, runs, signal, to_the_end,
+use crash::{
+    BEGIN, Chance, Place, Witness, concluded, end_of, logged, logs, nobody_is_left, runs, signal, to_the_end,
 };
+
+use crate::rounds;
 
 const ROUNDS: u64 = 25;
 const LONG_ROUNDS: u64 = 100;
@@ -67,7 +68,7 @@ fn worker<'a>(drain: &'a str, script: &'a str) -> Vec<&'a str> {
     [&words[..], &["--drain", drain, "--grace", "10s", "--", "sh", "-c", script]].concat()
 }
 
-fn round(place: &Place, mut chance: Chance) {
+fn round(place: &Place, _: u64, mut chance: Chance) {
     let events: Vec<_> = (0..EVENTS).map(|n| event(n, &mut chance)).collect();
     for (action, id) in &events {
         place.expect(0, &["publish", action, "t", "--id", id]);

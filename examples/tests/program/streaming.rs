@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-use crate::Place;
+use crash::Place;
 
 const PRINTS: &str = r"echo one; echo two >&2; printf 'thr\303\251'";
 

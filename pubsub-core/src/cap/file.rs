@@ -64,7 +64,8 @@ impl HeldFile {
         std::fs::create_dir_all(dir)?;
         let path = dir.join(format!("{}{SUFFIX}", head.run.run_id));
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-        file.try_lock()?;
+        // Who looks for what was left has it for a moment at most.
+        file.lock()?;
         file.set_len(0)?;
         let mut json = serde_json::to_vec(head)?;
         json.resize(usize::try_from(HEAD_BYTES).unwrap_or(json.len()).max(json.len()), b' ');
@@ -86,7 +87,7 @@ impl HeldFile {
         let held = Self { file, path: Some(path.to_owned()) };
         let metadata = held.file.metadata().map_err(failed)?;
         if metadata.len() < HEAD_BYTES {
-            if metadata.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > MAKING)) {
+            if held.unchanged_for() > MAKING {
                 held.remove();
             }
             return Ok(None);
@@ -143,6 +144,19 @@ impl HeldFile {
         };
         let (first, before) = (LineNumber::new(number(0..8)), number(8..16));
         Ok(first.filter(|first| place_head(*first, before) == *bytes).map(|first| (first, before, frames)))
+    }
+
+    /// Gives back what lies from this place on.
+    pub(super) fn shrink_to(&self, place: u64) {
+        if let Err(error) = self.file.set_len(offset(place)) {
+            tracing::debug!(%error, "a file of lines that are held back keeps what it cannot use");
+        }
+    }
+
+    /// How long nobody wrote to it.
+    pub(super) fn unchanged_for(&self) -> Duration {
+        let changed = self.file.metadata().and_then(|meta| meta.modified()).ok();
+        changed.and_then(|changed| changed.elapsed().ok()).unwrap_or_default()
     }
 
     /// Takes its name away: nobody needs what is in it any more.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::file::{HeldFile, SUFFIX};
 use super::off_thread;
@@ -12,8 +13,9 @@ use crate::{Error, ErrorKind, FanOut, OutputReader, Result, RunKey, RunQuery, Ru
 /// Brings to the sinks what runs that were lost in a crash had held back in this folder ([`Cap::with_dir`]): their last
 /// lines, and the gap before them. Answers of how many runs. The record of such a run stays one without an end.
 ///
-/// A run that `reader` does not know, because it was removed, or knows as completed, has nothing to be brought. What
-/// cannot be read is told in a warning and left where it is. Several processes may ask at once: each file is one's.
+/// A run that `reader` knows as completed has nothing to be brought. One that it does not know may wait in a spool, or was
+/// removed: its lines stay for a week. What cannot be read is told in a warning and left where it is. Several processes
+/// may ask at once: each file is one's.
 ///
 /// [`Cap::with_dir`]: super::Cap::with_dir
 ///
@@ -46,9 +48,12 @@ pub async fn bring_tails(
         match read(move || open(&path)).await {
             Ok(None) => {}
             Ok(Some((run, file, tail))) => {
-                brought += u64::from(bring(&run, tail, reader, fan_out).await?);
+                let what = bring(&run, tail, reader, fan_out).await?;
+                brought += u64::from(what == Brought::Now);
                 read(move || {
-                    file.remove();
+                    if what != Brought::Unknown || file.unchanged_for() > KEEP_UNKNOWN {
+                        file.remove();
+                    }
                     Ok(())
                 })
                 .await?;
@@ -60,6 +65,9 @@ pub async fn bring_tails(
     }
     Ok(brought)
 }
+
+/// How long lines of a run stay that nobody knows.
+const KEEP_UNKNOWN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A file, and what is in it.
 type Left = (RunKey, Arc<HeldFile>, Option<Tail>);
@@ -100,24 +108,35 @@ fn open(path: &Path) -> Result<Option<Left>> {
     Ok(Some((run, file, tail)))
 }
 
-/// Whether there was something to be brought.
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    Now,
+    /// There is nothing to be brought.
+    Nothing,
+    /// Nobody knows the run, or not yet.
+    Unknown,
+}
+
 async fn bring(
     run: &RunKey,
     tail: Option<Tail>,
     reader: &dyn OutputReader,
     fan_out: &FanOut,
-) -> Result<bool> {
+) -> Result<Brought> {
     let known = reader.runs(&RunQuery::of_run(run.run_id.clone())).await?.pop();
-    let known = known.filter(|record| record.status == RunStatus::Running);
-    let (Some(mut record), Some(mut tail)) = (known, tail) else { return Ok(false) };
+    let Some(mut record) = known else { return Ok(Brought::Unknown) };
+    let Some(mut tail) = tail.filter(|_| record.status == RunStatus::Running) else {
+        return Ok(Brought::Nothing);
+    };
     let sinks = fan_out.begin_where_taken(&record).await?;
     if let Some(gap) = tail.gap()
         && !record.gaps.contains(gap)
     {
         record.gaps.push(gap.clone());
     }
-    let told = "the process that held back the end of the output died; another has brought it";
-    record.note("output_brought", told, None);
+    record.revision += 1;
+    // Before the lines behind it: whoever follows is told of it in its place.
     sinks.update(&record);
     while let Some((rest, next)) = tail.next_off_thread().await {
         tail = rest;
@@ -132,5 +151,8 @@ async fn bring(
         }
     }
     sinks.given().await?;
-    Ok(true)
+    let told = "the process that held back the end of the output died; another has brought it";
+    record.note("output_brought", told, None);
+    sinks.update(&record);
+    Ok(Brought::Now)
 }

@@ -130,12 +130,16 @@ impl Ring {
                 }
                 Err(error) => self.failed(&error),
             }
-            if place < self.places {
+            if place + 1 < self.places {
                 self.free.push(place);
                 return None;
             }
-            // A full disk still has the places that were written; no further one is tried.
-            self.most = self.places;
+            // What is begun there is given back: others need the room, perhaps the store itself. A full disk still has
+            // the places before; no further one is tried.
+            if let Some(file) = &self.file {
+                file.shrink_to(place);
+            }
+            (self.places, self.most) = (place, place);
         }
     }
 
@@ -184,6 +188,13 @@ impl Ring {
                 self.file.insert(Arc::new(HeldFile::create(&self.cap, &head)?))
             }
         };
+        #[cfg(feature = "fault-points")]
+        if crate::fault::is_due("cap.ring") {
+            let mut torn = block.clone();
+            torn.frames.truncate(block.frames.len() / 2);
+            file.write(place, &torn, written)?;
+            crate::fault::die();
+        }
         file.write(place, block, written)?;
         Ok(Arc::clone(file))
     }

@@ -28,6 +28,8 @@ impl Tail {
         while let Some(block) = over.next() {
             ring.push(&block);
         }
+        // So that whoever brings it after a crash cuts it where it is cut here.
+        ring.keep(&over.filling);
         let first = over.first?;
         Self::of(ring, over.filling, first, over.bytes)
     }

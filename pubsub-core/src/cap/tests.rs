@@ -553,7 +553,7 @@ async fn what_is_torn_or_damaged_is_brought_as_far_as_it_is_whole() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_newer_version_is_left_and_one_of_a_removed_run_is_not() {
+async fn a_file_of_a_newer_version_is_left_and_one_of_an_unknown_run_for_a_week() {
     let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
     let key = dies(&store, dir.path(), (0, 100), vec![out("one\ntwo\n")]).await;
     let path = dir.path().join(format!("{}.tail", key.run_id));
@@ -563,8 +563,12 @@ async fn a_file_of_a_newer_version_is_left_and_one_of_a_removed_run_is_not() {
     std::fs::write(&path, &newer).unwrap();
     assert_eq!((brought(&store, dir.path()).await, files(dir.path())), (0, 1));
     std::fs::write(&path, &bytes).unwrap();
-    crate::Retention::remove(&store, &key.run_id).await.unwrap();
-    assert_eq!((brought(&store, dir.path()).await, files(dir.path())), (0, 0));
+    // It may wait in a spool; but not for ever.
+    let other = MemoryStore::new();
+    assert_eq!((brought(&other, dir.path()).await, files(dir.path())), (0, 1));
+    let old = std::time::SystemTime::now() - Duration::from_secs(8 * 24 * 3600);
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    assert_eq!((brought(&other, dir.path()).await, files(dir.path())), (0, 0));
     assert_eq!(brought(&store, &dir.path().join("nowhere")).await, 0);
 }
 
@@ -591,4 +595,33 @@ async fn what_a_living_process_holds_back_is_its_own() {
     assert_eq!(shape(&read(&store, &key.run_id, Lines::ALL).await).split("; ").last(), Some("300000-300001"));
     assert!(verify(&store, &key.run_id).await.unwrap().agrees());
     assert_eq!(files(dir.path()), 0);
+}
+
+/// All that is left of a tail: the gap, and the lines.
+async fn drained(tail: super::Tail) -> (Option<Gap>, Vec<Line>) {
+    let (gap, mut lines, mut tail) = (tail.gap().cloned(), Vec::new(), tail);
+    while let Some((rest, batches)) = tail.next_off_thread().await {
+        tail = rest;
+        lines.extend(batches.unwrap().iter().flat_map(LineBatch::lines));
+    }
+    (gap, lines)
+}
+
+#[tokio::test]
+async fn a_process_that_dies_while_it_gives_the_tail_leaves_the_same_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let cap = Cap { head: 10, tail: 1_500_000, dir: Some(dir.path().to_owned()) };
+    let (mut ring, mut over) = (Ring::new(cap.clone(), key().1), super::Over::new(&cap));
+    for first in (1..300_000).step_by(1_000) {
+        let numbers = (first..first + 1_000).map(|n| format!("{n:09}"));
+        over.hold_back(&mut vec![lines(first, numbers)]);
+        std::iter::from_fn(|| over.next()).for_each(|block| ring.push(&block));
+    }
+    // What is in no full block was not on the disk yet.
+    let given = drained(super::Tail::new(ring, over).unwrap()).await;
+    let path = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let (file, head) = super::file::HeldFile::open(&path).unwrap().unwrap();
+    let left = drained(super::Tail::left(Arc::new(file), head).unwrap().unwrap()).await;
+    assert_eq!(left.1.last().unwrap().number, at(300_000));
+    assert!(left == given, "{:?} {:?}", left.0, given.0);
 }

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::{
-    Appended, Durability, Error, ErrorKind, Hit, Judgement, LineBatch, LineNumber, LineRange, Lines, Output,
-    OutputItem, OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery,
+    Appended, Durability, Error, ErrorKind, Hit, Judgement, Keep, LineBatch, LineNumber, LineRange, Lines,
+    Output, OutputItem, OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery,
     RunRecord, RunStatus, Search, StoreCapabilities, Support, Timestamp,
 };
 
@@ -225,14 +225,25 @@ impl Retention for MemoryStore {
         Ok(was_there)
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
         let now = Timestamp::now();
+        let mut runs = self.lock();
+        let mut oldest: Vec<(Timestamp, RunId)> =
+            runs.values().map(|run| (run.record.started_at, run.record.key.run_id.clone())).collect();
+        oldest.sort_unstable();
+        let mut left = (oldest.len() as u64, runs.values().map(Run::bytes).sum());
         let mut removed = 0;
-        self.lock().retain(|_, run| {
-            let goes = run.record.started_at < begun_before && run.record.judge(now) != Judgement::Running;
-            removed += u64::from(goes);
-            !goes
-        });
+        for (began, id) in oldest {
+            if !keep.is_exceeded(began, left.0, left.1) {
+                break;
+            }
+            if runs.get(&id).is_some_and(|run| run.record.judge(now) != Judgement::Running) {
+                let bytes = runs.remove(&id).map_or(0, |run| run.bytes());
+                left = (left.0 - 1, left.1 - bytes);
+                removed += 1;
+            }
+        }
+        drop(runs);
         if removed > 0 {
             self.changed.send_replace(());
         }
@@ -286,6 +297,10 @@ impl Run {
             .map(|(_, batch)| batch.range())
             .filter(|taken| taken.last >= range.first)
             .collect()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.batches.values().map(|batch| batch.bytes().len() as u64).sum()
     }
 
     fn last_stored(&self) -> u64 {

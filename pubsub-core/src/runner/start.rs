@@ -106,6 +106,8 @@ impl Start {
         process.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
         // One that is dropped is waited for by tokio.
         let mut child = spawn(|| process.spawn(), tokio::process::Child::id, drop).map_err(Failure::Spawn)?;
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("command.spawned");
         // Our copy of the reading end would keep the command's input open for ever.
         drop(process);
         let pipes = (child.stdout.take(), child.stderr.take());
@@ -114,6 +116,8 @@ impl Start {
             return Err(io::Error::other("the new process has no number or no pipes").into());
         };
         let alive = guarded.lives(id);
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("command.guarded");
         let group = Group::new(child, id, guarded);
         alive?;
         let feed = match rest {

@@ -9,7 +9,7 @@ use futures::FutureExt as _;
 
 use super::outcome::{chain_is_full, events};
 use super::{Shared, Slot};
-use crate::execution::stores_may;
+use crate::execution::{after_a_cut, stores_may};
 use crate::{
     Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState, Outcome,
     Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, Stop, StopState,
@@ -36,6 +36,8 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
         // It comes back by itself, here or elsewhere.
         tracing::warn!(event = %id, %action, error = %error.chain(), "an event was not settled");
     }
+    #[cfg(feature = "fault-points")]
+    crate::fault::point("worker.settled");
 }
 
 impl Shared {
@@ -65,6 +67,8 @@ impl Shared {
         stop: Stop,
         slot: Option<Slot>,
     ) -> Result<Settlement> {
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("worker.begun");
         let event = Arc::clone(delivery.event());
         let key = self.key(delivery, numbers);
         let (stopper, run_stop) = Stop::pair();
@@ -80,8 +84,10 @@ impl Shared {
         };
         // What is left to do needs no room for a handler: a store may take its time.
         drop(slot);
-        let sealed = stores_may(ended.sealed(Finality::Undecided), stopped.cut());
+        let sealed = stores_may(ended.sealed(Finality::Undecided), after_a_cut(&mut stopped));
         let executed = watch(delivery, &stop, &stopper, sealed).await?;
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("worker.sealed");
         match executed.exit.cause {
             Cause::Shutdown => {
                 self.tell(&executed.report.record);
@@ -110,6 +116,8 @@ impl Shared {
         record.conclude();
         let conclusion = Conclusion { record: record.clone(), values };
         delivery.conclude(conclusion.clone()).await?;
+        #[cfg(feature = "fault-points")]
+        crate::fault::point("worker.concluded");
         // Where it fails, whoever gets the event next finds the conclusion and brings its record there.
         sinks.finish(record.clone()).await?;
         self.tell(&record);
@@ -155,7 +163,11 @@ impl Shared {
         let publishing = async {
             for event in events(delivery.event(), delivery.position(), conclusion, self.then.as_ref())? {
                 delivery.retrying(|| self.broker.publish_one(event.clone())).await?;
+                #[cfg(feature = "fault-points")]
+                crate::fault::point("worker.outcome");
             }
+            #[cfg(feature = "fault-points")]
+            crate::fault::point("worker.published");
             Ok::<(), Error>(())
         };
         let record = &conclusion.record;

@@ -84,14 +84,17 @@ pub(super) fn settle(
     of: &Of,
     settlements: &[(LeaseId, Settlement)],
 ) -> Result<Vec<Result<()>>> {
-    settlements
+    let settled = settlements
         .iter()
         .map(|(lease, settlement)| match settle_one(session, of, lease, settlement) {
             Ok(true) => Ok(Ok(())),
             Ok(false) => Ok(Err(lost())),
             Err(error) => Err(error),
         })
-        .collect()
+        .collect();
+    #[cfg(feature = "fault-points")]
+    super::faults::changed("settle");
+    settled
 }
 
 fn settle_one(session: &mut Session, of: &Of, lease: &LeaseId, settlement: &Settlement) -> Result<bool> {
@@ -243,6 +246,8 @@ pub(super) fn begin(session: &Session, of: &Of, lease: &LeaseId) -> Result<Begin
     let answer = claim.begin(Holder::new(&of.name, lease), open, mark);
     if claim != before {
         store(&session.db, seq, stage, &claim)?;
+        #[cfg(feature = "fault-points")]
+        super::faults::changed("begin");
     }
     Ok(answer)
 }
@@ -256,5 +261,8 @@ pub(super) fn conclude(session: &Session, of: &Of, lease: &LeaseId, conclusion: 
         return Err(lost());
     }
     claim.conclude(&Holder::new(&of.name, lease), conclusion.clone())?;
-    store(&session.db, seq, stage, &claim)
+    store(&session.db, seq, stage, &claim)?;
+    #[cfg(feature = "fault-points")]
+    super::faults::changed("conclude");
+    Ok(())
 }

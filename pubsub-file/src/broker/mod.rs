@@ -5,7 +5,10 @@ mod claims;
 mod config;
 mod dead;
 mod depth;
+#[cfg(feature = "fault-points")]
+mod faults;
 mod group;
+mod hindered;
 mod open;
 mod publish;
 mod retention;

@@ -160,6 +160,8 @@ fn write(session: &mut Session, rows: &[Row], published: &mut Vec<Result<Publish
         };
         published.push(Ok(Published { position: position(seq), novelty }));
     }
+    #[cfg(feature = "fault-points")]
+    super::faults::changed("publish");
     Ok(())
 }
 

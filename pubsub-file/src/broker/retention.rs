@@ -258,6 +258,8 @@ impl Upkeep {
         let mut groups = Groups::load(&session.db)?;
         let swept = sweep(session, &mut groups, self.from.unwrap_or(0), Sweep::Old(old, border))?;
         self.removed += swept.removed;
+        #[cfg(feature = "fault-points")]
+        pubsub_core::fault::point("broker.retention");
         if !swept.ended {
             self.from = Some(swept.upto);
             return Ok(true);

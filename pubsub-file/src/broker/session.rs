@@ -8,6 +8,7 @@ use pubsub_core::{Error, ErrorKind, Result, Timestamp};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::config::{FileBrokerConfig, FileDurability};
+use super::hindered::Hindered;
 use super::retention::{Full, Keep};
 use crate::sqlite::failed;
 
@@ -19,8 +20,8 @@ pub(super) const SCHEMA_VERSION: i64 = 1;
 
 /// `pending.state`: 0 may be taken from `due` on (also an expired lease, which keeps its owner so that nobody but a
 /// taker ends it), 1 is leased until `due`. Times are microseconds of the wall clock: several processes share them.
-/// A jump of that clock can end a lease early or late; owner and count decide who may renew, settle and conclude, so
-/// it never makes two holders.
+/// A jump of that clock ends no lease at once: who sees it leaves the leases of others alone for a while. Owner and count
+/// decide who may renew, settle and conclude, so it never makes two holders.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -121,6 +122,7 @@ pub(super) struct Session {
     pub(super) scans: HashMap<(i64, std::sync::Arc<str>), Scan>,
     pub(super) keep: Keep,
     pub(super) full: Option<Full>,
+    pub(super) hindered: Hindered,
     busy: Duration,
     version: i64,
     cancels: i64,
@@ -159,6 +161,7 @@ impl Session {
             scans: HashMap::new(),
             keep: config.keep(),
             full: None,
+            hindered: Hindered::new(),
             busy: config.busy(),
             version: 0,
             cancels: 0,
@@ -211,17 +214,24 @@ impl Session {
     /// Starts a transaction that may write, waiting for other processes up to the busy limit.
     pub(super) fn begin(&mut self) -> Result<()> {
         self.effects = Effects::default();
-        self.patiently(
+        let since = Instant::now();
+        let begun = self.patiently(
             |db| db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop),
             "begin a transaction",
-        )
+        );
+        self.hindered.waited(since.elapsed());
+        begun
     }
 
     pub(super) fn commit(&mut self) -> Result<()> {
+        #[cfg(feature = "fault-points")]
+        super::faults::committing(&self.db);
         let done = self.patiently(|db| db.prepare_cached("COMMIT")?.execute([]).map(drop), "commit");
         if done.is_err() {
             self.rollback();
         }
+        #[cfg(feature = "fault-points")]
+        super::faults::committed();
         done
     }
 

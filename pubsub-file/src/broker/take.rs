@@ -86,7 +86,13 @@ pub(super) fn take(session: &mut Session, taker: &mut Taker) -> Result<Taken> {
         scan.seen = now;
     }
     let mut taken = Taken::default();
-    expire(session, taker, &mut scan, now)?;
+    session.hindered.look(now);
+    let left_alone = session.hindered.left(taker.lease);
+    if left_alone.is_zero() {
+        expire(session, taker, &mut scan, now)?;
+    } else {
+        scan.next_expiry = now + micros(left_alone);
+    }
     take_ready(session, taker, now, &mut taken)?;
     let from = scan.scanned.max(cursor);
     let upto = take_new(session, taker, now, from, &mut taken)?;
@@ -100,6 +106,10 @@ pub(super) fn take(session: &mut Session, taker: &mut Taker) -> Result<Taken> {
     }
     scan.scanned = upto;
     session.scans.insert(key, scan);
+    #[cfg(feature = "fault-points")]
+    if !taken.rows.is_empty() {
+        super::faults::changed("take");
+    }
     if taken.rows.is_empty() {
         taken.next_due =
             Some(next_due(session, taker.group)?.map_or(scan.next_expiry, |due| due.min(scan.next_expiry)));

@@ -1,4 +1,4 @@
-//! Where a spool lies, and how it is used.
+//! Where a spool lies, how much it takes, and how long.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,9 @@ use pubsub_core::{Backoff, DEFAULT_CALL_LIMIT, Durability, Refusals, RefusedLine
 
 /// How many bytes a spool takes, unless told otherwise: 1 GiB.
 pub const DEFAULT_SPOOL_BYTES: u64 = 1 << 30;
+
+/// How long what nobody can ship stays, unless told otherwise: a week.
+pub const DEFAULT_KEEP_DAMAGED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where a spool lies, how much it takes, and what happens when it is full.
 #[derive(Clone, Debug)]
@@ -28,6 +31,9 @@ pub struct SpoolConfig {
     pub call_limit: Duration,
     /// Keeps the lines that the sink refuses for good; without one they are a hole alone.
     pub refusals: Option<Refusals>,
+    /// How long the folder of a run stays that nobody can ship, for people to look at: one whose record is damaged or
+    /// gone, or that a dead process left with lines which the sink refused.
+    pub keep_damaged: Duration,
 }
 
 impl SpoolConfig {
@@ -41,6 +47,7 @@ impl SpoolConfig {
             backoff: Backoff::default(),
             call_limit: DEFAULT_CALL_LIMIT,
             refusals: None,
+            keep_damaged: DEFAULT_KEEP_DAMAGED,
         }
     }
 
@@ -69,6 +76,13 @@ impl SpoolConfig {
     #[must_use]
     pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// With another time for what nobody can ship.
+    #[must_use]
+    pub const fn with_keep_damaged(mut self, time: Duration) -> Self {
+        self.keep_damaged = time;
         self
     }
 

@@ -2,19 +2,24 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
 use serde::{Deserialize, Serialize};
 
+use super::folder::{self, Turn};
 use crate::error::io_error;
 use crate::files::{self, Sync};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
-pub(super) const SEGMENT_BYTES: u64 = 4 << 20;
+pub(super) const SEGMENT_BYTES: u64 = if cfg!(feature = "fault-points") { 16 << 10 } else { 4 << 20 };
+
+/// A segment that was shipped goes once it has so many bytes, also where it is the last one.
+const FREED_BYTES: u64 = 64 << 10;
 
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
@@ -36,6 +41,16 @@ pub(super) struct Cursor {
     pub(super) refused: Vec<Gap>,
 }
 
+/// What is done where the folder of a run is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Make,
+    Leave,
+}
+
+/// How often the folder of a run is opened that others take away meanwhile.
+const MAX_TRIES: u32 = 100;
+
 /// What was read to be shipped.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
@@ -45,6 +60,13 @@ pub(super) struct Chunk {
     pub(super) offset: u64,
     /// Damage was passed by before the batches.
     pub(super) damaged: bool,
+}
+
+impl Chunk {
+    /// Whether there is nothing to bring or to pass by.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.batches.is_empty() && !self.damaged
+    }
 }
 
 /// The files of one run. Whoever has it open holds the run's lock, so that one process writes and ships it.
@@ -58,35 +80,30 @@ pub(super) struct Log {
     last: u64,
     record: Option<RunRecord>,
     pub(super) cursor: Cursor,
+    /// A process that is gone left it, and nobody has written to it since.
+    pub(super) adopted: bool,
+    turn: Arc<File>,
 }
 
 impl Log {
-    /// Opens the folder of a run, making it where it is not there; `None` where another process has it.
-    pub(super) fn open(folder: PathBuf) -> Result<Option<Self>> {
+    /// Opens the folder of a run; `None` where another process has it, or it is not there and is not to be made.
+    pub(super) fn open(folder: PathBuf, missing: Missing) -> Result<Option<Self>> {
         let doing = "open a run in the spool";
-        if let Err(error) = fs::create_dir(&folder)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error(doing)(error));
-        }
-        files::check_folder(&folder)?;
-        let lock = files::open_for_writing(&folder.join("lock")).map_err(io_error(doing))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
-        }
+        let Some(lock) = locked(&folder, missing)? else { return Ok(None) };
+        let turn = Arc::new(files::open_for_writing(&folder.join(folder::TURN)).map_err(io_error(doing))?);
         let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
             // What cannot be read is shipped from the start.
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             None => Cursor::default(),
         };
         let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
-        let record = match files::read(&folder.join("record.json")).map_err(io_error(doing))? {
-            Some(bytes) => Some(RunRecord::from_json(&bytes)?),
-            None => None,
+        let record = match folder::record(&folder) {
+            // Its owner writes it anew.
+            Err(error) if error.kind() == ErrorKind::Corrupt => None,
+            record => record?,
         };
-        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor };
+        let adopted = false;
+        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))
@@ -109,7 +126,7 @@ impl Log {
     }
 
     fn segment(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("{number:012}.segment"))
+        segment_in(&self.folder, number)
     }
 
     /// The record, `None` where there is none yet.
@@ -125,10 +142,10 @@ impl Log {
         };
         let Some(next) = next else { return Ok(()) };
         let doing = "write a record into the spool";
-        if sync == Sync::Yes
-            && let Some((file, _)) = &self.writing
-        {
-            file.sync_data().map_err(io_error(doing))?;
+        if sync == Sync::Yes {
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.sync");
+            self.sync().map_err(io_error(doing))?;
         }
         let (path, reserve) = (self.folder.join("record.json"), self.folder.join("reserve"));
         let json = next.to_json()?;
@@ -153,6 +170,8 @@ impl Log {
         let mut bytes = Vec::with_capacity(batches.iter().map(|b| b.bytes().len() + HEAD_BYTES).sum());
         batches.iter().for_each(|batch| encode(batch, &mut bytes));
         let (file, length) = self.writable().map_err(io_error(doing))?;
+        #[cfg(feature = "fault-points")]
+        files::torn("spool.append", &file, &bytes, length);
         let written = file.write_all_at(&bytes, length);
         let synced = written.and_then(|()| if sync == Sync::Yes { file.sync_data() } else { Ok(()) });
         if let Err(error) = synced {
@@ -164,6 +183,15 @@ impl Log {
         let bytes = bytes.len() as u64;
         self.writing = Some((file, length + bytes));
         Ok(bytes)
+    }
+
+    /// Puts all that was not shipped on the disk, and the names that lead to it.
+    fn sync(&self) -> io::Result<()> {
+        for number in segments(&self.folder)? {
+            files::open_for_reading(&self.segment(number))?.sync_data()?;
+        }
+        files::sync_folder(&self.folder)?;
+        self.folder.parent().map_or(Ok(()), files::sync_folder)
     }
 
     /// The last segment, or a new one where that is full.
@@ -193,9 +221,8 @@ impl Log {
         loop {
             let read = match files::open_for_reading(&self.segment(chunk.segment)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
-                file => {
-                    read_at(&file.map_err(io_error(doing))?, chunk.offset, most).map_err(io_error(doing))?
-                }
+                file => files::read_at(&file.map_err(io_error(doing))?, chunk.offset, most)
+                    .map_err(io_error(doing))?,
             };
             let mut at = 0;
             loop {
@@ -229,9 +256,10 @@ impl Log {
         Ok(chunk)
     }
 
-    /// Whether everything was read.
+    /// Whether everything was read. Behind the cursor there may be a segment that a full disk, or a crash, left empty.
     pub(super) fn is_read(&self) -> bool {
-        self.cursor.segment == self.last && self.cursor.offset >= self.length(self.last)
+        let Cursor { segment, offset, .. } = self.cursor;
+        offset >= self.length(segment) && (segment + 1..=self.last).all(|next| self.length(next) == 0)
     }
 
     fn length(&self, segment: u64) -> u64 {
@@ -247,9 +275,19 @@ impl Log {
     pub(super) fn move_to(&mut self, segment: u64, offset: u64) -> Result<u64> {
         let before = std::mem::replace(&mut self.cursor.segment, segment);
         self.cursor.offset = offset;
+        let mut segment = segment;
+        if offset >= FREED_BYTES && self.is_read() {
+            // All was shipped: what takes room goes, and what comes begins anew.
+            self.writing = None;
+            self.last += 1;
+            segment = self.last;
+            (self.cursor.segment, self.cursor.offset) = (segment, 0);
+        }
         self.save()?;
         let mut freed = 0;
         for done in before..segment {
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("spool.segment");
             let path = self.segment(done);
             let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
             match fs::remove_file(&path) {
@@ -279,27 +317,76 @@ impl Log {
 
     /// How many bytes its segments take.
     pub(super) fn bytes(&self) -> u64 {
-        let numbers = segments(&self.folder).unwrap_or_default();
-        numbers.iter().filter_map(|number| fs::metadata(self.segment(*number)).ok()).map(|m| m.len()).sum()
+        bytes_in(&self.folder)
     }
 
-    /// Removes the run from the spool; answers how many bytes were freed.
+    /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
         let bytes = self.bytes();
-        fs::remove_dir_all(&self.folder).map_err(io_error("remove a run from the spool"))?;
-        Ok(bytes)
+        folder::remove(&self.folder).map(|()| bytes)
+    }
+
+    /// `None` where another has it: the run is being removed.
+    pub(super) fn turn(&self) -> Result<Option<Turn>> {
+        Turn::new(Arc::clone(&self.turn))
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        folder::is_removed(&self.folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.folder
     }
 }
 
-fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
-    let left = file.metadata()?.len().saturating_sub(offset);
-    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
-    file.read_exact_at(&mut bytes, offset)?;
-    Ok(bytes.into())
+/// The lock of a run's folder, held. Who has shipped the run removes it, perhaps just now: then it begins anew.
+fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
+    let doing = "open a run in the spool";
+    let path = folder.join("lock");
+    for _ in 0..MAX_TRIES {
+        if missing == Missing::Make
+            && let Err(error) = fs::create_dir(folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(io_error(doing)(error));
+        }
+        let opened = files::check_folder(folder)
+            .and_then(|()| files::open_for_writing(&path).map_err(io_error(doing)));
+        let lock = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
+        }
+        // The one that was opened may lie in no folder any more.
+        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let there = inode(fs::symlink_metadata(&path));
+        if there.is_some() && there == inode(lock.metadata()) {
+            return Ok(Some(lock));
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
+}
+
+/// Where a segment of a run lies.
+pub(super) fn segment_in(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:012}.segment"))
+}
+
+/// How many bytes the segments of a run take.
+pub(super) fn bytes_in(folder: &Path) -> u64 {
+    let numbers = segments(folder).unwrap_or_default();
+    let lengths = numbers.iter().filter_map(|number| fs::metadata(segment_in(folder, *number)).ok());
+    lengths.map(|meta| meta.len()).sum()
 }
 
 /// The numbers of the segments in a folder, in order.
-fn segments(folder: &Path) -> io::Result<Vec<u64>> {
+pub(super) fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();

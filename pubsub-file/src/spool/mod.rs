@@ -1,29 +1,35 @@
 //! A durable local queue in front of a sink.
 
+mod adopt;
 mod config;
+mod folder;
 mod log;
+mod removal;
 mod ship;
+mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
     Appended, Error, ErrorKind, Hit, LineBatch, Lines, Output, OutputReader, OutputSink, RECORD_VERSION,
-    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Timestamp, WhenFull, name,
+    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-pub use config::{DEFAULT_SPOOL_BYTES, SpoolConfig};
+pub use config::{DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig};
 
-use crate::files::{self, Sync, blocking};
-use log::Log;
+use crate::files::{Sync, blocking};
+use log::{Log, Missing};
+use removal::RemoveAt;
+pub use verify::{SpooledRun, verify_spool};
 
 /// What a spool still holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +45,9 @@ pub struct SpoolDepth {
 /// it to the sink, in order, however long that is out of reach.
 ///
 /// What one process left, another that opens the same folder ships: after a crash nothing that was acknowledged is
-/// missing. Lines may be shipped twice, which changes nothing in any store. Reading and removing go through to the
-/// store; a run that is removed is removed from the spool as well.
+/// missing. Lines may be shipped twice, which changes nothing in any store. Reading and expiring go through to the
+/// store. What is removed is removed here as well, also where another process ships it; and what is not at the store any
+/// more, though it began there, is shipped no further.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,7 +55,7 @@ pub struct SpoolDepth {
 /// use pubsub_file::{SpoolConfig, Spooled};
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let folder = tempfile::tempdir().unwrap();
-/// let spooled = Spooled::open(MemoryStore::new(), SpoolConfig::new(folder.path())).await?;
+/// let spooled = Spooled::open_store(MemoryStore::new(), SpoolConfig::new(folder.path())).await?;
 /// let key = RunKey::new(ActionId::new("action-123")?, Stage::new("build")?, EventId::generate(), 1);
 /// spooled.begin(&RunRecord::begun(key, "worker-1")).await?;
 /// spooled.shipped().await;
@@ -65,8 +72,14 @@ pub struct Spooled<S> {
 struct Shared<S> {
     sink: S,
     config: SpoolConfig,
+    /// How a run is removed at the sink, where that can.
+    remove_at: Option<RemoveAt<S>>,
     runs: Mutex<BTreeMap<RunId, Run>>,
+    /// The runs that cannot be shipped, each told once.
+    told: Mutex<HashSet<RunId>>,
     bytes: AtomicU64,
+    /// When the bytes were counted last because the spool was full.
+    counted: Mutex<Option<Instant>>,
     /// Counts what was put into the spool.
     changes: AtomicU64,
     /// Up to which change everything was shipped.
@@ -85,11 +98,30 @@ impl<S: OutputSink + 'static> Spooled<S> {
     /// # Errors
     /// What the file system says.
     pub async fn open(sink: S, config: SpoolConfig) -> Result<Self> {
+        Self::start(sink, config, None).await
+    }
+
+    /// As [`open`](Self::open), of a sink that can also remove: a removal that was cut short, by a crash or because the
+    /// store was out of reach, is brought to its end there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn open_store(sink: S, config: SpoolConfig) -> Result<Self>
+    where
+        S: Retention,
+    {
+        Self::start(sink, config, Some(|sink, run| sink.remove(run))).await
+    }
+
+    async fn start(sink: S, config: SpoolConfig, remove_at: Option<RemoveAt<S>>) -> Result<Self> {
         let shared = Arc::new(Shared {
             sink,
             config,
+            remove_at,
             runs: Mutex::default(),
+            told: Mutex::default(),
             bytes: AtomicU64::new(0),
+            counted: Mutex::default(),
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
             work: Notify::new(),
@@ -141,6 +173,15 @@ impl<S: OutputSink + 'static> Spooled<S> {
         })
     }
 
+    /// The records of the runs that wait in the folder, also of those that other processes ship.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn waiting(&self) -> Result<Vec<RunRecord>> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.waiting()).await
+    }
+
     /// What it still holds.
     #[must_use]
     pub fn depth(&self) -> SpoolDepth {
@@ -176,23 +217,6 @@ impl<S> Shared<S> {
         self.config.durability.into()
     }
 
-    /// Takes over the runs in the folder that no living process has.
-    fn adopt(&self) -> Result<()> {
-        for folder in files::below(&self.config.dir, None)? {
-            let id = folder.file_name().and_then(|name| name.to_str()).and_then(name::decode);
-            let Some(run) = id.and_then(|id| RunId::new(id).ok()) else { continue };
-            if self.runs().contains_key(&run) {
-                continue;
-            }
-            if let Some(log) = Log::open(folder)? {
-                self.bytes.fetch_add(log.bytes(), Ordering::Relaxed);
-                self.runs().entry(run).or_insert_with(|| Arc::new(Mutex::new(Some(log))));
-                self.changed();
-            }
-        }
-        Ok(())
-    }
-
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.work.notify_one();
@@ -203,16 +227,27 @@ impl<S> Shared<S> {
         let entry = Arc::clone(self.runs().entry(run.clone()).or_default());
         let mut log = lock(&entry);
         if log.is_none() {
-            *log = Log::open(self.folder(run))?;
+            // Not kept where that fails, so that it is taken over once it can be opened.
+            *log = Log::open(self.folder(run), Missing::Make).inspect_err(|_| {
+                self.runs().remove(run);
+            })?;
         }
-        let Some(log) = log.as_mut() else {
+        let Some(open) = log.as_mut() else {
             // Not kept, so that it is taken over once the other has ended.
             self.runs().remove(run);
             return Err(
                 Error::new(ErrorKind::Unavailable, "another process spools this run").with("run", run)
             );
         };
-        let done = work(log);
+        let done = work(open);
+        open.adopted = false;
+        if open.record().is_none() {
+            // Nothing began here, and nothing of it stays but the lines of a run whose record was lost.
+            let nothing = log.take().filter(|log| !log.has_lines());
+            self.runs().remove(run);
+            nothing.map_or(Ok(0), Log::remove)?;
+            return done;
+        }
         self.runs().entry(run.clone()).or_insert_with(|| Arc::clone(&entry));
         self.changed();
         done
@@ -222,15 +257,21 @@ impl<S> Shared<S> {
         if record.version > RECORD_VERSION {
             return Err(Error::new(ErrorKind::TooNew, "spool a record").with("version", record.version));
         }
-        self.with(&record.key.run_id, |log| log.put(record, sync))
+        self.with(&record.key.run_id, |log| {
+            if log.is_removed() {
+                return Err(Error::new(ErrorKind::Unavailable, "the run is being removed")
+                    .with("run", &record.key.run_id));
+            }
+            log.put(record, sync)
+        })
     }
 
     fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let bytes: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
-        let has_room = self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.config.max_bytes;
+        let has_room = self.has_room(bytes);
         let appended = if has_room {
             self.with(&run.run_id, |log| {
-                if log.record().is_none() {
+                if log.record().is_none() || log.is_removed() {
                     return Err(Error::new(ErrorKind::NotFound, "append lines").with("run", &run.run_id));
                 }
                 log.append(batches, self.sync())
@@ -244,19 +285,13 @@ impl<S> Shared<S> {
                 Ok(Appended::all())
             }
             Err(error) if error.kind() == ErrorKind::Full && self.config.when_full == WhenFull::Drop => {
-                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {}", error.message()));
+                let why =
+                    if has_room { "no space is left on the disk of the spool" } else { error.message() };
+                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {why}"));
                 Ok(batches.iter().map(dropped).fold(Appended::all(), Appended::with_dropped))
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn remove(&self, run: &RunId) -> Result<bool> {
-        let entry = self.runs().remove(run);
-        let log = entry.and_then(|entry| lock(&entry).take());
-        let Some(log) = log else { return Ok(false) };
-        self.freed(log.remove()?);
-        Ok(true)
     }
 
     fn freed(&self, bytes: u64) {
@@ -278,8 +313,12 @@ impl<S: OutputSink + 'static> OutputSink for Spooled<S> {
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
-        let (shared, run, batches) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
-        blocking(move || shared.append(&run, &batches)).await
+        let (shared, key, own) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
+        match blocking(move || shared.append(&key, &own)).await {
+            // It was shipped to its end, or never began: the sink knows.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.shared.sink.append(run, batches).await,
+            appended => appended,
+        }
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {
@@ -304,18 +343,5 @@ impl<S: OutputSink + OutputReader + 'static> OutputReader for Spooled<S> {
 
     async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
         self.shared.sink.changes(query).await
-    }
-}
-
-#[async_trait]
-impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
-    async fn remove(&self, run: &RunId) -> Result<bool> {
-        let (shared, id) = (Arc::clone(&self.shared), run.clone());
-        let spooled = blocking(move || shared.remove(&id)).await?;
-        Ok(self.shared.sink.remove(run).await? || spooled)
-    }
-
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        self.shared.sink.expire(begun_before).await
     }
 }

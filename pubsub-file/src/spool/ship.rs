@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pubsub_core::{
-    Appended, Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunKey, RunRecord, RunStatus,
+    Appended, Error, ErrorKind, Gap, Judgement, LineBatch, OutputSink, Result, RunId, RunKey, RunRecord,
+    RunStatus, Timestamp,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::folder::Turn;
 use super::log::{Chunk, hole};
 use super::{Run, Shared, lock};
 use crate::files::blocking;
@@ -19,14 +21,26 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// How often the folder is looked through for what dead processes left.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// What is to be done about a run.
+enum Look {
+    Nothing,
+    Due(Box<Due>),
+    /// It is marked as removed.
+    Removed,
+    /// Its owner is dead, and the sink has what it left.
+    Left,
+}
+
 /// What a run has to ship.
 struct Due {
     chunk: Chunk,
-    record: Option<RunRecord>,
+    record: RunRecord,
     /// The highest revision that the sink took; 0 before the run began there.
     revision: u64,
     /// The chunk is the last one.
     is_read: bool,
+    /// Held until the step is done.
+    turn: Turn,
 }
 
 /// What became of it.
@@ -41,12 +55,14 @@ enum Step {
 /// by one call.
 pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
     let mut tries = 0;
+    let mut look_at = Instant::now() + LOOK_AGAIN;
     loop {
         let before = shared.changes.load(Ordering::Acquire);
-        let runs: Vec<Run> = shared.runs().values().cloned().collect();
-        let mut idle = true;
-        for run in runs {
-            match shared.ship_some(&run).await {
+        let runs: Vec<(RunId, Run)> =
+            shared.runs().iter().map(|(id, run)| (id.clone(), Arc::clone(run))).collect();
+        let (mut idle, mut whole) = (true, true);
+        for (id, run) in runs {
+            match shared.ship_some(&id, &run).await {
                 Ok(Step::Nothing) => {}
                 Ok(Step::Some) => {
                     idle = false;
@@ -65,39 +81,61 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
                 }
                 // Its files cannot be read or written just now; the others go on.
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "a run in a spool cannot be shipped now")
+                    whole = false;
+                    tracing::warn!(error = %error.chain(), "a run in a spool cannot be shipped now");
                 }
             }
         }
         if *shared.stop.borrow() {
             return;
         }
-        if !idle {
-            continue;
-        }
-        shared.settled.send_replace(before);
-        let looks = tokio::select! {
-            () = shared.stopped() => return,
-            () = shared.work.notified() => false,
-            () = sleep(LOOK_AGAIN) => true,
-        };
-        if looks {
+        // Also where there is always something to ship, and while the sink fails.
+        if Instant::now() >= look_at {
+            look_at = Instant::now() + LOOK_AGAIN;
             let adopting = Arc::clone(&shared);
             if let Err(error) = blocking(move || adopting.adopt()).await {
                 tracing::warn!(error = %error.chain(), "a spool cannot be looked through");
             }
+        }
+        if !idle {
+            continue;
+        }
+        if whole {
+            shared.settled.send_replace(before);
+        }
+        tokio::select! {
+            () = shared.stopped() => return,
+            () = shared.work.notified() => {}
+            () = sleep_until(look_at) => {}
         }
     }
 }
 
 impl<S: OutputSink + 'static> Shared<S> {
     /// Ships a part of a run.
-    async fn ship_some(self: &Arc<Self>, run: &Run) -> Result<Step> {
-        let Some(due) = due(run).await? else { return Ok(Step::Nothing) };
-        let Some(record) = due.record else { return Ok(Step::Nothing) };
+    async fn ship_some(self: &Arc<Self>, id: &RunId, run: &Run) -> Result<Step> {
+        let Due { chunk, record, revision, is_read, turn: _turn } =
+            match due(run, self.config.keep_damaged).await? {
+                Look::Nothing => return Ok(Step::Nothing),
+                Look::Left => return self.drop_run(id, None).await,
+                Look::Removed => return self.remove_at_sink(id).await,
+                Look::Due(due) => *due,
+            };
         let key = record.key.clone();
         let running = record.status == RunStatus::Running;
-        if due.revision == 0 || (running && record.revision > due.revision) {
+        let begins = revision == 0 || (running && record.revision > revision);
+        let ends = !running && chunk.is_empty() && is_read && record.revision > revision;
+        if revision > 0 && (begins || ends) {
+            // A record would make a run anew that was removed at the sink.
+            match self.limited(self.sink.append(&key, &[])).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    return self.drop_run(id, Some(error)).await;
+                }
+                Err(error) if !is_for_good(error.kind()) => return Ok(Step::Failed(error)),
+                _ => {}
+            }
+        }
+        if begins {
             // A run that has ended begins as what it was: it has not ended there before its lines are.
             let begun = if running { own(run, record.clone()).await? } else { record.as_begun() };
             if let Err(error) = self.call(self.sink.begin(&begun)).await {
@@ -105,16 +143,19 @@ impl<S: OutputSink + 'static> Shared<S> {
             }
             self.took(run, begun.revision).await?;
         }
-        if !due.chunk.batches.is_empty() || due.chunk.damaged {
-            let refused = match self.bring(&key, &due.chunk.batches).await {
-                Ok(refused) => refused,
-                Err(error) => return Ok(Step::Failed(error)),
+        if !chunk.is_empty() {
+            return match self.bring(&key, &chunk.batches).await {
+                Ok(refused) => {
+                    #[cfg(feature = "fault-points")]
+                    pubsub_core::fault::point("spool.shipped");
+                    self.shipped(run, chunk, refused).await.map(|()| Step::Some)
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => self.drop_run(id, Some(error)).await,
+                Err(error) => Ok(Step::Failed(error)),
             };
-            self.shipped(run, due.chunk, refused).await?;
-            return Ok(Step::Some);
         }
-        if running || !due.is_read || record.revision <= due.revision {
-            return Ok(Step::Nothing);
+        if !ends {
+            return Ok(if begins { Step::Some } else { Step::Nothing });
         }
         let ended = own(run, record).await?;
         if let Err(error) = self.call(self.sink.finish(&ended)).await {
@@ -122,6 +163,30 @@ impl<S: OutputSink + 'static> Shared<S> {
         }
         self.done(run, &ended).await?;
         Ok(Step::Some)
+    }
+
+    /// What waits of a run goes: there is nothing left to ship, or nobody can.
+    async fn drop_run(self: &Arc<Self>, id: &RunId, why: Option<Error>) -> Result<Step> {
+        if let Some(error) = why {
+            tracing::warn!(run = %id, error = %error.chain(), "a run is not at the sink of a spool any more; what waits for it is dropped");
+        }
+        let (shared, id) = (Arc::clone(self), id.clone());
+        blocking(move || shared.clear(&id)).await?;
+        Ok(Step::Some)
+    }
+
+    /// Brings a removal to its end that another process began, or that the sink could not do.
+    async fn remove_at_sink(self: &Arc<Self>, id: &RunId) -> Result<Step> {
+        if let Some(remove) = self.remove_at {
+            match self.limited(remove(&self.sink, id)).await {
+                Err(error) if !is_for_good(error.kind()) => return Ok(Step::Failed(error)),
+                Err(error) => {
+                    tracing::warn!(run = %id, error = %error.chain(), "a removed run stays at the sink of a spool");
+                }
+                Ok(_) => {}
+            }
+        }
+        self.drop_run(id, None).await
     }
 
     /// Appends all of it; answers what was refused for good.
@@ -135,7 +200,9 @@ impl<S: OutputSink + 'static> Shared<S> {
             }
             let appended = match self.limited(self.sink.append(key, &left)).await {
                 Ok(appended) => appended,
-                Err(error) if !is_for_good(error.kind()) => return Err(error),
+                Err(error) if !is_for_good(error.kind()) || error.kind() == ErrorKind::NotFound => {
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::warn!(run = %key.run_id, error = %error.chain(), "the sink of a spool refuses lines for good");
                     let whole = |all: Appended, batch: &LineBatch| all.with_refused(batch.gap(error.chain()));
@@ -257,14 +324,27 @@ impl<S: OutputSink + 'static> Shared<S> {
     }
 }
 
-async fn due(run: &Run) -> Result<Option<Due>> {
+async fn due(run: &Run, keep_damaged: Duration) -> Result<Look> {
     let run = Arc::clone(run);
     blocking(move || {
         let log = lock(&run);
-        let Some(log) = log.as_ref() else { return Ok(None) };
-        let chunk = log.read(CHUNK_BYTES)?;
-        let is_read = log.is_read();
-        Ok(Some(Due { chunk, record: log.record().cloned(), revision: log.cursor.revision, is_read }))
+        let Some(log) = log.as_ref() else { return Ok(Look::Nothing) };
+        // Whoever removes it has the turn, or has had it and left a mark.
+        let Some(turn) = log.turn()? else { return Ok(Look::Nothing) };
+        if log.is_removed() {
+            return Ok(Look::Removed);
+        }
+        let Some(record) = log.record().cloned() else { return Ok(Look::Nothing) };
+        let (chunk, is_read, revision) = (log.read(CHUNK_BYTES)?, log.is_read(), log.cursor.revision);
+        if chunk.is_empty() && is_read && log.adopted && record.revision <= revision {
+            let now = Timestamp::now();
+            // The sink has what there is, and nobody writes more. Holes that no end of the run has told stay for a while.
+            let is_told = log.cursor.refused.is_empty() || now.since(record.beat_at) >= keep_damaged;
+            if is_told && record.judge(now) == Judgement::Lost {
+                return Ok(Look::Left);
+            }
+        }
+        Ok(Look::Due(Box::new(Due { chunk, record, revision, is_read, turn })))
     })
     .await
 }

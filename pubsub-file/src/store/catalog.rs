@@ -68,6 +68,11 @@ impl Begun {
         RunId::new(format!("{:032x}-{}", self.digits, self.attempt)).ok()
     }
 
+    /// Whether it is known when it began.
+    pub(super) fn is_read(&self) -> bool {
+        self.event != ANY_EVENT
+    }
+
     pub(super) fn began_in(&self, since: Option<Timestamp>, until: Option<Timestamp>) -> bool {
         let fits = since.is_none_or(|since| self.at >= since) && until.is_none_or(|until| self.at < until);
         fits || self.event == ANY_EVENT
@@ -180,7 +185,12 @@ pub(super) fn enter(layout: &Layout, folder: &RunFolder, record: &RunRecord) -> 
         return write(layout, &entries);
     };
     // The entry, then its number: a reader that finds fewer than the header says knows that some were lost.
-    file.write_all_at(&entry.encode(), (entries + 1) * ENTRY_BYTES as u64).map_err(io_error(doing))?;
+    let (entry, at) = (entry.encode(), (entries + 1) * ENTRY_BYTES as u64);
+    #[cfg(feature = "fault-points")]
+    crate::files::torn("store.catalog.torn", &file, &entry, at);
+    file.write_all_at(&entry, at).map_err(io_error(doing))?;
+    #[cfg(feature = "fault-points")]
+    pubsub_core::fault::point("store.catalog.entered");
     file.write_all_at(&header(entries + 1), 0).map_err(io_error(doing))?;
     if layout.syncs() { file.sync_data().map_err(io_error(doing)) } else { Ok(()) }
 }

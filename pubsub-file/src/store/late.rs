@@ -10,14 +10,16 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use pubsub_core::{Durability, LineBatch, LineRange, Lines, MAX_BATCH_BYTES, OutputItem, Result, RunRecord};
+use pubsub_core::{
+    Durability, Error, ErrorKind, LineBatch, LineRange, Lines, MAX_BATCH_BYTES, OutputItem, Result, RunRecord,
+};
 
 use super::layout::RunFolder;
+use super::pinned::Pinned;
 use super::read::Reader;
 use super::writer::{PIECE_BYTES, Writer};
 use crate::error::io_error;
-use crate::files::{make_folder, open_for_reading, open_for_writing, sync_folder};
+use crate::files::{make_folder, open_for_reading, open_for_writing, read_at, sync_folder};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// Most bytes that are read at once: several frames.
@@ -84,13 +86,6 @@ fn places(file: &File) -> io::Result<Vec<Place>> {
     }
 }
 
-fn read_at(file: &File, at: u64, most: usize) -> io::Result<Bytes> {
-    let left = file.metadata()?.len().saturating_sub(at);
-    let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(most)];
-    file.read_exact_at(&mut bytes, at)?;
-    Ok(bytes.into())
-}
-
 /// Writes the output anew with the late lines in their places; whoever calls has the run's lock, and opens the files again.
 ///
 /// In memory are some megabytes of lines, and where each late batch lies.
@@ -100,12 +95,12 @@ pub(super) fn merge(folder: &RunFolder, record: &RunRecord) -> Result<()> {
     let mut places = places(&late).map_err(io_error(doing))?;
     places.sort_by_key(|place| place.range.first);
     let new = merged(folder);
-    match fs::remove_dir_all(new.path()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(doing)(error)),
-        _ => make_folder(new.path())?,
-    }
+    clear(&new).map_err(io_error(doing))?;
+    make_folder(new.path())?;
     let mut writer = Merging { writer: Writer::open(new.clone())?, ready: Vec::new(), bytes: 0 };
-    let mut reader = Reader::open(folder, record.clone(), Lines::ALL)?;
+    let gone = || Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id);
+    let pinned = Pinned::new(folder)?.ok_or_else(gone)?;
+    let mut reader = Reader::open(&pinned, record.clone(), Lines::ALL)?;
     let mut places = places.as_slice();
     while let Some(items) = reader.step()? {
         for item in items {
@@ -177,6 +172,18 @@ pub(super) fn finish(folder: &RunFolder) -> io::Result<()> {
     for done in [fs::rename(new.index(), folder.index()), fs::remove_dir(new.path())] {
         match done {
             // Another process did it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a merge that was not finished: its index first, for an index alone is one that is to be moved.
+fn clear(new: &RunFolder) -> io::Result<()> {
+    let deleted = fs::remove_file(new.index()).and_then(|()| sync_folder(new.path()));
+    for done in [deleted, fs::remove_dir_all(new.path())] {
+        match done {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }

@@ -86,6 +86,16 @@ impl Layout {
         Ok(())
     }
 
+    /// Why a run is not here: the store does not have it, or the store itself is away, as where nothing is mounted.
+    pub(super) fn not_there(&self, doing: &str, run: &RunId) -> Result<Error> {
+        if self.is_versioned()? {
+            return Ok(Error::new(ErrorKind::NotFound, doing).with("run", run));
+        }
+        Ok(Error::new(ErrorKind::Unavailable, format!("{doing}: there is no store in the folder"))
+            .with("folder", self.root.display())
+            .with("run", run))
+    }
+
     fn format_file(&self) -> PathBuf {
         self.root.join("format.json")
     }
@@ -156,11 +166,23 @@ impl Layout {
                     .try_for_each(sync_folder)
                     .map_err(io_error("sync the folder of a run"))?;
             }
-            let relative = folder.path.strip_prefix(&self.root).unwrap_or(&folder.path);
-            replace(&id_file, relative.as_os_str().as_encoded_bytes(), self.sync)
-                .map_err(io_error("write where a run lies"))?;
+            self.write_way(&id_file, &folder)?;
         }
         Ok(folder)
+    }
+
+    fn write_way(&self, id_file: &Path, folder: &RunFolder) -> Result<()> {
+        let relative = folder.path.strip_prefix(&self.root).unwrap_or(&folder.path);
+        replace(id_file, relative.as_os_str().as_encoded_bytes(), self.sync)
+            .map_err(io_error("write where a run lies"))
+    }
+
+    /// Takes away the way to the folder of a run that was removed.
+    fn forget_way(&self, run: &RunId, folder: &RunFolder) -> Result<()> {
+        let id_file = self.id_file(run);
+        gone(fs::remove_file(&id_file))?;
+        // Whoever begins the run again makes its folder first, and may have found this way still there.
+        if check_folder(&folder.path).is_ok() { self.write_way(&id_file, folder) } else { Ok(()) }
     }
 
     /// One by one, each looked at before the next: nothing is made behind a link.
@@ -172,6 +194,16 @@ impl Layout {
 
     /// The folder of a run that is there.
     pub(super) fn find(&self, run: &RunId) -> Result<Option<RunFolder>> {
+        let Some(folder) = self.way(run)? else { return Ok(None) };
+        // Nothing is looked up behind a symbolic link.
+        match folder.path.ancestors().take_while(|part| *part != self.root).try_for_each(check_folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            checked => checked.map(|()| Some(folder)),
+        }
+    }
+
+    /// The folder to which an id leads, whether it is there or not.
+    fn way(&self, run: &RunId) -> Result<Option<RunFolder>> {
         let id_file = self.id_file(run);
         let ids = id_file.ancestors().skip(1).take_while(|part| *part != self.root);
         match ids.map(check_folder).find_map(Result::err) {
@@ -191,18 +223,18 @@ impl Layout {
         if !fits {
             return Err(Error::new(ErrorKind::Corrupt, "read where a run lies").with("run", run));
         }
-        let folder = RunFolder { path: self.root.join(relative), sync: self.sync };
-        // Nothing is looked up behind a symbolic link.
-        match folder.path.ancestors().take_while(|part| *part != self.root).try_for_each(check_folder) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            checked => checked.map(|()| Some(folder)),
-        }
+        Ok(Some(RunFolder { path: self.root.join(relative), sync: self.sync }))
     }
 
     /// Whether there is a way from this id to a folder.
     pub(super) fn has_id(&self, run: &RunId) -> bool {
         // What cannot be looked at may be there.
         fs::symlink_metadata(self.id_file(run)).map_or_else(|e| e.kind() != io::ErrorKind::NotFound, |_| true)
+    }
+
+    /// Whether the folder of a run is there; what cannot be looked at may be.
+    pub(super) fn is_there(&self, run: &RunId) -> bool {
+        self.find(run).map_or(true, |folder| folder.is_some())
     }
 
     pub(super) fn catalog_file(&self) -> PathBuf {
@@ -249,11 +281,7 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(io_error("remove a run")(error)),
         }
-        let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove a run")(error)),
-            _ => Ok(()),
-        };
-        gone(fs::remove_file(self.id_file(run)))?;
+        self.forget_way(run, folder)?;
         gone(fs::remove_dir_all(&trash))?;
         // The folders above go where this was their last run; otherwise the system refuses.
         for parent in folder.path.ancestors().skip(1).take(2) {
@@ -268,9 +296,22 @@ impl Layout {
     /// stands in nobody's way.
     fn empty_trash(&self) {
         let left = fs::read_dir(self.root.join("trash")).into_iter().flatten().flatten();
-        for error in left.filter_map(|entry| fs::remove_dir_all(entry.path()).err()) {
-            tracing::debug!(%error, "a removed run is still in the trash");
+        for path in left.map(|entry| entry.path()) {
+            if let Err(error) = self.finish_removal(&path) {
+                tracing::debug!(error = %error.chain(), "a removed run is still in the trash");
+            }
         }
+    }
+
+    fn finish_removal(&self, trash: &Path) -> Result<()> {
+        let name = trash.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let run = name.match_indices('-').nth(1).and_then(|(end, _)| RunId::new(name.get(..end)?).ok());
+        if let Some(run) = run
+            && let Some(folder) = self.way(&run)?
+        {
+            self.forget_way(&run, &folder)?;
+        }
+        gone(fs::remove_dir_all(trash))
     }
 }
 
@@ -312,9 +353,22 @@ impl RunFolder {
         record.map_err(|error| error.with("path", path.display()))
     }
 
+    /// How many bytes of output it has.
+    pub(super) fn bytes(&self) -> u64 {
+        fs::symlink_metadata(self.log()).map_or(0, |meta| meta.len())
+    }
+
     pub(super) fn write_record(&self, record: &RunRecord) -> Result<()> {
         replace(&self.path.join("record.json"), &record.to_json()?, self.sync)
             .map_err(io_error("write the record of a run"))
+    }
+}
+
+/// What is gone already need not be removed.
+fn gone(removed: io::Result<()>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove a run")(error)),
+        _ => Ok(()),
     }
 }
 

@@ -122,17 +122,26 @@ fn by_catalog(
             None => removed += usize::from(!layout.has_id(&run)),
         }
     }
-    if removed > MAX_REMOVED
-        && let Err(error) = catalog::compact(layout)
-    {
-        tracing::debug!(error = %error.chain(), "the catalog of runs keeps those that were removed");
-    }
+    tidy_up(layout, removed);
     sort(&mut found);
     found.truncate(limit(query));
     Ok(found)
 }
 
-fn look(layout: &Layout, skipped: &Skipped, run: &RunId) -> Result<Option<(RunRecord, RunFolder)>> {
+/// Takes removed runs out of the catalog, where so many were met that it is worth it.
+pub(super) fn tidy_up(layout: &Layout, removed: usize) {
+    if removed > MAX_REMOVED
+        && let Err(error) = catalog::compact(layout)
+    {
+        tracing::debug!(error = %error.chain(), "the catalog of runs keeps those that were removed");
+    }
+}
+
+pub(super) fn look(
+    layout: &Layout,
+    skipped: &Skipped,
+    run: &RunId,
+) -> Result<Option<(RunRecord, RunFolder)>> {
     let Some(folder) = skipped.pass(Path::new(run.as_str()), layout.find(run))? else { return Ok(None) };
     let record = skipped.pass(folder.path(), folder.record())?;
     Ok(record.map(|record| (record, folder)))

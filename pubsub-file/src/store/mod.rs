@@ -1,10 +1,12 @@
 //! The output store in a folder.
 
 mod catalog;
+mod expire;
 mod index;
 mod late;
 mod layout;
 mod list;
+mod pinned;
 mod read;
 mod recover;
 mod search;
@@ -18,14 +20,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use pubsub_core::{
-    Appended, Durability, Error, ErrorKind, Hit, Judgement, LineBatch, Lines, Output, OutputItem,
-    OutputReader, OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
-    StoreCapabilities, Support, Timestamp,
+    Appended, Durability, Error, ErrorKind, Hit, Keep, LineBatch, Lines, Output, OutputItem, OutputReader,
+    OutputSink, RECORD_VERSION, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search,
+    StoreCapabilities, Support,
 };
 use tokio::time::Instant;
 
+use expire::Expiry;
 use layout::{Layout, RunFolder};
 use list::Skipped;
+use pinned::Pinned;
 use read::Reader;
 use writer::Writer;
 
@@ -153,12 +157,15 @@ impl Inner {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner).remove(run);
     }
 
-    fn found(&self, doing: &'static str, run: &RunId) -> Result<(RunFolder, RunRecord)> {
-        let missing = || Error::new(ErrorKind::NotFound, doing).with("run", run);
-        let folder = self.layout.find(run)?.ok_or_else(missing)?;
-        let record = folder.record()?.ok_or_else(missing)?;
-        Ok((folder, record))
+    /// The folder of a run that began.
+    fn begun(&self, run: &RunId) -> Result<Option<RunFolder>> {
+        let Some(folder) = self.layout.find(run)? else { return Ok(None) };
+        Ok(folder.record()?.map(|_| folder))
     }
+}
+
+fn missing(doing: &str, run: &RunId) -> Error {
+    Error::new(ErrorKind::NotFound, doing).with("run", run)
 }
 
 fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
@@ -177,7 +184,13 @@ impl OutputSink for FileStore {
             // Files that are open and still in their place are those of a run that began.
             let writer = match inner.open_writer(&run) {
                 Some(writer) => writer,
-                None => inner.writer(&run, inner.found("append lines", &run)?.0)?,
+                None => {
+                    let folder = match inner.begun(&run)? {
+                        Some(folder) => folder,
+                        None => return Err(inner.layout.not_there("append lines", &run)?),
+                    };
+                    inner.writer(&run, folder)?
+                }
             };
             let mut writer = lock(&writer);
             let appended = writer.append(&batches, inner.durability)?;
@@ -203,8 +216,11 @@ impl OutputReader for FileStore {
     async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
         let (inner, run) = (Arc::clone(&self.0), run.clone());
         let reader = blocking(move || {
-            let (folder, record) = inner.found("read lines", &run)?;
-            Reader::open(&folder, record, lines)
+            let missing = || missing("read lines", &run);
+            let folder = inner.layout.find(&run)?.ok_or_else(missing)?;
+            let pinned = Pinned::new(&folder)?.ok_or_else(missing)?;
+            let record = folder.record()?.ok_or_else(missing)?;
+            Reader::open(&pinned, record, lines)
         })
         .await?;
         let (record, complete_through) = (reader.record.clone(), reader.through());
@@ -288,13 +304,20 @@ impl Retention for FileStore {
         .await
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        let now = Timestamp::now();
-        let old = self.matching(&RunQuery::all().with_until(begun_before)).await?;
-        let mut removed = 0;
-        for (record, _) in old.iter().filter(|(record, _)| record.judge(now) != Judgement::Running) {
-            removed += u64::from(self.remove(&record.key.run_id).await?);
+    /// What is dropped stops after the runs that it looks at just now.
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
+        let (inner, keep) = (Arc::clone(&self.0), *keep);
+        let mut expiry = blocking(move || Expiry::new(inner, keep)).await?;
+        loop {
+            let (left, removed) = blocking(move || {
+                let removed = expiry.step()?;
+                Ok((expiry, removed))
+            })
+            .await?;
+            if let Some(removed) = removed {
+                return Ok(removed);
+            }
+            expiry = left;
         }
-        Ok(removed)
     }
 }

@@ -14,7 +14,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::index::{ENTRIES, Entry, Index};
-use super::layout::RunFolder;
+use super::pinned::Pinned;
 use super::{late, recover};
 use crate::error::io_error;
 use crate::files::open_for_reading;
@@ -90,8 +90,10 @@ fn open_if_there(path: &Path) -> io::Result<Option<File>> {
 }
 
 impl Reader {
-    pub(super) fn open(folder: &RunFolder, record: RunRecord, lines: Lines) -> Result<Self> {
+    /// The record is as it was after the folder was pinned.
+    pub(super) fn open(pinned: &Pinned<'_>, record: RunRecord, lines: Lines) -> Result<Self> {
         let doing = "read the lines of a run";
+        let folder = pinned.folder();
         let (log, length, index) = loop {
             let log = open_if_there(&folder.log()).map_err(io_error(doing))?;
             // Before the index is looked at: what a live writer adds meanwhile must not look like lines without entries.
@@ -104,7 +106,8 @@ impl Reader {
                 break (log, length, index);
             }
         };
-        if log.is_none() && folder.record()?.is_none() {
+        // Where it was removed meanwhile, what was read does not belong together.
+        if !pinned.is_in_place().map_err(io_error(doing))? {
             return Err(Error::new(ErrorKind::NotFound, doing).with("run", &record.key.run_id));
         }
         let mut reader = Self {

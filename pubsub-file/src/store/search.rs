@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::blocking;
 use super::index::Entry;
 use super::layout::RunFolder;
+use super::pinned::Pinned;
 use super::read::{Block, Reader};
 
 /// About how many bytes of a run are searched before others have their turn; so many are searched ahead for each core.
@@ -94,7 +95,8 @@ impl RunSearch {
     /// `None` where the run was removed meanwhile.
     fn open(folder: &RunFolder, record: RunRecord, wanted: Arc<Wanted>) -> Result<Option<Box<Self>>> {
         let key = Arc::new(record.key.clone());
-        match Reader::open(folder, record, Lines::ALL) {
+        let Some(pinned) = Pinned::new(folder)? else { return Ok(None) };
+        match Reader::open(&pinned, record, Lines::ALL) {
             Ok(reader) => Ok(Some(Box::new(Self { wanted, key, reader, block: None, at: 0, sieved: 0 }))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

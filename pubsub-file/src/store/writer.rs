@@ -198,11 +198,18 @@ impl Writer {
     /// Writes a piece and begins the next one.
     fn write(&mut self, piece: Piece, durability: Durability) -> io::Result<Piece> {
         if !piece.entries.is_empty() {
+            #[cfg(feature = "fault-points")]
+            crate::files::torn("store.output", &self.log, &piece.bytes, self.known.end);
             self.log.write_all_at(&piece.bytes, self.known.end)?;
             if durability == Durability::PowerLoss {
                 self.log.sync_data()?;
             }
-            self.index.write_all_at(&piece.entries, self.known.entries * ENTRY_BYTES as u64)?;
+            let at = self.known.entries * ENTRY_BYTES as u64;
+            #[cfg(feature = "fault-points")]
+            crate::files::torn("store.index", &self.index, &piece.entries, at);
+            self.index.write_all_at(&piece.entries, at)?;
+            #[cfg(feature = "fault-points")]
+            pubsub_core::fault::point("store.appended");
             if durability == Durability::PowerLoss {
                 self.index.sync_data()?;
             }

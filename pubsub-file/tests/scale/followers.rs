@@ -75,7 +75,7 @@ async fn each_gets_each_line(followers: usize, batches: u64) {
     run.finish(&store).await;
     let ended = Instant::now();
     let printed = ended - began - ready;
-    let counts: Vec<String> = processes.into_iter().flat_map(Process::to_its_end).collect();
+    let counts: Vec<String> = processes.into_iter().flat_map(Process::wait_for_end).collect();
     println!(
         "{followers} followers of {} lines: all following after {ready:.1?}, printed in {printed:.1?}, the last has all \
          {:.1?} after the end",

@@ -1,6 +1,7 @@
 //! Many at once: workers, publishers and followers in processes of their own, groups and runs by the thousand. The test
 //! binary runs itself again for each process. Each test has a small form, and one at full size that is asked for.
-#![expect(clippy::unwrap_used, reason = "what helps tests may fail as it does")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what helps tests may fail as it does")]
+#![expect(clippy::print_stdout, clippy::cast_precision_loss, reason = "measured numbers are printed")]
 
 mod followers;
 mod groups;
@@ -80,7 +81,7 @@ impl Process {
     }
 
     /// All that it says up to its own end.
-    fn to_its_end(mut self) -> Vec<String> {
+    fn wait_for_end(mut self) -> Vec<String> {
         let all = self.said.iter().collect();
         assert!(self.child.wait().unwrap().success());
         all
@@ -89,7 +90,7 @@ impl Process {
     /// Ends it and answers all that it said.
     fn end(mut self) -> Vec<String> {
         drop(self.input.take());
-        self.to_its_end()
+        self.wait_for_end()
     }
 
     fn signal(&self, name: &str) {

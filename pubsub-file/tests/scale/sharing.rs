@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use pubsub_core::conformance::broker::{Member, on};
@@ -14,8 +15,11 @@ use tokio::sync::mpsc;
 use super::workers::{go, ran};
 use super::{Process, broker, say, until_idle};
 
-/// Short, so that what a dead process held is taken soon.
-pub(super) const LEASE: Duration = Duration::from_secs(3);
+/// Short, so that what a dead process held is taken soon, and longer than a busy machine keeps a live one from renewing.
+pub(super) const LEASE: Duration = Duration::from_secs(8);
+
+/// How often the slow publisher is stopped: while it is, it may have the database locked, and nobody can renew.
+const STOPS: usize = 25;
 
 const LARGE_BYTES: usize = 20 << 20;
 
@@ -100,14 +104,15 @@ async fn a_worker_that_was_paused_past_its_lease_can_neither_finish_nor_unlock_w
 fn publish_slowly(folder: &Path) {
     let publisher = Process::start("publish-large", folder);
     assert_eq!(publisher.next(), "publishing");
-    while publisher.said.recv_timeout(Duration::from_millis(2))
-        == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
-    {
+    for _ in 0..STOPS {
+        if publisher.said.recv_timeout(Duration::from_millis(2)) != Err(RecvTimeoutError::Timeout) {
+            break;
+        }
         publisher.signal("STOP");
         std::thread::sleep(Duration::from_millis(20));
         publisher.signal("CONT");
     }
-    publisher.to_its_end();
+    publisher.wait_for_end();
 }
 
 /// Eight workers, four publishers; two more workers hold an event each, one is killed and one is paused.
@@ -126,7 +131,7 @@ async fn each_is_run_once(events: usize) {
     let workers = Process::many(8, |_| "work".to_owned(), folder.path());
     let publishers = Process::many(3, |n| format!("publish p{n} {}", events / 3), folder.path());
     publish_slowly(folder.path());
-    publishers.into_iter().for_each(|publisher| drop(publisher.to_its_end()));
+    publishers.into_iter().for_each(|publisher| drop(publisher.wait_for_end()));
     until_idle(&own, 2).await;
     can_do_nothing(&mut paused);
     let mut ran = ran(workers);
@@ -138,7 +143,8 @@ async fn each_is_run_once(events: usize) {
         assert_eq!((times, attempt), (1, 2), "{id} was run by another");
     }
     assert_eq!(ran.len(), events / 3 * 3);
-    assert!(ran.values().all(|(times, attempt, _)| (*times, *attempt) == (1, 1)));
+    ran.retain(|_, (times, attempt, _)| (*times, *attempt) != (1, 1));
+    assert!(ran.is_empty(), "run again: {ran:?}");
 }
 
 #[tokio::test]

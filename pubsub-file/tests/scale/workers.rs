@@ -80,7 +80,7 @@ async fn each_is_concluded_once(events: usize) {
     let began = Instant::now();
     let workers = Process::many(8, |_| "work".to_owned(), folder.path());
     let publishers = Process::many(4, |n| format!("publish p{n} {}", events / 4), folder.path());
-    publishers.into_iter().for_each(|publisher| drop(publisher.to_its_end()));
+    publishers.into_iter().for_each(|publisher| drop(publisher.wait_for_end()));
     let published = began.elapsed();
     until_idle(&broker(folder.path()).await, 2).await;
     let took = began.elapsed();

@@ -160,9 +160,14 @@ pub async fn nothing_appended_changes_nothing(fixture: &dyn StoreFixture, _: Sto
 /// §4.12: lines of a run that never began here are refused as a whole.
 pub async fn an_append_to_an_unknown_run_is_not_found(fixture: &dyn StoreFixture, _: StoreCapabilities) {
     let store = fixture.store();
+    // One that has nothing at all may be one that is away.
+    SampleRun::new().begin(&*store).await;
     let run = SampleRun::new();
-    let error = store.append(run.key(), &[lines(1, ["a"])]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // Also of no lines: it asks whether the run is there.
+    for batches in [&[lines(1, ["a"])][..], &[]] {
+        let error = store.append(run.key(), batches).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
     assert_eq!(store.lines(run.id(), Lines::ALL).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 

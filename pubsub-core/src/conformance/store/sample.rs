@@ -8,9 +8,9 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryStreamExt as _};
 
 use crate::{
-    ActionId, Appended, Error, ErrorKind, EventId, Exit, ExitClassification as _, ExitTable, Hit, Line,
-    LineBatch, LineEnd, LineNumber, Lines, OutputItem, OutputSink, Result, RunId, RunKey, RunQuery,
-    RunRecord, SealBuilder, Search, Stage, Store, StoreCapabilities, Stream, Timestamp,
+    ActionId, Appended, Counts, Error, ErrorKind, EventId, Exit, ExitClassification as _, ExitTable, Hit,
+    Keep, Line, LineBatch, LineEnd, LineNumber, Lines, OutputItem, OutputSink, Result, RunId, RunKey,
+    RunQuery, RunRecord, SealBuilder, Search, Stage, Store, StoreCapabilities, Stream, Timestamp,
 };
 
 /// The number `n`.
@@ -125,6 +125,11 @@ impl SampleRun {
     /// Counts lines as printed without giving them to a store.
     pub fn print(&mut self, batches: &[LineBatch]) {
         batches.iter().for_each(|batch| self.seal.add(batch));
+    }
+
+    /// How much was printed so far.
+    pub(super) const fn printed(&self) -> Counts {
+        self.seal.counts()
     }
 
     /// The record of its end with code 0 and the seal over what was printed.
@@ -270,7 +275,7 @@ pub(super) async fn cannot_remove(store: &dyn Store, can: &StoreCapabilities) ->
         return false;
     }
     assert_unsupported(store.remove(SampleRun::new().id()).await.map(drop));
-    assert_unsupported(store.expire(Timestamp::EPOCH).await.map(drop));
+    assert_unsupported(store.expire(&Keep::new()).await.map(drop));
     true
 }
 

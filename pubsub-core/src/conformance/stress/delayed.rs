@@ -9,9 +9,9 @@ use futures::stream::BoxStream;
 
 use crate::{
     ActionId, Appended, Begin, Broker, BrokerAdmin, BrokerCapabilities, Claims, Conclusion, DeadLetter,
-    DeadLetters, Event, EventId, GroupInfo, GroupName, Hit, LeaseId, Leases, LineBatch, Lines, Output,
+    DeadLetters, Event, EventId, GroupInfo, GroupName, Hit, Keep, LeaseId, Leases, LineBatch, Lines, Output,
     OutputReader, OutputSink, Position, Published, Publisher, Renewal, Result, Retention, RunId, RunKey,
-    RunQuery, RunRecord, Scope, Search, Settlement, Store, Subscribed, Subscriber, Subscription, Timestamp,
+    RunQuery, RunRecord, Scope, Search, Settlement, Store, Subscribed, Subscriber, Subscription,
 };
 
 /// The longest pause.
@@ -110,8 +110,8 @@ impl<B: Store + ?Sized> Retention for Delayed<B> {
         self.pauses.around(self.inner.remove(run)).await
     }
 
-    async fn expire(&self, begun_before: Timestamp) -> Result<u64> {
-        self.pauses.around(self.inner.expire(begun_before)).await
+    async fn expire(&self, keep: &Keep) -> Result<u64> {
+        self.pauses.around(self.inner.expire(keep)).await
     }
 }
 

@@ -14,9 +14,12 @@ use crate::{Store, StoreCapabilities};
 pub type StoreRule = for<'a> fn(&'a dyn StoreFixture, StoreCapabilities) -> BoxFuture<'a, ()>;
 
 /// The rules that need a store for themselves, each for what it does to all runs.
-pub const STORE_RULES_ALONE: [&str; 1] = [
-    // It expires whatever began before its border.
+pub const STORE_RULES_ALONE: [&str; 4] = [
+    // They expire whatever is older than their own.
     "only_old_runs_that_have_ended_expire",
+    "the_oldest_expire_until_so_many_are_left",
+    "the_oldest_expire_until_their_bytes_fit",
+    "limits_that_are_named_together_all_hold",
 ];
 
 macro_rules! named_rules {

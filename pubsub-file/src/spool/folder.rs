@@ -1,0 +1,117 @@
+//! What processes tell each other in the folder of a run: whose turn it is, and that it is removed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pubsub_core::{Result, RunId, RunRecord, name};
+
+use crate::error::io_error;
+use crate::files;
+
+/// The file that says that a run is removed.
+const REMOVED: &str = "removed";
+
+/// The file whose lock is held while a call about the run is under way.
+pub(super) const TURN: &str = "turn";
+
+/// How the name of a folder begins that is being deleted; no run's does.
+const TRASH: &str = ".gone-";
+
+/// Held while a call to the sink about a run is under way, so that a run is not removed there in the middle of it; the
+/// system frees it where its holder dies.
+#[derive(Debug)]
+pub(super) struct Turn(Arc<File>);
+
+impl Turn {
+    /// `None` where another has it.
+    pub(super) fn new(file: Arc<File>) -> Result<Option<Self>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(io_error("take a turn in the spool")(error)),
+        }
+    }
+
+    /// The turn of a run that perhaps another process has open.
+    pub(super) fn of_folder(folder: &Path) -> Result<Option<Self>> {
+        let file = files::open_for_writing(&folder.join(TURN));
+        Self::new(Arc::new(file.map_err(io_error("take a turn in the spool"))?))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::error!(%error, "a turn in the spool could not be given back");
+        }
+    }
+}
+
+/// The folders of runs, by the runs' ids.
+pub(super) fn runs(dir: &Path) -> Result<BTreeMap<RunId, PathBuf>> {
+    let id = |folder: &Path| {
+        let id = name::decode(folder.file_name()?.to_str()?)?;
+        RunId::new(id).ok()
+    };
+    let folders = files::below(dir, None)?.into_iter();
+    Ok(folders.filter_map(|folder| Some((id(&folder)?, folder))).collect())
+}
+
+/// The record in the folder of a run.
+pub(super) fn record(folder: &Path) -> Result<Option<RunRecord>> {
+    let bytes = files::read(&folder.join("record.json")).map_err(io_error("read a record in the spool"))?;
+    bytes.map(|bytes| RunRecord::from_json(&bytes)).transpose()
+}
+
+/// Says for good that a run is removed: nobody ships it any more. `false` where it has no folder.
+pub(super) fn mark_removed(folder: &Path) -> Result<bool> {
+    let doing = "remove a run from the spool";
+    let mark = match files::open_for_writing(&folder.join(REMOVED)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        mark => mark.map_err(io_error(doing))?,
+    };
+    match mark.sync_all().and_then(|()| files::sync_folder(folder)) {
+        // Whoever ships it has seen the mark already.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        synced => synced.map(|()| true).map_err(io_error(doing)),
+    }
+}
+
+pub(super) fn is_removed(folder: &Path) -> bool {
+    folder.join(REMOVED).exists()
+}
+
+/// Deletes what a killed process had taken out of sight.
+pub(super) fn empty_trash(dir: &Path) {
+    for folder in files::below(dir, None).unwrap_or_default() {
+        let is_trash =
+            folder.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(TRASH));
+        if is_trash && let Err(error) = fs::remove_dir_all(&folder) {
+            tracing::debug!(%error, "a removed run is still in the spool's trash");
+        }
+    }
+}
+
+/// Takes the folder of a run out of sight at once, then deletes it.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    let doing = "remove a run from the spool";
+    let trash = folder.with_file_name(format!("{TRASH}{}", files::unique()));
+    fs::rename(folder, &trash).map_err(io_error(doing))?;
+    #[cfg(feature = "fault-points")]
+    pubsub_core::fault::point("spool.remove");
+    match fs::remove_dir_all(&trash) {
+        // By another hand, which empties the trash.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(doing)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// How long nothing in a folder was made or removed.
+pub(super) fn unchanged_for(folder: &Path) -> Duration {
+    let changed = fs::metadata(folder).and_then(|meta| meta.modified()).ok();
+    changed.and_then(|changed| changed.elapsed().ok()).unwrap_or_default()
+}
