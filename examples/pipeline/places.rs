@@ -1,9 +1,8 @@
 //! Where things are kept: the broker and the stores that the command line names.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use pubsub_pipeline::{
     Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output, OutputReader, Place,
@@ -14,10 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::args::{Chosen, Global};
 use crate::codes::{Done, Failure, not_there};
-use crate::runs::sinks;
-
-/// How long stores that are not required may take for what others had held back.
-const LATE: Duration = Duration::from_secs(10);
+use crate::runs::{LATE, sinks};
 
 /// What the global options name, not yet connected: each subcommand connects what it needs.
 #[derive(Clone, Debug)]
@@ -114,8 +110,12 @@ impl Places {
     /// The folder for what is held back of outputs over their limit: one of the first store's own, since that says what
     /// became of their runs. `None` where no place has one on the disk.
     pub(crate) fn held_back(&self) -> Option<PathBuf> {
+        self.held_back_of(self.spool.as_deref())
+    }
+
+    fn held_back_of(&self, spool: Option<&Path>) -> Option<PathBuf> {
         let first = self.stores.first()?;
-        match (&self.spool, first.scheme()) {
+        match (spool, first.scheme()) {
             (Some(spool), _) => Some(spool.join("held-back").join(spool_name(first).ok()?)),
             (None, Scheme::File(folder)) => Some(folder.join("held-back")),
             _ => None,
@@ -124,8 +124,7 @@ impl Places {
 
     /// Brings to the stores what processes that died had held back, with a spool or without, in a task.
     pub(crate) fn bring_tails(&self, stores: &[Written]) -> JoinSet<()> {
-        let without = Self { spool: None, ..self.clone() };
-        let places = [self.held_back(), without.held_back()];
+        let places = [self.held_back(), self.held_back_of(None)];
         let places: BTreeSet<PathBuf> = places.into_iter().flatten().filter(|dir| dir.exists()).collect();
         let mut task = JoinSet::new();
         if let (false, Some(first)) = (places.is_empty(), stores.first()) {

@@ -93,7 +93,7 @@ pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
 }
 
 /// How long spools may go on after the last run.
-const LATE_SPOOLS: Duration = Duration::from_secs(10);
+pub(crate) const LATE: Duration = Duration::from_secs(10);
 
 /// Ends what brings output to the stores after its run, and says what is left in the spools; a signal ends the wait.
 pub(crate) async fn close(
@@ -106,8 +106,8 @@ pub(crate) async fn close(
     let closing = async {
         // What died before us is brought whole, or it is there for the next one.
         let brought = async { while bringing.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LATE_SPOOLS, brought).await;
-        join_all(spools().map(|spool| spool.close(LATE_SPOOLS))).await
+        let _ = tokio::time::timeout(LATE, brought).await;
+        join_all(spools().map(|spool| spool.close(LATE))).await
     };
     let closed = tokio::select! {
         closed = closing => closed,

@@ -1,7 +1,6 @@
 //! Running a command now, here: `stream`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pubsub_pipeline::{Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop};
 
@@ -12,10 +11,6 @@ use crate::places::Places;
 use crate::runs;
 use crate::screen::{Form, Screen};
 use crate::signals::{Asked, Signals};
-
-/// How long stores may take after the run, to get what they lack: those that are not required, and all of them after a
-/// signal.
-const LATE_STORES: Duration = Duration::from_secs(10);
 
 /// Runs it, stores its output, and shows it. No event is published: the run has an id of its own.
 pub(crate) async fn stream(
@@ -52,7 +47,7 @@ pub(crate) async fn stream(
         Done::Ok(report.record)
     };
     // The command's own grace, and what a store needs that is in reach.
-    let limit = args.run.grace.saturating_add(LATE_STORES);
+    let limit = args.run.grace.saturating_add(runs::LATE);
     let (record, asked) = signals.watch(ended, &stopper, || Ok(()), Some(limit)).await?;
     let Some(record) = record else {
         screen.notice(
@@ -61,7 +56,7 @@ pub(crate) async fn stream(
         return Ok(asked.map_or(1, Asked::code));
     };
     let late = tokio::select! {
-        late = fan_out.close(LATE_STORES) => late,
+        late = fan_out.close(runs::LATE) => late,
         _ = signals.next() => Ok(()),
     };
     if let Err(error) = late {

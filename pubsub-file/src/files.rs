@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -100,6 +100,16 @@ pub(crate) fn open_for_reading(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(no_follow()).open(path)
 }
 
+/// Whether a name still leads to this file or folder: as long as that is open, no other has its inode.
+pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
+    let place = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok(place(&there) == place(&file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// At most so many bytes from an offset on; fewer at the end of the file.
 pub(crate) fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
     let left = file.metadata()?.len().saturating_sub(offset);
@@ -164,7 +174,6 @@ fn at_replacing(path: &Path, when: &str) {
 /// Where this fault point is due, only half of the bytes are written, and the process dies.
 #[cfg(feature = "fault-points")]
 pub(crate) fn torn(point: &str, file: &File, bytes: &[u8], at: u64) {
-    use std::os::unix::fs::FileExt as _;
     if pubsub_core::fault::is_due(point) {
         let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
         // Where even that fails, it dies all the same.

@@ -74,6 +74,11 @@ impl OutputSink for Sick {
     }
 }
 
+/// One that is out of reach.
+fn away() -> Sick {
+    Sick { away: Arc::new(AtomicBool::new(true)), ..Sick::default() }
+}
+
 fn config(dir: &TempDir) -> SpoolConfig {
     SpoolConfig::new(dir.path()).with_backoff(Backoff::fixed(Duration::from_millis(10)))
 }
@@ -148,8 +153,7 @@ async fn a_wrong_password_is_waited_out_as_well() {
 #[tokio::test]
 async fn what_one_process_left_another_ships() {
     let dir = tempfile::tempdir().unwrap();
-    let away = Sick::default();
-    away.away.store(true, Ordering::SeqCst);
+    let away = away();
     let (mut ended, mut running) = (SampleRun::new(), SampleRun::new());
     {
         let spooled = open(away, &dir).await;
@@ -178,8 +182,7 @@ async fn what_one_process_left_another_ships() {
 #[tokio::test]
 async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_lost() {
     let dir = tempfile::tempdir().unwrap();
-    let away = Sick::default();
-    away.away.store(true, Ordering::SeqCst);
+    let away = away();
     let mut run = SampleRun::new();
     // Its beats were due a moment after it began, so readers judge it lost at once.
     run.record.beat_every_ms = 0;
@@ -203,8 +206,7 @@ async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_los
 #[tokio::test]
 async fn a_segment_that_a_full_disk_left_empty_does_not_hold_up_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let away = Sick::default();
-    away.away.store(true, Ordering::SeqCst);
+    let away = away();
     let mut run = SampleRun::new();
     {
         let spooled = open(away, &dir).await;
@@ -261,8 +263,7 @@ async fn lines_that_come_again_after_all_was_shipped_change_nothing() {
 #[tokio::test]
 async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
     let dir = tempfile::tempdir().unwrap();
-    let away = Sick::default();
-    away.away.store(true, Ordering::SeqCst);
+    let away = away();
     let (mut run, mut other) = (SampleRun::new(), SampleRun::new());
     {
         let spooled = open(away, &dir).await;
@@ -285,8 +286,7 @@ async fn a_record_that_a_power_loss_emptied_holds_up_no_other_run() {
 #[tokio::test(start_paused = true)]
 async fn a_run_is_shipped_by_one_process_at_a_time_and_taken_over_when_that_ends() {
     let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
-    let away = Sick::default();
-    away.away.store(true, Ordering::SeqCst);
+    let away = away();
     let first = open(away.clone(), &dir).await;
     let mut run = SampleRun::new();
     run.begin(&first).await;
@@ -307,8 +307,7 @@ async fn a_run_is_shipped_by_one_process_at_a_time_and_taken_over_when_that_ends
 #[tokio::test]
 async fn a_torn_end_is_cut_and_damage_costs_its_segment_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let away = Sick::default();
-    away.away.store(true, Ordering::SeqCst);
+    let away = away();
     let mut run = SampleRun::new();
     {
         let spooled = open(away, &dir).await;
@@ -363,8 +362,7 @@ async fn a_lost_cursor_ships_again_and_changes_nothing() {
 #[tokio::test]
 async fn a_full_spool_drops_and_says_which_or_makes_wait() {
     let dir = tempfile::tempdir().unwrap();
-    let sick = Sick::default();
-    sick.away.store(true, Ordering::SeqCst);
+    let sick = away();
     let spooled = Spooled::open(sick.clone(), config(&dir).with_max_bytes(2000)).await.unwrap();
     let mut run = SampleRun::new();
     run.begin(&spooled).await;
@@ -551,10 +549,6 @@ async fn a_spool_whose_sink_has_everything_is_never_full_for_good() {
         shipped(&spooled).await;
     }
     assert!(spooled.depth().bytes < 1 << 20, "{:?}", spooled.depth());
-}
-
-fn away() -> Sick {
-    Sick { away: Arc::new(AtomicBool::new(true)), ..Sick::default() }
 }
 
 #[tokio::test]

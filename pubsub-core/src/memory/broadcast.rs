@@ -40,6 +40,10 @@ impl Listeners {
         Listener { events, missed, closed, later: BTreeMap::new() }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.outlets().is_empty()
+    }
+
     /// Those who want an event; whoever has gone is left out from now on.
     pub(super) fn tell(&self, number: u64, event: &Event) {
         self.outlets().retain(|outlet| {

@@ -134,7 +134,7 @@ impl MemoryBroker {
         let mut log = self.shared.log();
         let published = log.publish(Instant::now(), event, bytes, None)?;
         // Told under the lock of the log, so that all hear in one order.
-        if published.novelty == Novelty::New {
+        if published.novelty == Novelty::New && !self.shared.listeners.is_empty() {
             let number = number_of(&published.position)?;
             if let Some(kept) = log.kept(number) {
                 self.shared.listeners.tell(number, &kept.event);

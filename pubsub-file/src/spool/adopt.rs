@@ -10,7 +10,8 @@ use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord};
 
 use super::Shared;
 use super::folder;
-use super::log::{Log, Missing, bytes_in};
+use super::folder::Missing;
+use super::log::{Log, bytes_in};
 
 /// How often a full spool is counted anew.
 const COUNT_AGAIN: Duration = Duration::from_millis(100);

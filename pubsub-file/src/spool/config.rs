@@ -18,7 +18,7 @@ pub const DEFAULT_KEEP_DAMAGED: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct SpoolConfig {
     /// The folder of this sink's spool: each sink has one of its own, which its processes share.
     pub dir: PathBuf,
-    /// Most bytes on the disk. What was shipped is freed in pieces of 4 MiB.
+    /// Most bytes on the disk, of all processes. What was shipped is freed once it is 64 KiB.
     pub max_bytes: u64,
     /// [`WhenFull::Drop`] lets the command go on: lines without room are holes that the run's record names.
     /// [`WhenFull::Block`] makes it wait until something was shipped.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Result, RunId, RunRecord, name};
+use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord, name};
 
 use crate::error::io_error;
 use crate::files;
@@ -20,6 +20,16 @@ pub(super) const TURN: &str = "turn";
 
 /// How the name of a folder begins that is being deleted; no run's does.
 const TRASH: &str = ".gone-";
+
+/// What is done where the folder of a run is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Make,
+    Leave,
+}
+
+/// How often the folder of a run is opened that others take away meanwhile.
+const MAX_TRIES: u32 = 100;
 
 /// Held while a call to the sink about a run is under way, so that a run is not removed there in the middle of it; the
 /// system frees it where its holder dies.
@@ -49,6 +59,37 @@ impl Drop for Turn {
             tracing::error!(%error, "a turn in the spool could not be given back");
         }
     }
+}
+
+/// The lock of a run's folder, held. Who has shipped the run removes it, perhaps just now: then it begins anew.
+pub(super) fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
+    let doing = "open a run in the spool";
+    let path = folder.join("lock");
+    for _ in 0..MAX_TRIES {
+        if missing == Missing::Make
+            && let Err(error) = fs::create_dir(folder)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(io_error(doing)(error));
+        }
+        let opened = files::check_folder(folder)
+            .and_then(|()| files::open_for_writing(&path).map_err(io_error(doing)));
+        let lock = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
+        }
+        // The one that was opened may lie in no folder any more.
+        if files::is_still(&path, &lock).unwrap_or(false) {
+            return Ok(Some(lock));
+        }
+    }
+    Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
 }
 
 /// The folders of runs, by the runs' ids.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, Turn};
+use super::folder::{self, Missing, Turn, locked};
 use crate::error::io_error;
 use crate::files::{self, Sync};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
@@ -23,6 +23,9 @@ const FREED_BYTES: u64 = 64 << 10;
 
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
+
+/// The file that says how far a run was shipped.
+const CURSOR: &str = "shipped.json";
 
 /// How far a run was shipped. It may be older than the truth: lines that are shipped again change nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,15 +44,13 @@ pub(super) struct Cursor {
     pub(super) refused: Vec<Gap>,
 }
 
-/// What is done where the folder of a run is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    Make,
-    Leave,
+impl Cursor {
+    /// The one in the folder of a run, where that has none the first; `None` where it cannot be read.
+    pub(super) fn read(folder: &Path) -> io::Result<Option<Self>> {
+        let bytes = files::read(&folder.join(CURSOR))?;
+        Ok(bytes.map_or_else(|| Some(Self::default()), |bytes| serde_json::from_slice(&bytes).ok()))
+    }
 }
-
-/// How often the folder of a run is opened that others take away meanwhile.
-const MAX_TRIES: u32 = 100;
 
 /// What was read to be shipped.
 #[derive(Debug, Default)]
@@ -91,11 +92,8 @@ impl Log {
         let doing = "open a run in the spool";
         let Some(lock) = locked(&folder, missing)? else { return Ok(None) };
         let turn = Arc::new(files::open_for_writing(&folder.join(folder::TURN)).map_err(io_error(doing))?);
-        let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
-            // What cannot be read is shipped from the start.
-            Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            None => Cursor::default(),
-        };
+        // What cannot be read is shipped from the start.
+        let cursor = Cursor::read(&folder).map_err(io_error(doing))?.unwrap_or_default();
         let last = segments(&folder).map_err(io_error(doing))?.pop().unwrap_or(cursor.segment);
         let record = match folder::record(&folder) {
             // Its owner writes it anew.
@@ -304,7 +302,7 @@ impl Log {
     pub(super) fn save(&self) -> Result<()> {
         let json = serde_json::to_vec(&self.cursor)
             .map_err(|e| Error::new(ErrorKind::Internal, "write a cursor").with_source(e))?;
-        let written = files::replace(&self.folder.join("shipped.json"), &json, Sync::No);
+        let written = files::replace(&self.folder.join(CURSOR), &json, Sync::No);
         match written {
             // An older cursor only ships some lines again.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -338,39 +336,6 @@ impl Log {
     pub(super) fn path(&self) -> &Path {
         &self.folder
     }
-}
-
-/// The lock of a run's folder, held. Who has shipped the run removes it, perhaps just now: then it begins anew.
-fn locked(folder: &Path, missing: Missing) -> Result<Option<File>> {
-    let doing = "open a run in the spool";
-    let path = folder.join("lock");
-    for _ in 0..MAX_TRIES {
-        if missing == Missing::Make
-            && let Err(error) = fs::create_dir(folder)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error(doing)(error));
-        }
-        let opened = files::check_folder(folder)
-            .and_then(|()| files::open_for_writing(&path).map_err(io_error(doing)));
-        let lock = match opened {
-            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => continue,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(error)) => return Err(io_error(doing)(error)),
-        }
-        // The one that was opened may lie in no folder any more.
-        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
-        let there = inode(fs::symlink_metadata(&path));
-        if there.is_some() && there == inode(lock.metadata()) {
-            return Ok(Some(lock));
-        }
-    }
-    Err(Error::new(ErrorKind::Unavailable, doing).with("path", folder.display()))
 }
 
 /// Where a segment of a run lies.

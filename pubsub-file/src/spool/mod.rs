@@ -27,7 +27,8 @@ use tokio::task::JoinHandle;
 pub use config::{DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig};
 
 use crate::files::{Sync, blocking};
-use log::{Log, Missing};
+use folder::Missing;
+use log::Log;
 use removal::RemoveAt;
 pub use verify::{SpooledRun, verify_spool};
 

@@ -12,8 +12,9 @@ use futures::future::BoxFuture;
 use pubsub_core::{Error, ErrorKind, Keep, OutputSink, Result, Retention, RunId};
 use tokio::time::{Instant, sleep};
 
+use super::folder::Missing;
 use super::folder::{self, Turn};
-use super::log::{Log, Missing};
+use super::log::Log;
 use super::{Shared, Spooled, lock};
 use crate::files::blocking;
 

@@ -74,13 +74,10 @@ fn look(run: RunId, folder: &Path) -> Result<Option<SpooledRun>> {
             (None, vec![format!("its record cannot be read, and it is not shipped: {}", error.chain())])
         }
     };
-    let cursor = match files::read(&folder.join("shipped.json")).map_err(io_error(doing))? {
-        None => Cursor::default(),
-        Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-            damage.push("what was shipped cannot be read: all of it is shipped again".to_owned());
-            Cursor::default()
-        }),
-    };
+    let cursor = Cursor::read(folder).map_err(io_error(doing))?.unwrap_or_else(|| {
+        damage.push("what was shipped cannot be read: all of it is shipped again".to_owned());
+        Cursor::default()
+    });
     let numbers = match segments(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         numbers => numbers.map_err(io_error(doing))?,

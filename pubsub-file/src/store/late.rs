@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use pubsub_core::{
@@ -19,7 +19,7 @@ use super::pinned::Pinned;
 use super::read::Reader;
 use super::writer::{PIECE_BYTES, Writer};
 use crate::error::io_error;
-use crate::files::{make_folder, open_for_reading, open_for_writing, read_at, sync_folder};
+use crate::files::{self, make_folder, open_for_reading, open_for_writing, read_at, sync_folder};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// Most bytes that are read at once: several frames.
@@ -204,6 +204,8 @@ pub(super) fn index_of(folder: &RunFolder) -> PathBuf {
 
 /// Whether this is still the file with that name, or there is none.
 pub(super) fn is_still(path: &Path, file: Option<&File>) -> bool {
-    let there = fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-    there == file.and_then(|file| file.metadata().ok()).map(|meta| (meta.dev(), meta.ino()))
+    match file {
+        Some(file) => files::is_still(path, file).unwrap_or(false),
+        None => fs::symlink_metadata(path).is_err(),
+    }
 }

@@ -89,7 +89,7 @@ impl Layout {
     /// Why a run is not here: the store does not have it, or the store itself is away, as where nothing is mounted.
     pub(super) fn not_there(&self, doing: &str, run: &RunId) -> Result<Error> {
         if self.is_versioned()? {
-            return Ok(Error::new(ErrorKind::NotFound, doing).with("run", run));
+            return Ok(super::missing(doing, run));
         }
         Ok(Error::new(ErrorKind::Unavailable, format!("{doing}: there is no store in the folder"))
             .with("folder", self.root.display())

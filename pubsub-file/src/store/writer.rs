@@ -14,7 +14,7 @@ use super::index::{ENTRIES, ENTRY_BYTES, Entry, Index};
 use super::layout::{Layout, RunFolder};
 use super::{catalog, late, recover};
 use crate::error::io_error;
-use crate::files::open_for_writing;
+use crate::files::{self, open_for_writing};
 
 /// About how many bytes are written before their entries are.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
@@ -120,7 +120,7 @@ impl Writer {
     /// again; or the output was renamed, and what follows belongs into a new one.
     pub(super) fn is_current(&self) -> bool {
         let files = [(self.folder.index(), &*self.index), (self.folder.log(), &self.log)];
-        files.into_iter().all(|(path, file)| late::is_still(&path, Some(file)))
+        files.into_iter().all(|(path, file)| files::is_still(&path, file).unwrap_or(false))
     }
 
     /// Takes the record where it moves forward, and at the end of a run the lines that came late; answers whether that

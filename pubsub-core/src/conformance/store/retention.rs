@@ -132,6 +132,18 @@ async fn left(fixture: &dyn StoreFixture, runs: &[SampleRun]) -> Vec<usize> {
     left
 }
 
+/// Expires by each of these in turn: how many have to go, and which of the runs stay.
+async fn expires(
+    fixture: &dyn StoreFixture,
+    runs: &[SampleRun],
+    cases: impl IntoIterator<Item = (Keep, u64, Vec<usize>)>,
+) {
+    for (keep, gone, stay) in cases {
+        assert_eq!(fixture.store().expire(&keep).await.unwrap(), gone, "{keep:?}");
+        assert_eq!(left(fixture, runs).await, stay, "{keep:?}");
+    }
+}
+
 /// §4.2, §4.6: of more than so many runs the oldest expire; what runs stays, and counts.
 pub async fn the_oldest_expire_until_so_many_are_left(fixture: &dyn StoreFixture, can: StoreCapabilities) {
     let store = fixture.store();
@@ -139,12 +151,10 @@ pub async fn the_oldest_expire_until_so_many_are_left(fixture: &dyn StoreFixture
         return;
     }
     let runs = six(&*store).await;
-    for (most, gone, stay) in
-        [(6, 0, vec![0, 1, 2, 3, 4, 5]), (4, 2, vec![0, 3, 4, 5]), (3, 1, vec![0, 3, 5]), (1, 1, vec![0, 3])]
-    {
-        assert_eq!(store.expire(&Keep::new().with_runs(most)).await.unwrap(), gone, "at most {most}");
-        assert_eq!(left(fixture, &runs).await, stay, "at most {most}");
-    }
+    let cases =
+        [(6, 0, vec![0, 1, 2, 3, 4, 5]), (4, 2, vec![0, 3, 4, 5]), (3, 1, vec![0, 3, 5]), (1, 1, vec![0, 3])];
+    let cases = cases.map(|(most, gone, stay)| (Keep::new().with_runs(most), gone, stay));
+    expires(fixture, &runs, cases).await;
 }
 
 /// §4.2, §4.6: of more than so many bytes of output the oldest expire; what runs stays, and counts.
@@ -155,15 +165,14 @@ pub async fn the_oldest_expire_until_their_bytes_fit(fixture: &dyn StoreFixture,
     }
     let runs = six(&*store).await;
     // Between two sizes: a store may count what it adds to a line.
-    for (most, gone, stay) in [
+    let cases = [
         (680, 0, vec![0, 1, 2, 3, 4, 5]),
         (480, 2, vec![0, 3, 4, 5]),
         (380, 1, vec![0, 3, 5]),
         (0, 1, vec![0, 3]),
-    ] {
-        assert_eq!(store.expire(&Keep::new().with_bytes(most)).await.unwrap(), gone, "at most {most}");
-        assert_eq!(left(fixture, &runs).await, stay, "at most {most} bytes");
-    }
+    ];
+    let cases = cases.map(|(most, gone, stay)| (Keep::new().with_bytes(most), gone, stay));
+    expires(fixture, &runs, cases).await;
 }
 
 /// §4.2, §4.6: where several limits are named, what stays is within each of them.
@@ -175,13 +184,11 @@ pub async fn limits_that_are_named_together_all_hold(fixture: &dyn StoreFixture,
     let runs = six(&*store).await;
     let began = |at: usize| runs.get(at).map_or(Timestamp::EPOCH, |run| run.record.started_at);
     let loose = Keep::new().with_runs(100).with_bytes(100_000).with_since(Timestamp::EPOCH);
-    for (keep, gone, stay) in [
+    let cases = [
         (loose, 0, vec![0, 1, 2, 3, 4, 5]),
         (loose.with_since(began(2)), 1, vec![0, 2, 3, 4, 5]),
         (loose.with_since(began(1)).with_runs(4), 1, vec![0, 3, 4, 5]),
         (loose.with_since(began(1)).with_runs(4).with_bytes(380), 1, vec![0, 3, 5]),
-    ] {
-        assert_eq!(store.expire(&keep).await.unwrap(), gone, "{keep:?}");
-        assert_eq!(left(fixture, &runs).await, stay, "{keep:?}");
-    }
+    ];
+    expires(fixture, &runs, cases).await;
 }

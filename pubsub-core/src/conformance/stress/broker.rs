@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 
 use super::delayed::{Delayed, Pauses};
 use super::room::Room;
-use super::{Failures, Stress, run_all};
+use super::{Failures, Stress, run_rules};
 use crate::conformance::broker::{BrokerFixture, Limits};
 use crate::{Broker, BrokerCapabilities};
 
@@ -21,19 +21,6 @@ pub const BROKER_RULES_ALONE: [&str; 2] = [
     // What cannot be decoded is nobody's.
     "what_cannot_be_decoded_becomes_one_and_stops_nobody",
 ];
-
-macro_rules! named_rules {
-    (() $($module:ident :: $rule:ident),+ $(,)?) => {
-        [$((stringify!($rule), |fixture, can| {
-            Box::pin(crate::conformance::broker::$module::$rule(fixture, can))
-        })),+]
-    };
-}
-
-fn rules() -> Vec<(&'static str, BrokerRule)> {
-    let all: [(&'static str, BrokerRule); _] = crate::broker_rules! { [named_rules] };
-    all.into()
-}
 
 /// A broker that rules share, each in a room of its own, or one of a rule's own.
 struct Paused {
@@ -86,24 +73,16 @@ pub async fn stress_broker<F: BrokerFixture + 'static>(
     wanted: fn(&str) -> bool,
 ) -> Failures {
     let shared: Arc<dyn BrokerFixture> = Arc::new(fixture);
-    let mut runs = Vec::new();
-    for round in 0..stress.rounds {
-        for (index, (name, rule)) in (0_u64..).zip(rules()) {
-            if !wanted(name) {
-                continue;
-            }
-            let number = round.wrapping_mul(1_000).wrapping_add(index);
-            let pauses = Pauses::new(stress.seed.wrapping_add(number));
-            let (shared, can) = (Arc::clone(&shared), can);
-            let run: BoxFuture<'static, ()> = Box::pin(async move {
-                let alone = BROKER_RULES_ALONE.contains(&name);
-                let fixture: Arc<dyn BrokerFixture> = if alone { Arc::new(F::new().await) } else { shared };
-                let own = if alone { fixture.broker() } else { fixture.another().await };
-                let room = (!alone).then(|| format!("~{number}"));
-                rule(&Paused { fixture, own, room, pauses }, can).await;
-            });
-            runs.push((name, run));
-        }
-    }
-    run_all(stress, runs).await
+    let rules: [(&'static str, BrokerRule); _] = crate::broker_rules! { [named_rules] broker };
+    let run = |name, rule: BrokerRule, number, pauses| -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&shared);
+        Box::pin(async move {
+            let alone = BROKER_RULES_ALONE.contains(&name);
+            let fixture: Arc<dyn BrokerFixture> = if alone { Arc::new(F::new().await) } else { shared };
+            let own = if alone { fixture.broker() } else { fixture.another().await };
+            let room = (!alone).then(|| format!("~{number}"));
+            rule(&Paused { fixture, own, room, pauses }, can).await;
+        })
+    };
+    run_rules(stress, &rules, wanted, run).await
 }

@@ -4,6 +4,15 @@
 //! backend for itself and runs beside them. The pauses are drawn from a seed, which is told where a rule fails and is
 //! taken from `PIPELINE_STRESS_SEED` where that is set.
 
+/// The rules of a suite, with their names.
+macro_rules! named_rules {
+    (($suite:ident) $($module:ident :: $rule:ident),+ $(,)?) => {
+        [$((stringify!($rule), |fixture, can| {
+            Box::pin(crate::conformance::$suite::$module::$rule(fixture, can))
+        })),+]
+    };
+}
+
 mod broker;
 mod delayed;
 mod room;
@@ -62,6 +71,24 @@ pub fn assert_none_failed(stress: Stress, failures: &Failures) {
 
 /// One run of a rule.
 type Run = (&'static str, BoxFuture<'static, ()>);
+
+/// Runs each of the rules whose name is wanted so many times, each time with a number and pauses of its own.
+async fn run_rules<R: Copy>(
+    stress: Stress,
+    rules: &[(&'static str, R)],
+    wanted: fn(&str) -> bool,
+    run: impl Fn(&'static str, R, u64, Arc<Pauses>) -> BoxFuture<'static, ()>,
+) -> Failures {
+    let mut runs = Vec::new();
+    for round in 0..stress.rounds {
+        for (index, (name, rule)) in (0..).zip(rules).filter(|(_, (name, _))| wanted(name)) {
+            let number = round.wrapping_mul(1_000).wrapping_add(index);
+            let pauses = Pauses::new(stress.seed.wrapping_add(number));
+            runs.push((*name, run(name, *rule, number, pauses)));
+        }
+    }
+    run_all(stress, runs).await
+}
 
 /// Runs all of them in an order of chance, many at once.
 async fn run_all(stress: Stress, mut runs: Vec<Run>) -> Failures {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use super::delayed::{Delayed, Pauses};
-use super::{Failures, Stress, run_all};
+use super::{Failures, Stress, run_rules};
 use crate::conformance::store::StoreFixture;
 use crate::{Store, StoreCapabilities};
 
@@ -21,19 +21,6 @@ pub const STORE_RULES_ALONE: [&str; 4] = [
     "the_oldest_expire_until_their_bytes_fit",
     "limits_that_are_named_together_all_hold",
 ];
-
-macro_rules! named_rules {
-    (() $($module:ident :: $rule:ident),+ $(,)?) => {
-        [$((stringify!($rule), |fixture, can| {
-            Box::pin(crate::conformance::store::$module::$rule(fixture, can))
-        })),+]
-    };
-}
-
-fn rules() -> Vec<(&'static str, StoreRule)> {
-    let all: [(&'static str, StoreRule); _] = crate::store_rules! { [named_rules] };
-    all.into()
-}
 
 /// A store that rules share, or one of a rule's own.
 struct Paused {
@@ -64,21 +51,14 @@ pub async fn stress_store<F: StoreFixture + 'static>(
     wanted: fn(&str) -> bool,
 ) -> Failures {
     let shared: Arc<dyn StoreFixture> = Arc::new(fixture);
-    let mut runs = Vec::new();
-    for round in 0..stress.rounds {
-        for (index, (name, rule)) in (0_u64..).zip(rules()) {
-            if !wanted(name) {
-                continue;
-            }
-            let pauses = Pauses::new(stress.seed.wrapping_add(round.wrapping_mul(1_000).wrapping_add(index)));
-            let (shared, can) = (Arc::clone(&shared), can);
-            let run: BoxFuture<'static, ()> = Box::pin(async move {
-                let alone = STORE_RULES_ALONE.contains(&name);
-                let fixture = if alone { Arc::new(F::new().await) } else { shared };
-                rule(&Paused { fixture, pauses }, can).await;
-            });
-            runs.push((name, run));
-        }
-    }
-    run_all(stress, runs).await
+    let rules: [(&'static str, StoreRule); _] = crate::store_rules! { [named_rules] store };
+    let run = |name, rule: StoreRule, _, pauses| -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&shared);
+        Box::pin(async move {
+            let alone = STORE_RULES_ALONE.contains(&name);
+            let fixture = if alone { Arc::new(F::new().await) } else { shared };
+            rule(&Paused { fixture, pauses }, can).await;
+        })
+    };
+    run_rules(stress, &rules, wanted, run).await
 }
