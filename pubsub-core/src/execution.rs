@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -272,7 +272,7 @@ impl Execution {
                 () = store_limit(cut.cut(), CUT_STORE_LIMIT) => {}
             }
         };
-        let sinks = stores_may(begin, too_late).await?;
+        let sinks = stores_may(pin!(begin), too_late).await?;
         #[cfg(feature = "fault-points")]
         crate::fault::point("run.recorded");
         let output = {
@@ -342,7 +342,7 @@ pub(crate) async fn after_a_cut(stop: &mut Stop) {
 
 /// What a run needs of its stores, until it is too late: one that is in reach needs less.
 pub(crate) async fn stores_may<T>(
-    work: impl Future<Output = Result<T>>,
+    work: Pin<&mut impl Future<Output = Result<T>>>,
     too_late: impl Future<Output = ()>,
 ) -> Result<T> {
     tokio::select! {

@@ -5,6 +5,7 @@
     reason = "a program of the workspace talks to its terminal"
 )]
 
+mod bench;
 mod check;
 mod crash;
 mod dependencies;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask <task>
 
+  bench [--save] [NAME..]  each benchmark beside its limit, as one table; --save writes it into README
   test [--long]            every test; with --long also those marked `long: ...`, and 1,000 rounds of `crash`
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
+        ["bench", "--save", names @ ..] => bench::bench(names, bench::Table::Saved),
+        ["bench", names @ ..] => bench::bench(names, bench::Table::Printed),
         ["check"] => check::all(),
         ["crash", words @ ..] => match crash::Crash::parse(words) {
             Some(crash) => crash::run(crash),

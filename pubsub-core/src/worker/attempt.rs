@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,9 +87,12 @@ impl Shared {
         let key = self.key(delivery, numbers);
         let (stopper, run_stop) = Stop::pair();
         let mut stopped = run_stop.clone();
-        let work =
-            self.execution.work(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided);
-        let ended = match watch(delivery, &stop, &stopper, work).await {
+        let ended = {
+            let run = &self.execution;
+            let work = pin!(run.work(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided));
+            watch(delivery, &stop, &stopper, work).await
+        };
+        let ended = match ended {
             Ok(ended) => ended,
             Err(_) if matches!(stopped.state(), StopState::Stop(Cause::Cancelled)) => {
                 drop(slot);
@@ -98,8 +102,11 @@ impl Shared {
         };
         // What is left to do needs no room for a handler: a store may take its time.
         drop(slot);
-        let sealed = stores_may(ended.sealed(Finality::Undecided), after_a_cut(&mut stopped));
-        let executed = watch(delivery, &stop, &stopper, sealed).await?;
+        let executed = {
+            let sealed = pin!(ended.sealed(Finality::Undecided));
+            let sealed = pin!(stores_may(sealed, after_a_cut(&mut stopped)));
+            watch(delivery, &stop, &stopper, sealed).await?
+        };
         #[cfg(feature = "fault-points")]
         crate::fault::point("worker.sealed");
         match executed.exit.cause {
@@ -208,12 +215,12 @@ impl Shared {
     }
 }
 
-/// Does a part of a run and passes on to it what stops it.
+/// Does a part of a run and passes on to it what stops it. The part is pinned elsewhere: it is large.
 async fn watch<T>(
     delivery: &Delivery,
     stop: &Stop,
     stopper: &Stopper,
-    part: impl Future<Output = Result<T>>,
+    part: Pin<&mut impl Future<Output = Result<T>>>,
 ) -> Result<T> {
     let (mut state, mut stop) = (delivery.state(), stop.clone());
     let pass_on = async {
