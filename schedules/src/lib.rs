@@ -37,10 +37,12 @@
 mod locks;
 pub mod oneshot;
 mod run;
+mod tasks;
 mod wakes;
 
 pub use locks::{AtomicUsize, Condvar, Mutex, MutexGuard};
 pub use run::{
     Flaw, Joined, catches, catches_flaw, check, drawn, dropped_somewhere, ever, pause, point, spawn, thread,
 };
+pub use tasks::{AbortHandle, JoinSet};
 pub use wakes::{AsyncMutex, AsyncMutexGuard, Notify};
