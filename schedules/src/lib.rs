@@ -42,7 +42,8 @@ mod wakes;
 
 pub use locks::{AtomicUsize, Condvar, Mutex, MutexGuard};
 pub use run::{
-    Flaw, Joined, catches, catches_flaw, check, drawn, dropped_somewhere, ever, pause, point, spawn, thread,
+    Flaw, Joined, Thread, catches, catches_flaw, check, drawn, dropped_somewhere, ever, pause, point, spawn,
+    thread,
 };
 pub use tasks::{AbortHandle, JoinSet};
 pub use wakes::{AsyncMutex, AsyncMutexGuard, Notify};

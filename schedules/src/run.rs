@@ -13,6 +13,9 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 /// A task or thread to be waited for.
 pub use shuttle::future::JoinHandle as Joined;
 
+/// A thread to be waited for.
+pub type Thread = shuttle::thread::JoinHandle<()>;
+
 /// What no scene comes near; one that does runs in circles.
 const MAX_STEPS: usize = 200_000;
 
@@ -161,7 +164,7 @@ pub fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) 
 }
 
 /// Starts a thread.
-pub fn thread(work: impl FnOnce() + Send + 'static) -> shuttle::thread::JoinHandle<()> {
+pub fn thread(work: impl FnOnce() + Send + 'static) -> Thread {
     shuttle::thread::spawn(work)
 }
 
