@@ -68,10 +68,13 @@ enum Breaks {
     NamesNobodyWhenFull,
     FullForWhatNeverFits,
     DropsIdleGroups,
+    PutsOffInItsOwnMemory,
+    TrimsWhatIsPutOff,
+    BringsSuspectsBackTogether,
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 47] = [
+const CAUGHT_BY: [(Breaks, &str); 50] = [
     (Breaks::LosesOnRetry, "a_retry_comes_back_to_its_group_alone_after_its_time"),
     (Breaks::LosesOnRelease, "a_release_comes_back_at_once_or_after_its_time"),
     (Breaks::DeliversTwice, "each_event_goes_to_one_member_of_each_group"),
@@ -119,6 +122,9 @@ const CAUGHT_BY: [(Breaks, &str); 47] = [
     (Breaks::KeepsWhatIsOld, "old_dead_letters_go"),
     (Breaks::KeepsGroups, "a_group_without_members_goes_and_one_with_an_idle_member_stays"),
     (Breaks::DropsIdleGroups, "a_group_without_members_goes_and_one_with_an_idle_member_stays"),
+    (Breaks::PutsOffInItsOwnMemory, "what_is_put_off_outlives_its_member_and_its_handle"),
+    (Breaks::TrimsWhatIsPutOff, "what_is_held_or_put_off_is_never_trimmed"),
+    (Breaks::BringsSuspectsBackTogether, "what_was_held_in_a_crash_comes_back_apart"),
 ];
 
 #[derive(Clone)]
@@ -239,6 +245,8 @@ impl Subscriber for Broken {
                     stream::iter(std::iter::once(entry).chain(again))
                 })
                 .boxed(),
+            // The rule has eight of them.
+            Breaks::BringsSuspectsBackTogether => subscribed.entries.chunks(8).flat_map(stream::iter).boxed(),
             _ => subscribed.entries,
         };
         let member = Arc::new(BrokenMember {
@@ -270,6 +278,11 @@ impl BrokenMember {
             (Breaks::LosesOnRetry, Settlement::Retry { .. })
             | (Breaks::LosesOnRelease, Settlement::Release { .. })
             | (Breaks::LosesDeadLetters, Settlement::DeadLetter { .. }) => Settlement::Ack,
+            (Breaks::TrimsWhatIsPutOff, Settlement::Retry { after } | Settlement::Release { after })
+                if !after.is_zero() =>
+            {
+                Settlement::Ack
+            }
             (Breaks::CountsARelease, Settlement::Release { after }) => Settlement::Retry { after },
             (Breaks::ForgetsFailures, Settlement::Retry { after }) => Settlement::Release { after },
             (Breaks::CutsTheReason, Settlement::DeadLetter { reason }) => {
@@ -310,6 +323,11 @@ impl Leases for BrokenMember {
             let retries = settlements.iter().filter(|(_, how)| matches!(how, Settlement::Retry { .. }));
             let copies = retries.map(|_| pubsub_core::conformance::broker::event("t", "a")).collect();
             drop(self.broker.0.publish(copies).await);
+        }
+        if self.breaks(Breaks::PutsOffInItsOwnMemory)
+            && settlements.iter().any(|(_, how)| matches!(how, Settlement::Retry { .. }))
+        {
+            return settlements.iter().map(|_| Ok(())).collect();
         }
         let settlements = settlements.into_iter().map(|(lease, how)| (lease, self.other(how))).collect();
         let answers = self.leases.settle(settlements).await;
