@@ -6,7 +6,7 @@ mod keeper;
 mod stop;
 
 /// Schedules of one scene in every test run, and in the long form.
-pub(crate) const QUICK: usize = 500;
+pub(crate) const QUICK: usize = 200;
 pub(crate) const LONG: usize = 20_000;
 
 /// Until a broken part has to be caught.
