@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use futures::future::{Either, select};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+
+use crate::sync::{AsyncMutex, Mutex, MutexGuard, oneshot};
 
 /// Most items that one call takes along.
 pub const MAX_GROUPED: usize = 1000;
@@ -27,7 +29,7 @@ pub const MAX_GROUPED: usize = 1000;
 /// ```
 pub struct Grouped<T, R> {
     waiting: Mutex<VecDeque<Waiting<T, R>>>,
-    turn: tokio::sync::Mutex<()>,
+    turn: AsyncMutex<()>,
 }
 
 struct Waiting<T, R> {
@@ -39,7 +41,7 @@ impl<T: Clone, R> Grouped<T, R> {
     /// Nobody waits yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { waiting: Mutex::new(VecDeque::new()), turn: tokio::sync::Mutex::new(()) }
+        Self { waiting: Mutex::new(VecDeque::new()), turn: AsyncMutex::new(()) }
     }
 
     /// Has `run` called with this item among others, by this caller or another one, and hands back its answer; `None`
@@ -69,8 +71,8 @@ impl<T: Clone, R> Grouped<T, R> {
         let answer = loop {
             match answer.try_recv() {
                 Ok(answer) => break Some(answer),
-                Err(oneshot::error::TryRecvError::Closed) => break None,
-                Err(oneshot::error::TryRecvError::Empty) => {}
+                Err(TryRecvError::Closed) => break None,
+                Err(TryRecvError::Empty) => {}
             }
             self.call_for_all(None, &run).await;
         };

@@ -1,13 +1,14 @@
 //! Keeps the leases of one subscription: renews them, tells what becomes of them, gives back what was dropped.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::delivery::{Delivery, LeaseState};
+use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::{
     Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leased, Leases, Renewal, Result, Settlement,
 };

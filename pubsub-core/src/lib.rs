@@ -46,11 +46,14 @@ mod refused;
 mod retry;
 mod run_output;
 mod runner;
+#[cfg(test)]
+mod schedule_tests;
 mod seal;
 mod search;
 mod sink;
 mod subscriber;
 mod subscription;
+mod sync;
 mod time;
 mod verify;
 mod wait;

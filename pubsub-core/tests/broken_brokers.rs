@@ -68,10 +68,20 @@ enum Breaks {
     NamesNobodyWhenFull,
     FullForWhatNeverFits,
     DropsIdleGroups,
+    PutsOffInItsOwnMemory,
+    TrimsWhatIsPutOff,
+    BringsSuspectsBackTogether,
+    RefusesHalfTheLimit,
+    CountsEveryGroupForAnAction,
+    CountsOneMember,
+    KeepsWhatTheDeadHeld,
+    ReplaysWhatIsNotThere,
+    LeasesBroadcasts,
+    IgnoresTheStartOfABroadcast,
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 47] = [
+const CAUGHT_BY: [(Breaks, &str); 57] = [
     (Breaks::LosesOnRetry, "a_retry_comes_back_to_its_group_alone_after_its_time"),
     (Breaks::LosesOnRelease, "a_release_comes_back_at_once_or_after_its_time"),
     (Breaks::DeliversTwice, "each_event_goes_to_one_member_of_each_group"),
@@ -119,6 +129,16 @@ const CAUGHT_BY: [(Breaks, &str); 47] = [
     (Breaks::KeepsWhatIsOld, "old_dead_letters_go"),
     (Breaks::KeepsGroups, "a_group_without_members_goes_and_one_with_an_idle_member_stays"),
     (Breaks::DropsIdleGroups, "a_group_without_members_goes_and_one_with_an_idle_member_stays"),
+    (Breaks::PutsOffInItsOwnMemory, "what_is_put_off_outlives_its_member_and_its_handle"),
+    (Breaks::TrimsWhatIsPutOff, "what_is_held_or_put_off_is_never_trimmed"),
+    (Breaks::BringsSuspectsBackTogether, "what_was_held_in_a_crash_comes_back_apart"),
+    (Breaks::RefusesHalfTheLimit, "an_event_of_the_largest_size_is_taken"),
+    (Breaks::CountsEveryGroupForAnAction, "an_action_is_counted_in_the_groups_that_can_match_it"),
+    (Breaks::CountsOneMember, "members_are_counted"),
+    (Breaks::KeepsWhatTheDeadHeld, "what_a_dead_member_held_comes_back_after_its_lease"),
+    (Breaks::ReplaysWhatIsNotThere, "a_replay_of_what_is_not_there_is_refused"),
+    (Breaks::LeasesBroadcasts, "a_broadcast_has_no_leases_and_no_runs"),
+    (Breaks::IgnoresTheStartOfABroadcast, "a_broadcast_starts_where_it_asks_to"),
 ];
 
 #[derive(Clone)]
@@ -201,6 +221,13 @@ impl Publisher for Broken {
                 let answers = self.0.publish(events).await;
                 answers.into_iter().map(|answer| answer.map_err(full)).collect()
             }
+            Breaks::RefusesHalfTheLimit => {
+                let most = MEMORY_BROKER.max_event_bytes / 2;
+                let too_large = events.iter().any(|event| event.payload.as_str().len() > most);
+                let answers = self.0.publish(events).await;
+                let refused = |_| Err(pubsub_core::Error::new(ErrorKind::TooLarge, "publish"));
+                if too_large { answers.into_iter().map(refused).collect() } else { answers }
+            }
             Breaks::TakesEventsAfterClose => self.0.another().publish(events).await,
             _ => self.0.publish(events).await,
         }
@@ -217,6 +244,12 @@ impl Subscriber for Broken {
         match self.1 {
             Breaks::StartsAtTheLatest => subscription = subscription.with_start(StartAt::Latest),
             Breaks::IgnoresTheStart => subscription = subscription.with_start(StartAt::Earliest),
+            Breaks::IgnoresTheStartOfABroadcast if subscription.group().is_none() => {
+                subscription = subscription.with_start(StartAt::Latest);
+            }
+            Breaks::KeepsWhatTheDeadHeld => {
+                subscription = subscription.with_lease(Duration::from_secs(3600)).unwrap();
+            }
             Breaks::TakesMoreThanAsked => {
                 let more = subscription.prefetch() + 3;
                 subscription = subscription.with_prefetch(more);
@@ -239,6 +272,16 @@ impl Subscriber for Broken {
                     stream::iter(std::iter::once(entry).chain(again))
                 })
                 .boxed(),
+            Breaks::LeasesBroadcasts => {
+                let leased = |mut leased: pubsub_core::Leased| {
+                    let entry = leased.position.clone();
+                    leased.lease.get_or_insert(LeaseId { entry, owner: Arc::from("me"), count: 1 });
+                    leased
+                };
+                subscribed.entries.map(move |entry| entry.map(leased)).boxed()
+            }
+            // The rule has eight of them.
+            Breaks::BringsSuspectsBackTogether => subscribed.entries.chunks(8).flat_map(stream::iter).boxed(),
             _ => subscribed.entries,
         };
         let member = Arc::new(BrokenMember {
@@ -270,6 +313,11 @@ impl BrokenMember {
             (Breaks::LosesOnRetry, Settlement::Retry { .. })
             | (Breaks::LosesOnRelease, Settlement::Release { .. })
             | (Breaks::LosesDeadLetters, Settlement::DeadLetter { .. }) => Settlement::Ack,
+            (Breaks::TrimsWhatIsPutOff, Settlement::Retry { after } | Settlement::Release { after })
+                if !after.is_zero() =>
+            {
+                Settlement::Ack
+            }
             (Breaks::CountsARelease, Settlement::Release { after }) => Settlement::Retry { after },
             (Breaks::ForgetsFailures, Settlement::Retry { after }) => Settlement::Release { after },
             (Breaks::CutsTheReason, Settlement::DeadLetter { reason }) => {
@@ -310,6 +358,11 @@ impl Leases for BrokenMember {
             let retries = settlements.iter().filter(|(_, how)| matches!(how, Settlement::Retry { .. }));
             let copies = retries.map(|_| pubsub_core::conformance::broker::event("t", "a")).collect();
             drop(self.broker.0.publish(copies).await);
+        }
+        if self.breaks(Breaks::PutsOffInItsOwnMemory)
+            && settlements.iter().any(|(_, how)| matches!(how, Settlement::Retry { .. }))
+        {
+            return settlements.iter().map(|_| Ok(())).collect();
         }
         let settlements = settlements.into_iter().map(|(lease, how)| (lease, self.other(how))).collect();
         let answers = self.leases.settle(settlements).await;
@@ -357,11 +410,16 @@ impl Claims for BrokenMember {
 #[async_trait]
 impl BrokerAdmin for Broken {
     async fn groups(&self, scope: &Scope) -> Result<Vec<GroupInfo>> {
+        let everywhere = Scope { action: None, ..scope.clone() };
+        let scope = if self.1 == Breaks::CountsEveryGroupForAnAction { &everywhere } else { scope };
         let mut groups = self.0.groups(scope).await?;
         if self.1 == Breaks::DropsIdleGroups {
             groups.retain(|group| !group.depth.is_idle());
         }
         for group in &mut groups {
+            if self.1 == Breaks::CountsOneMember {
+                group.members = group.members.min(1);
+            }
             if self.1 == Breaks::CountsNothingAsWaiting {
                 group.depth = Depth { waiting: 0, ..group.depth };
             }
@@ -394,6 +452,9 @@ impl DeadLetters for Broken {
 
     async fn replay(&self, id: &str, group: Option<&GroupName>) -> Result<EventId> {
         let letters = self.0.list(group, usize::MAX).await?;
+        if self.1 == Breaks::ReplaysWhatIsNotThere && letters.iter().all(|letter| letter.id != id) {
+            return Ok(EventId::generate());
+        }
         let id_of_replay = self.0.replay(id, group).await?;
         match self.1 {
             Breaks::ReplaysForEverybody => {

@@ -55,10 +55,13 @@ enum Breaks {
     TakesNewerRecords,
     ClaimsNoSearchAndSearches,
     TakesNothingAfterTheSeal,
+    TakesOneRecordUntilTheEnd,
+    FindsNoRunWithoutOutput,
+    TellsNothingAtFirst,
 }
 
 /// Each with the rule that says what it breaks.
-const CAUGHT_BY: [(Breaks, &str); 37] = [
+const CAUGHT_BY: [(Breaks, &str); 40] = [
     (Breaks::DropsTheLastLine, "what_is_appended_is_read_back_exactly"),
     (Breaks::CountsARefusedLineAsStored, "a_line_of_64_kib_is_kept_whole"),
     (Breaks::ForgetsTheSeal, "the_seal_over_what_is_read_is_the_one_of_the_record"),
@@ -96,6 +99,9 @@ const CAUGHT_BY: [(Breaks, &str); 37] = [
     (Breaks::TakesNewerRecords, "a_newer_record_is_refused_by_name"),
     (Breaks::ClaimsNoSearchAndSearches, "patterns_are_those_of_the_regex_crate"),
     (Breaks::TakesNothingAfterTheSeal, "a_copy_fills_the_holes_of_a_sealed_run"),
+    (Breaks::TakesOneRecordUntilTheEnd, "a_later_record_is_taken_while_it_runs"),
+    (Breaks::FindsNoRunWithoutOutput, "a_run_without_output_gives_an_empty_list"),
+    (Breaks::TellsNothingAtFirst, "an_item_comes_at_once"),
 ];
 
 #[derive(Clone)]
@@ -173,6 +179,11 @@ fn edited(batch: &LineBatch, breaks: Breaks) -> LineBatch {
 #[async_trait]
 impl OutputSink for Broken {
     async fn begin(&self, record: &RunRecord) -> Result<()> {
+        if self.1 == Breaks::TakesOneRecordUntilTheEnd
+            && !self.0.runs(&RunQuery::of_run(record.key.run_id.clone())).await?.is_empty()
+        {
+            return Ok(());
+        }
         self.put(record).await
     }
 
@@ -270,6 +281,9 @@ impl OutputReader for Broken {
             output => output?,
         };
         let mut items: Vec<OutputItem> = output.items.try_collect().await?;
+        if self.1 == Breaks::FindsNoRunWithoutOutput && items.is_empty() {
+            return Err(pubsub_core::Error::new(pubsub_core::ErrorKind::NotFound, "no output"));
+        }
         match self.1 {
             Breaks::Reorders => items.reverse(),
             Breaks::HidesGaps => items.retain(|item| matches!(item, OutputItem::Lines(_))),
@@ -317,6 +331,7 @@ impl OutputReader for Broken {
     async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
         let changes = self.0.changes(query).await?;
         match self.1 {
+            Breaks::TellsNothingAtFirst => Ok(changes.skip(1).boxed()),
             Breaks::TellsNoChange => Ok(changes.take(1).chain(stream::pending()).boxed()),
             _ => Ok(changes),
         }

@@ -19,6 +19,7 @@ mod refused;
 mod spool;
 mod sqlite;
 mod store;
+mod sync;
 mod watch;
 
 pub use broker::{

@@ -1,7 +1,7 @@
 //! One probe at a time while a store fails, over all runs of the process.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::retry::limited;
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Backoff, Error, ErrorKind, Result};
 
 /// Lets calls through while the sink answers, and one at a time, ever later, while it fails.
@@ -100,7 +101,7 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Failing> {
+    fn lock(&self) -> MutexGuard<'_, Failing> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,10 +3,10 @@
 mod emptying;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::account::SinkAccount;
@@ -14,6 +14,7 @@ use super::cost::cost;
 use super::meters::{Meters, gauged};
 use super::sink::{Behind, Sink};
 use super::{Need, WhenFull};
+use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::{Error, ErrorKind, LineBatch, Result, RunKey, RunRecord};
 
 /// Most bytes of one append, as they are counted in the queue.

@@ -197,7 +197,7 @@ impl FanOut {
         let lanes = self.sinks.iter().map(|sink| Lane::new(Arc::clone(sink), record.clone())).collect();
         let run = FanOutRun { lanes: Arc::new(Lanes(lanes)) };
         let work = |lane: &Arc<Lane>| self.tasks.spawn(task::work(Arc::clone(lane)));
-        let beginning = Beginning::new(run.lanes.0.iter().map(work));
+        let beginning = Beginning::new(run.lanes.0.iter().filter_map(work));
         for lane in run.required() {
             lane.begun().await.or_else(&refused)?;
         }

@@ -1,11 +1,12 @@
 //! What all runs of a process share of one sink.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::SinkConfig;
 use super::gate::Gate;
 use crate::Refusals;
+use crate::sync::AtomicUsize;
 
 /// How many runs' full queues may wait for one sink that drops: with a store away, memory does not grow with the runs.
 const ALL_RUNS: usize = 16;

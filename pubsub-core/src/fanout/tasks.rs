@@ -1,10 +1,11 @@
 //! The tasks of a fan-out, and the word that they are given up.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Poll;
 
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+
+use crate::sync::{AbortHandle, JoinSet, Mutex, MutexGuard};
 
 /// One task for each sink and run; they end with the run, or after it where a best-effort sink is behind.
 #[derive(Debug, Default)]
@@ -15,15 +16,12 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    /// Starts a task; once all are given up, one that is dropped before its first step.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    /// Starts a task; once all are given up, drops it as it is. To start and abort it would be too late: another thread
+    /// may have taken its first steps by then.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
         let mut set = self.lock();
         while set.try_join_next().is_some() {}
-        let handle = set.spawn(task);
-        if *self.given_up.borrow() {
-            handle.abort();
-        }
-        handle
+        if *self.given_up.borrow() { None } else { Some(set.spawn(task)) }
     }
 
     /// Waits until all have ended, also those that begin meanwhile.

@@ -14,6 +14,8 @@ mod metrics_tests;
 mod printing;
 #[path = "tests/refusing.rs"]
 mod refusing;
+#[path = "tests/schedules.rs"]
+mod schedules_tests;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};

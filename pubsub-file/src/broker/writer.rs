@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pubsub_core::{Error, ErrorKind, Result};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::session::{Effects, Session};
 use super::wake::WakeFile;
+use crate::sync::{Condvar, Mutex, MutexGuard, oneshot};
 
 /// Most calls of one transaction.
 const MAX_GROUP: usize = 1024;
@@ -356,59 +357,5 @@ impl Loop {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::mpsc;
-    use std::time::Duration;
-
-    use tokio::sync::watch;
-
-    use super::{Queue, Signals, Writer};
-    use crate::broker::config::FileBrokerConfig;
-    use crate::broker::session::Session;
-    use crate::broker::wake::WakeFile;
-
-    /// What a call took; dropped, it is given back.
-    struct Taken(Arc<Queue>, Arc<AtomicBool>);
-
-    impl Drop for Taken {
-        fn drop(&mut self) {
-            let given_back = Arc::clone(&self.1);
-            self.0.leave(move |_| {
-                given_back.store(true, Ordering::Release);
-                Ok(())
-            });
-        }
-    }
-
-    #[tokio::test]
-    async fn what_the_last_call_took_for_nobody_is_given_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let session = Session::open(&dir.path().join("db"), &FileBrokerConfig::new(dir.path())).unwrap();
-        let (queue, given_back) = (Queue::new(), Arc::new(AtomicBool::new(false)));
-        let (events, cancels) = (watch::Sender::new(0), watch::Sender::new(0));
-        let signals = Signals { events, cancels, wake: WakeFile::open(&dir.path().join("wake")).unwrap() };
-        let times = (Duration::from_secs(60), Duration::from_secs(60));
-        let writer = Writer::start(session, &queue, Arc::new(signals), times, |_| Ok(false)).unwrap();
-
-        let (began, has_begun) = mpsc::channel();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
-        let taken = (Arc::clone(&queue), Arc::clone(&given_back));
-        let take = queue.call(0, move |_| {
-            began.send(()).unwrap();
-            may_go_on.recv().unwrap();
-            Ok(Taken(Arc::clone(&taken.0), Arc::clone(&taken.1)))
-        });
-        // It is asked for, and then nobody waits for it any more.
-        assert!(futures::FutureExt::now_or_never(take).is_none());
-        has_begun.recv().unwrap();
-        let ending = std::thread::spawn(move || drop(writer));
-        while !queue.lock().stopped {
-            std::thread::yield_now();
-        }
-        go_on.send(()).unwrap();
-        ending.join().unwrap();
-        assert!(given_back.load(Ordering::Acquire));
-    }
-}
+#[path = "writer_tests.rs"]
+mod tests;

@@ -99,6 +99,37 @@ pub async fn what_a_dead_member_held_comes_back_after_its_lease(
     assert_came_after(before, short_lease());
 }
 
+/// §4.2: what was begun and left in silence comes back each in its own time, so that what kills workers rarely shares one
+/// again.
+pub async fn what_was_held_in_a_crash_comes_back_apart(fixture: &dyn BrokerFixture, _: BrokerCapabilities) {
+    const MANY: usize = 8;
+    let (broker, other) = (fixture.broker(), fixture.another().await);
+    // A machine that is busy for a moment may hide it; not each time.
+    for round in 0..5 {
+        let (stage, action) = (format!("s{round}"), format!("a{round}"));
+        let of_round = short(&stage, &[&format!("t:{action}")]).with_prefetch(MANY);
+        for _ in 0..MANY {
+            publish(&*broker, &[event("t", &action)]).await;
+        }
+        let mut dead = Member::join(&*broker, of_round.clone()).await;
+        for _ in 0..MANY {
+            let left = dead.next().await;
+            go(dead.begin(&left).await.unwrap());
+        }
+        let mut next = Member::join(&*other, of_round).await;
+        let mut came = Vec::new();
+        for _ in 0..MANY {
+            let leased = next.next().await;
+            came.push(Instant::now());
+            next.ack(&leased).await;
+        }
+        if came[MANY - 1] - came[0] >= short_lease() / 20 {
+            return;
+        }
+    }
+    panic!("they come back at the same moment");
+}
+
 /// §4.2: a lease that expired and nobody took is renewed, so that commands run on through a broker's restart.
 pub async fn a_lease_that_expired_and_nobody_took_is_renewed(
     fixture: &dyn BrokerFixture,

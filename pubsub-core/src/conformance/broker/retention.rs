@@ -70,6 +70,35 @@ pub async fn a_delayed_event_is_not_old_before_it_is_due(fixture: &dyn BrokerFix
     assert!(is_kept(&*broker, &delayed).await, "its time has not come");
 }
 
+/// §4.2: trimming cannot touch what a member holds, what is to be tried again, and what was given back for a while, however
+/// old it is.
+pub async fn what_is_held_or_put_off_is_never_trimmed(fixture: &dyn BrokerFixture, can: BrokerCapabilities) {
+    if !can.delay.is_yes() {
+        return;
+    }
+    let broker = fixture.limited(Limits { retention: SHORT, ..Limits::default() }).await;
+    let mut member = Member::join(&*broker, on("s", &["t:a"]).with_prefetch(4)).await;
+    let ids = ["held", "failed", "released", "settled"];
+    let events = ids.map(|id| named("t", "a", id));
+    publish(&*broker, &events).await;
+    let held = member.next().await;
+    let failed = member.next().await;
+    member.retry(&failed, 4 * SHORT).await;
+    let released = member.next().await;
+    member.release(&released, 4 * SHORT).await;
+    assert_eq!(member.take().await, "settled");
+    until_forgotten(&*broker, &events[3]).await;
+    for event in &events[..3] {
+        assert!(is_kept(&*broker, event).await, "{} is not settled", event.id);
+    }
+    let mut came = vec![member.take().await, member.take().await, member.take().await];
+    came.sort();
+    // What was forgotten was published anew by looking.
+    assert_eq!(came, ["failed", "released", "settled"]);
+    assert_eq!(held.event, events[0]);
+    member.ack(&held).await;
+}
+
 /// §4.2: at the limit a publish answers `Full` and names the group that holds it back, of which nothing goes.
 pub async fn a_full_broker_names_the_group_that_holds_it_back(
     fixture: &dyn BrokerFixture,

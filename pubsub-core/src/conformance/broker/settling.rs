@@ -129,3 +129,38 @@ pub async fn each_settlement_is_answered(fixture: &dyn BrokerFixture, _: BrokerC
     member.nothing().await;
     assert_eq!(depth(&*broker, &Scope::default()).await, (0, 0, 1), "what was not settled is still held");
 }
+
+/// §4.2: what is to be tried again, or was given back for a while, waits at the broker: neither the member nor its handle
+/// has to live on for it.
+pub async fn what_is_put_off_outlives_its_member_and_its_handle(
+    fixture: &dyn BrokerFixture,
+    can: BrokerCapabilities,
+) {
+    if !can.delay.is_yes() {
+        return;
+    }
+    // Long enough to be looked at by another handle before it is over.
+    let (broker, wait) = (fixture.another().await, 2 * soon());
+    publish(&*broker, &[named("t", "a", "failed"), named("t", "a", "released")]).await;
+    let mut member = Member::join(&*broker, on("s", &["t:a"])).await;
+    let (failed, began) = (member.next().await, Instant::now());
+    go(member.begin(&failed).await.unwrap());
+    member.retry(&failed, wait).await;
+    let released = member.next().await;
+    go(member.begin(&released).await.unwrap());
+    member.release(&released, wait).await;
+    drop(member);
+    broker.close().await.unwrap();
+    drop(broker);
+    let broker = fixture.another().await;
+    let mut next = Member::join(&*broker, on("s", &["t:a"])).await;
+    assert_eq!(depth(&*broker, &Scope::default()).await, (0, 2, 0));
+    for _ in 0..2 {
+        let again = next.next().await;
+        assert_came_after(began, wait);
+        let counted = u32::from(again.event.id == failed.event.id);
+        assert_eq!(go(next.begin(&again).await.unwrap()), (2, counted, 0));
+        next.ack(&again).await;
+    }
+    next.nothing().await;
+}

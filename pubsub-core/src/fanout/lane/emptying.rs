@@ -1,7 +1,6 @@
 //! How a lane is emptied: what its task does next, and what it says became of the lines.
 
 use std::collections::VecDeque;
-use std::sync::MutexGuard;
 
 use metrics::Counter;
 use tokio::time::Instant;
@@ -10,6 +9,7 @@ use super::super::account::SinkAccount;
 use super::super::cost::cost;
 use super::super::meters::gauged;
 use super::{APPEND_BYTES, Begun, Lane, Next, State};
+use crate::sync::MutexGuard;
 use crate::{Gap, LineBatch, RunRecord};
 
 /// For the task.
