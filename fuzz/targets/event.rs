@@ -14,7 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
         comes_back(&event);
     }
     if let Ok(payload) = String::from_utf8_lossy(bytes).parse::<Payload>() {
-        comes_back(&Event::new(EventType::new("t").unwrap(), ActionId::new("a").unwrap()).with_payload(payload));
+        comes_back(
+            &Event::new(EventType::new("t").unwrap(), ActionId::new("a").unwrap()).with_payload(payload),
+        );
     }
     if let Ok(Some(event)) = made(&mut Unstructured::new(bytes)) {
         comes_back(&event);

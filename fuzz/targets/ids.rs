@@ -40,7 +40,10 @@ fn a_name_is_harmless_and_comes_back(text: &str) {
     }
     let name = encode(text);
     assert!((1..=MAX_NAME_BYTES).contains(&name.len()), "{name}");
-    assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.=".contains(&b)), "{name}");
+    assert!(
+        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.=".contains(&b)),
+        "{name}"
+    );
     let parts: Vec<_> = Path::new(&name).components().collect();
     assert!(matches!(parts.as_slice(), [Component::Normal(part)] if *part == name.as_str()), "{name}");
     assert!(!name.ends_with('.') && !name.starts_with('.'), "{name}");

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use pubsub_core::{
-    ActionId, Counts, ErrorKind, EventId, LineBatch, LineEnd, LineNumber, LineRange, Lines, OutputItem, RunKey,
-    RunRecord, RunStatus, Stage, Stream, Timestamp,
+    ActionId, Counts, ErrorKind, EventId, LineBatch, LineEnd, LineNumber, LineRange, Lines, OutputItem,
+    RunKey, RunRecord, RunStatus, Stage, Stream, Timestamp,
 };
 use pubsub_file::fuzzing::{StoredRun, check_entries};
 
@@ -129,5 +129,8 @@ fn what_is_appended_is_there(place: &Place, record: &RunRecord) {
     assert!(appended.refused.is_empty());
     let (_, items) = place.run.read(record.clone(), Lines::From(first)).unwrap();
     let given: Vec<_> = items.iter().collect();
-    assert!(matches!(given.as_slice(), [OutputItem::Lines(given), ..] if *given == batch), "{given:?} {batch:?}");
+    assert!(
+        matches!(given.as_slice(), [OutputItem::Lines(given), ..] if *given == batch),
+        "{given:?} {batch:?}"
+    );
 }

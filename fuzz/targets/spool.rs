@@ -12,16 +12,33 @@ use pubsub_file::fuzzing::Segments;
 
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    Append { bytes: &'a [u8], times: u8, lines: u8 },
-    Take { most: u16 },
+    Append {
+        bytes: &'a [u8],
+        times: u8,
+        lines: u8,
+    },
+    Take {
+        most: u16,
+    },
     /// The process dies, and may have left bytes of an append that it never acknowledged.
-    Die { torn: &'a [u8] },
+    Die {
+        torn: &'a [u8],
+    },
     /// Somebody changes bytes of a segment.
-    Damage { last: bool, at: u16, flip: u8 },
+    Damage {
+        last: bool,
+        at: u16,
+        flip: u8,
+    },
     /// Somebody cuts a segment.
-    Cut { last: bool, at: u16 },
+    Cut {
+        last: bool,
+        at: u16,
+    },
     /// Somebody writes over the cursor.
-    Cursor { bytes: &'a [u8] },
+    Cursor {
+        bytes: &'a [u8],
+    },
 }
 
 /// Most steps of one life: each costs calls of the system.
@@ -30,7 +47,8 @@ const MOST_STEPS: usize = 24;
 fuzz_target!(|steps: Vec<Step<'_>>| {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    let mut life = Life { log: open(&run), next: 1, appended: Vec::new(), taken: Vec::new(), whole: true, again: false };
+    let mut life =
+        Life { log: open(&run), next: 1, appended: Vec::new(), taken: Vec::new(), whole: true, again: false };
     steps.into_iter().take(MOST_STEPS).for_each(|step| life.step(&run, step));
     life.log = None;
     life.log = open(&run);
@@ -60,7 +78,8 @@ impl Life {
     fn step(&mut self, run: &Path, step: Step<'_>) {
         match step {
             Step::Append { bytes, times, lines } => {
-                let batches: Vec<LineBatch> = (0..lines % 4).filter_map(|_| self.batch(bytes, times)).collect();
+                let batches: Vec<LineBatch> =
+                    (0..lines % 4).filter_map(|_| self.batch(bytes, times)).collect();
                 self.log().append(&batches).unwrap();
                 self.appended.extend(batches);
             }

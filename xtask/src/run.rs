@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::crash::{self, Crash};
+use crate::fuzz::{self, Fuzz};
 
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
@@ -55,6 +56,7 @@ pub(crate) fn test(form: Form) -> Done {
         let words =
             [&["test", "--locked", "--release", "--workspace", "--no-fail-fast"], &targets[..]].concat();
         cargo(&[&words[..], &["--", "--ignored"]].concat(), &[])?;
+        fuzz::run(Fuzz::new(form))?;
         return crash::run(Crash::new(form));
     }
     if is_root() {

@@ -140,10 +140,12 @@ impl Reader {
             None => self.index.last().ok().flatten().map_or(0, |entry| entry.range().last.get()),
         };
         let known = self.record.holes.iter().map(|gap| gap.range.last.get()).max().unwrap_or(0);
-        match self.record.status {
+        let through = match self.record.status {
             RunStatus::Running => stored.max(if self.contiguous(stored, known) { known } else { 0 }),
             RunStatus::Completed => stored.max(self.record.last_number().map_or(0, LineNumber::get)),
-        }
+        };
+        // Whatever a damaged record says: after each line there is a next number.
+        through.min(u64::MAX - 1)
     }
 
     /// Whether the holes that the record names reach from the last stored line to `known`.
@@ -153,10 +155,10 @@ impl Reader {
         holes.sort_by_key(|range| range.first);
         for hole in holes {
             if hole.first.get() <= next && hole.last.get() >= next {
-                next = hole.last.get() + 1;
+                next = hole.last.get().saturating_add(1);
             }
         }
-        next == known + 1
+        next == known.saturating_add(1)
     }
 
     /// How many entries there are.
