@@ -143,6 +143,14 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_record_counts_no_more_than_there_can_be() {
+        let mut record = record();
+        record.status = RunStatus::Completed;
+        record.gaps = vec![gap(1, u64::MAX, "capped"), gap(1, u64::MAX, "capped")];
+        assert_eq!(record.last_number(), Some(LineNumber::MAX));
+    }
+
+    #[test]
     fn missing_numbers_are_told_apart_by_their_reasons() {
         let mut record = record();
         record.status = RunStatus::Completed;

@@ -53,7 +53,7 @@ impl Fuzz {
 struct Ran {
     target: &'static str,
     executions: u64,
-    seconds: f64,
+    seconds: u64,
     failed: Option<String>,
 }
 
@@ -89,9 +89,9 @@ pub(crate) fn run(fuzz: Fuzz) -> Done {
 fn table(done: &[Ran]) -> Done {
     println!("{:10} {:>12} {:>8} {:>10}  crashes", "target", "executions", "time", "a second");
     for ran in done {
-        let rate = ran.executions as f64 / ran.seconds.max(0.001);
+        let rate = ran.executions / ran.seconds.max(1);
         let crashes = u8::from(ran.failed.is_some());
-        println!("{:10} {:>12} {:>6.0} s {rate:>10.0}  {crashes}", ran.target, ran.executions, ran.seconds);
+        println!("{:10} {:>12} {:>6} s {rate:>10}  {crashes}", ran.target, ran.executions, ran.seconds);
     }
     let failed: Vec<String> = done
         .iter()
@@ -156,12 +156,12 @@ fn build(place: &Path) -> Done {
 /// Runs one target over its seeds and what was found before.
 fn one(target: &'static str, seconds: u32, place: &Path) -> Ran {
     let began = Instant::now();
-    let mut ran = Ran { target, executions: 0, seconds: 0.0, failed: None };
+    let mut ran = Ran { target, executions: 0, seconds: 0, failed: None };
     match fuzzed(target, seconds, place) {
         Ok((executions, failed)) => (ran.executions, ran.failed) = (executions, failed),
         Err(error) => ran.failed = Some(error.to_string()),
     }
-    ran.seconds = began.elapsed().as_secs_f64();
+    ran.seconds = began.elapsed().as_secs();
     ran
 }
 

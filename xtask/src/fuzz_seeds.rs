@@ -34,6 +34,7 @@ fn made() -> Result<Vec<Seed>, Error> {
     }
     add("event", "plain", &event(false)?.to_cloud_event()?);
     add("event", "full", &event(true)?.to_cloud_event()?);
+    add("event", "deep", &format!("{}{}", "[".repeat(200), "]".repeat(200)));
     for target in ["capture", "frame", "spool", "index"] {
         add(target, "log", "one\ntwo\r\nS3cr3t-Value-42 three\n\u{e9}\0\u{1}\u{7f}end of what was printed\n");
         add(target, "numbers", &(0..400).map(|n| format!("{n}\n")).collect::<String>());

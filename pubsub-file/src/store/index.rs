@@ -224,6 +224,26 @@ mod tests {
         }
 
         #[test]
+        fn numbers_and_places_that_no_run_has_are_damage(past in 0u64..2, far in 0u64..2) {
+            let entry = Entry {
+                first: LineNumber::new(u64::MAX - past).unwrap(),
+                offset: (1 << 63) - far,
+                time: Timestamp::EPOCH,
+                bytes: 7,
+                lines: 2,
+                stream: Stream::Stdout,
+                tail: LineEnd::Lf,
+                recovered: false,
+                no_nul: true,
+            };
+            for entry in [Entry { first: LineNumber::FIRST, ..entry }, Entry { offset: 0, ..entry }] {
+                let mut bytes = Vec::new();
+                entry.encode(&mut bytes);
+                prop_assert_eq!(Entry::decode(&bytes), None);
+            }
+        }
+
+        #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..90)) {
             let _ = Entry::decode(&bytes);
         }

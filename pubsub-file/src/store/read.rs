@@ -289,3 +289,31 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pubsub_core::{
+        ActionId, Durability, EventId, LineNumber, Lines, OutputItem, RunKey, RunRecord, RunStatus, Stage,
+    };
+
+    use super::Reader;
+    use crate::store::layout::Layout;
+    use crate::store::pinned::Pinned;
+
+    #[test]
+    fn a_record_that_counts_more_lines_than_there_are_numbers_is_one_gap() {
+        let folder = tempfile::tempdir().unwrap();
+        let key =
+            RunKey::new(ActionId::new("a").unwrap(), Stage::new("s").unwrap(), EventId::new("e").unwrap(), 1);
+        let run = Layout::open(folder.path().into(), Durability::ProcessCrash).unwrap().make(&key).unwrap();
+        let mut record = RunRecord::begun(key, "w");
+        record.status = RunStatus::Completed;
+        record.counts.lines = u64::MAX;
+        let pinned = Pinned::new(&run).unwrap().unwrap();
+        let mut reader = Reader::open(&pinned, record, Lines::ALL).unwrap();
+        let items = reader.step().unwrap().unwrap();
+        assert!(matches!(items.as_slice(), [OutputItem::Gap(gap)] if gap.range.first == LineNumber::FIRST
+                && gap.range.last.get() == u64::MAX - 1));
+        assert_eq!(reader.step().unwrap(), None);
+    }
+}
