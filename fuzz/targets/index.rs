@@ -123,7 +123,10 @@ fn what_is_appended_is_there(place: &Place, record: &RunRecord) {
     let Ok((through, _)) = place.run.read(record.clone(), Lines::Last(0)) else { return };
     let Some(first) = through.checked_add(1).and_then(LineNumber::new) else { return };
     let time = Timestamp::from_micros(3);
-    let batch = LineBatch::split(first, time, Stream::Stdout, "news\n".into(), LineEnd::None).unwrap();
+    // The largest number is no line's.
+    let Ok(batch) = LineBatch::split(first, time, Stream::Stdout, "news\n".into(), LineEnd::None) else {
+        return;
+    };
     // Where the index leads out of what a file can have, nothing is written.
     let Ok(appended) = place.run.append(std::slice::from_ref(&batch)) else { return };
     assert!(appended.refused.is_empty());

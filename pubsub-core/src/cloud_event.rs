@@ -41,8 +41,8 @@ struct Wire {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     dataschema: Option<String>,
     /// Read on its own: among the others, a payload that is nested deeply could not be read at all.
-    #[serde(skip_serializing, default)]
-    data: IgnoredAny,
+    #[serde(rename = "data", skip_serializing, default)]
+    _data: IgnoredAny,
     #[serde(flatten)]
     own: Own,
     #[serde(flatten)]
@@ -123,7 +123,7 @@ impl Event {
             time: self.time,
             datacontenttype: Some("application/json".to_owned()),
             dataschema: None,
-            data: IgnoredAny,
+            _data: IgnoredAny,
             own: Own {
                 deliver_at: self.deliver_at,
                 replay_of: self.replay_of.clone(),
