@@ -67,7 +67,15 @@ impl fmt::Display for Place {
     /// As a URL without its options, and never with a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scheme {
-            Scheme::File(folder) => write!(f, "file:{}", folder.display()),
+            Scheme::File(folder) => {
+                let path = folder.display().to_string();
+                // What the short form would take for a host, or for options.
+                if path.starts_with("//") || (path.starts_with('/') && path.contains('?')) {
+                    write!(f, "file://{}", path.replace('%', "%25").replace('?', "%3f"))
+                } else {
+                    write!(f, "file:{path}")
+                }
+            }
             Scheme::Memory => f.write_str("memory:"),
         }
     }
@@ -168,6 +176,14 @@ mod tests {
         ];
         for (url, scheme) in table {
             assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_written_so_that_it_leads_there_again() {
+        for url in ["file:runs", "file:my%20runs", "file:////-ar/lii03/", "file:///a%3fb%2525", "memory:"] {
+            let place: Place = url.parse().unwrap();
+            assert_eq!(place.to_string().parse::<Place>().unwrap(), place, "{url}: {place}");
         }
     }
 

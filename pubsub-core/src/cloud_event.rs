@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,6 +40,9 @@ struct Wire {
     datacontenttype: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     dataschema: Option<String>,
+    /// Read on its own: among the others, a payload that is nested deeply could not be read at all.
+    #[serde(rename = "data", skip_serializing, default)]
+    _data: IgnoredAny,
     #[serde(flatten)]
     own: Own,
     #[serde(flatten)]
@@ -119,6 +123,7 @@ impl Event {
             time: self.time,
             datacontenttype: Some("application/json".to_owned()),
             dataschema: None,
+            _data: IgnoredAny,
             own: Own {
                 deliver_at: self.deliver_at,
                 replay_of: self.replay_of.clone(),
@@ -177,7 +182,7 @@ impl Event {
             .transpose()
             .map_err(invalid)?
             .unwrap_or_default();
-        for (name, value) in wire.others.into_iter().filter(|(name, _)| name != "data") {
+        for (name, value) in wire.others {
             let text = match value {
                 Value::String(text) => text,
                 Value::Null => continue,
@@ -260,6 +265,14 @@ mod tests {
         let event = Event::from_cloud_event(text.as_bytes()).unwrap();
         assert_eq!(event.headers.get("comexampleext").unwrap(), "7");
         assert_eq!((event.payload.as_str(), event.source.as_str()), ("[1, 2]", "//github"));
+    }
+
+    #[test]
+    fn a_payload_reads_back_however_deeply_it_is_nested() {
+        let payload = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+        let event = event().with_payload(payload.parse().unwrap());
+        let text = event.to_cloud_event().unwrap();
+        assert_eq!(Event::from_cloud_event(text.as_bytes()).unwrap(), event);
     }
 
     #[test]

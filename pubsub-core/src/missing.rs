@@ -81,8 +81,9 @@ impl RunRecord {
         if self.status == RunStatus::Running {
             return None;
         }
-        let dropped: u64 = self.gaps.iter().map(|gap| gap.range.lines()).sum();
-        LineNumber::new(self.counts.lines.saturating_add(dropped))
+        // What a damaged record says may be more than there can be.
+        let lines = self.gaps.iter().map(|gap| gap.range.lines());
+        LineNumber::new(lines.fold(self.counts.lines, u64::saturating_add))
     }
 
     /// Says of numbers that a store has no lines for why, by the record's holes and gaps: one gap for each reason, in
@@ -139,6 +140,14 @@ mod tests {
         let key =
             RunKey::new(ActionId::new("a").unwrap(), Stage::new("s").unwrap(), EventId::new("e").unwrap(), 1);
         RunRecord::begun(key, "w")
+    }
+
+    #[test]
+    fn a_damaged_record_counts_no_more_than_there_can_be() {
+        let mut record = record();
+        record.status = RunStatus::Completed;
+        record.gaps = vec![gap(1, u64::MAX, "capped"), gap(1, u64::MAX, "capped")];
+        assert_eq!(record.last_number(), Some(LineNumber::MAX));
     }
 
     #[test]

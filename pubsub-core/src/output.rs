@@ -189,7 +189,7 @@ impl LineBatch {
     ///
     /// # Errors
     /// [`Invalid`](crate::ErrorKind::Invalid) for no bytes, for more than [`MAX_BATCH_BYTES`], and where an
-    /// unterminated last line is said to end in a line feed.
+    /// unterminated last line is said to end in a line feed, and where its numbers would reach [`LineNumber::MAX`].
     pub fn split(
         first: LineNumber,
         time: Timestamp,
@@ -230,6 +230,9 @@ impl LineBatch {
         let grows = ends.first() > Some(&0) && ends.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
         if !grows || ends.last().is_none_or(|end| usize::try_from(*end) != Ok(buffer.len())) {
             return wrong("has growing ends, the last one at the end of its bytes");
+        }
+        if first.get().checked_add(ends.len() as u64).is_none() {
+            return wrong("has numbers up to the largest but one");
         }
         let terminated = buffer.last() == Some(&b'\n');
         if !terminated && !matches!(tail, LineEnd::Part | LineEnd::None) {
@@ -431,6 +434,11 @@ mod tests {
         assert!(split(vec![b'x'; super::MAX_BATCH_BYTES + 1], LineEnd::None).is_err());
         assert!(split(vec![], LineEnd::None).is_err());
         assert!(split(b"x".to_vec(), LineEnd::Lf).is_err());
+        let last = LineNumber::new(u64::MAX - 1).unwrap();
+        let at_the_end = |bytes: &str| {
+            LineBatch::split(last, Timestamp::EPOCH, Stream::Stdout, bytes.to_owned().into(), LineEnd::None)
+        };
+        assert!(at_the_end("a").is_ok() && at_the_end("a\nb").is_err());
     }
 
     proptest! {

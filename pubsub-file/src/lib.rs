@@ -15,6 +15,9 @@ mod broker;
 mod error;
 mod files;
 mod frame;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod refused;
 mod spool;
 mod sqlite;

@@ -177,7 +177,7 @@ fn append(path: &Path, documents: &[u8]) -> io::Result<()> {
 
 /// Lines as they lie in the file.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+pub(crate) struct Entry {
     version: u32,
     refused_at: Timestamp,
     sink: String,
@@ -206,7 +206,7 @@ struct Versioned {
 }
 
 impl Entry {
-    fn new(refused: &Refused) -> Self {
+    pub(crate) fn new(refused: &Refused) -> Self {
         let lines = &refused.lines;
         let text = std::str::from_utf8(lines.bytes()).ok().map(str::to_owned);
         let hex = text.is_none().then(|| lines.bytes().iter().map(|byte| format!("{byte:02x}")).collect());
@@ -226,14 +226,14 @@ impl Entry {
         }
     }
 
-    fn encode(&self, into: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) -> Result<()> {
         serde_json::to_writer(&mut *into, self)
             .map_err(|e| Error::new(ErrorKind::Internal, "keep refused lines").with_source(e))?;
         into.push(b'\n');
         Ok(())
     }
 
-    fn decode(line: &[u8]) -> Result<Refused> {
+    pub(crate) fn decode(line: &[u8]) -> Result<Refused> {
         let doing = "read refused lines";
         let corrupt = |e: serde_json::Error| Error::new(ErrorKind::Corrupt, doing).with_source(e);
         let Versioned { version } = serde_json::from_slice(line).map_err(corrupt)?;

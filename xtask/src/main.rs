@@ -10,6 +10,8 @@ mod check;
 mod crash;
 mod dependencies;
 mod facade;
+mod fuzz;
+mod fuzz_seeds;
 mod run;
 mod style;
 mod support_table;
@@ -25,6 +27,8 @@ cargo xtask <task>
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
                            (1,000 with --long); with --seed the rounds alone
+  fuzz [--long] [TARGET..] fuzz targets for 15 s each, two at once (10 minutes each with --long)
+  fuzz seeds               writes the seeds of the fuzz targets anew
   support-table [--check]  writes README's support table from the declared capabilities, or compares it";
 
 fn main() -> ExitCode {
@@ -38,6 +42,11 @@ fn main() -> ExitCode {
         ["check"] => check::all(),
         ["crash", words @ ..] => match crash::Crash::parse(words) {
             Some(crash) => crash::run(crash),
+            None => return usage(),
+        },
+        ["fuzz", "seeds"] => fuzz::seeds(),
+        ["fuzz", words @ ..] => match fuzz::Fuzz::parse(words) {
+            Some(fuzz) => fuzz::run(fuzz),
             None => return usage(),
         },
         ["support-table"] => support_table::write(),

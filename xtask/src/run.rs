@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::crash::{self, Crash};
+use crate::fuzz::{self, Fuzz};
 
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
@@ -51,6 +52,7 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         long_tests()?;
+        fuzz::run(Fuzz::new(form))?;
         return crash::run(Crash::new(form));
     }
     if is_root() {

@@ -16,7 +16,8 @@ use crate::files::{self, Sync};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// A segment takes no more lines once it has so many bytes; what was shipped goes segment by segment.
-pub(super) const SEGMENT_BYTES: u64 = if cfg!(feature = "fault-points") { 16 << 10 } else { 4 << 20 };
+pub(super) const SEGMENT_BYTES: u64 =
+    if cfg!(any(feature = "fault-points", fuzzing)) { 16 << 10 } else { 4 << 20 };
 
 /// A segment that was shipped goes once it has so many bytes, also where it is the last one.
 const FREED_BYTES: u64 = 64 << 10;

@@ -3,6 +3,8 @@
 mod adopt;
 mod config;
 mod folder;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod log;
 mod removal;
 mod ship;

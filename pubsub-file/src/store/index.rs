@@ -82,7 +82,7 @@ impl Entry {
         }
         let long = |at: usize| Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
         let short = |at: usize| Some(u32::from_le_bytes(body.get(at..at + 4)?.try_into().ok()?));
-        Some(Self {
+        let entry = Self {
             first: LineNumber::new(long(0)?)?,
             offset: long(8)?,
             time: Timestamp::from_micros(i64::from_le_bytes(body.get(16..24)?.try_into().ok()?)),
@@ -102,7 +102,12 @@ impl Entry {
             },
             recovered: *body.get(34)? == 1,
             no_nul: *body.get(35)? == 1,
-        })
+        };
+        // There is a number after each line, and no file is longer than the system can say.
+        let counts = entry.first.get().checked_add(u64::from(entry.lines)).is_some();
+        let lies =
+            entry.offset.checked_add(u64::from(entry.bytes)).is_some_and(|end| i64::try_from(end).is_ok());
+        (counts && lies).then_some(entry)
     }
 
     /// The batch that these bytes are; `None` where its lines are not there any more, as in the hole that a cut leaves.
@@ -197,7 +202,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_entry_reads_back_and_a_changed_one_does_not(
-            first in 1u64.., offset in 0u64.., micros in 0i64..1 << 50, at in 0..ENTRY_BYTES, flip in 1u8..,
+            first in 1..u64::MAX - 1, offset in 0..1u64 << 62, micros in 0i64..1 << 50, at in 0..ENTRY_BYTES, flip in 1u8..,
         ) {
             let entry = Entry {
                 first: LineNumber::new(first).unwrap(),
@@ -216,6 +221,26 @@ mod tests {
             prop_assert_eq!(Entry::decode(&bytes), Some(entry));
             bytes[at] ^= flip;
             prop_assert_eq!(Entry::decode(&bytes), None);
+        }
+
+        #[test]
+        fn numbers_and_places_that_no_run_has_are_damage(past in 0u64..2, far in 0u64..2) {
+            let entry = Entry {
+                first: LineNumber::new(u64::MAX - past).unwrap(),
+                offset: (1 << 63) - far,
+                time: Timestamp::EPOCH,
+                bytes: 7,
+                lines: 2,
+                stream: Stream::Stdout,
+                tail: LineEnd::Lf,
+                recovered: false,
+                no_nul: true,
+            };
+            for entry in [Entry { first: LineNumber::FIRST, ..entry }, Entry { offset: 0, ..entry }] {
+                let mut bytes = Vec::new();
+                entry.encode(&mut bytes);
+                prop_assert_eq!(Entry::decode(&bytes), None);
+            }
         }
 
         #[test]

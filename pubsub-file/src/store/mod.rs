@@ -2,6 +2,8 @@
 
 mod catalog;
 mod expire;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod index;
 mod late;
 mod layout;

@@ -140,10 +140,12 @@ impl Reader {
             None => self.index.last().ok().flatten().map_or(0, |entry| entry.range().last.get()),
         };
         let known = self.record.holes.iter().map(|gap| gap.range.last.get()).max().unwrap_or(0);
-        match self.record.status {
+        let through = match self.record.status {
             RunStatus::Running => stored.max(if self.contiguous(stored, known) { known } else { 0 }),
             RunStatus::Completed => stored.max(self.record.last_number().map_or(0, LineNumber::get)),
-        }
+        };
+        // Whatever a damaged record says: after each line there is a next number.
+        through.min(u64::MAX - 1)
     }
 
     /// Whether the holes that the record names reach from the last stored line to `known`.
@@ -153,10 +155,10 @@ impl Reader {
         holes.sort_by_key(|range| range.first);
         for hole in holes {
             if hole.first.get() <= next && hole.last.get() >= next {
-                next = hole.last.get() + 1;
+                next = hole.last.get().saturating_add(1);
             }
         }
-        next == known + 1
+        next == known.saturating_add(1)
     }
 
     /// How many entries there are.
@@ -285,5 +287,33 @@ impl Reader {
             items.extend(missing.into_iter().map(OutputItem::Gap));
             self.next = last.plus(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pubsub_core::{
+        ActionId, Durability, EventId, LineNumber, Lines, OutputItem, RunKey, RunRecord, RunStatus, Stage,
+    };
+
+    use super::Reader;
+    use crate::store::layout::Layout;
+    use crate::store::pinned::Pinned;
+
+    #[test]
+    fn a_record_that_counts_more_lines_than_there_are_numbers_is_one_gap() {
+        let folder = tempfile::tempdir().unwrap();
+        let key =
+            RunKey::new(ActionId::new("a").unwrap(), Stage::new("s").unwrap(), EventId::new("e").unwrap(), 1);
+        let run = Layout::open(folder.path().into(), Durability::ProcessCrash).unwrap().make(&key).unwrap();
+        let mut record = RunRecord::begun(key, "w");
+        record.status = RunStatus::Completed;
+        record.counts.lines = u64::MAX;
+        let pinned = Pinned::new(&run).unwrap().unwrap();
+        let mut reader = Reader::open(&pinned, record, Lines::ALL).unwrap();
+        let items = reader.step().unwrap().unwrap();
+        assert!(matches!(items.as_slice(), [OutputItem::Gap(gap)] if gap.range.first == LineNumber::FIRST
+                && gap.range.last.get() == u64::MAX - 1));
+        assert_eq!(reader.step().unwrap(), None);
     }
 }
