@@ -89,7 +89,8 @@ impl Shared {
         let mut stopped = run_stop.clone();
         let ended = {
             let run = &self.execution;
-            let work = pin!(run.work(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided));
+            let work =
+                pin!(run.work(&self.fan_out, &*self.handler, event, key, run_stop, Finality::Undecided));
             watch(delivery, &stop, &stopper, work).await
         };
         let ended = match ended {
