@@ -94,10 +94,12 @@ struct Shared<S> {
 type Run = Arc<Mutex<Option<Log>>>;
 
 impl<S: OutputSink + 'static> Spooled<S> {
-    /// Opens the folder, making it where it is not there, and begins to ship what earlier processes left.
+    /// Opens the folder, making it where it is not there, and begins to ship what earlier processes left. The sink may be
+    /// out of reach.
     ///
     /// # Errors
-    /// What the file system says.
+    /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote the folder, which stays as it is; otherwise what the file
+    /// system says of the folder.
     pub async fn open(sink: S, config: SpoolConfig) -> Result<Self> {
         Self::start(sink, config, None).await
     }
@@ -106,7 +108,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
     /// store was out of reach, is brought to its end there.
     ///
     /// # Errors
-    /// What the file system says.
+    /// As for [`open`](Self::open).
     pub async fn open_store(sink: S, config: SpoolConfig) -> Result<Self>
     where
         S: Retention,
@@ -130,8 +132,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
         });
         let adopting = Arc::clone(&shared);
         blocking(move || {
-            std::fs::create_dir_all(&adopting.config.dir)
-                .map_err(crate::error::io_error("make the folder of a spool"))?;
+            folder::make(&adopting.config.dir)?;
             adopting.adopt()
         })
         .await?;
