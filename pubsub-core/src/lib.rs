@@ -65,7 +65,7 @@ pub use cloud_event::CLOUD_EVENT_TYPE;
 pub use command::{
     Command, DEFAULT_GRACE, DEFAULT_SETTLE, Environment, MAX_PAYLOAD_VARIABLE_BYTES, Stdin, WITHHELD,
 };
-pub use copy::{CopyReport, copy};
+pub use copy::{CopyReport, copy, copy_verified};
 pub use current::current_run;
 pub use delivery::{Deliveries, Delivery, LeaseState};
 pub use error::{Error, ErrorKind, Result};

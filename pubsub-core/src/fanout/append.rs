@@ -1,8 +1,8 @@
 //! One append, repeated until each of its lines is stored or refused.
 
 use super::lane::Lane;
-use crate::sink::in_order;
-use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result};
+use crate::sink::{in_order, without};
+use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineRange, Result};
 
 /// Brings lines to the sink until each is stored, refused, or dropped. Nothing passes a line that is to be tried again.
 pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
@@ -129,27 +129,6 @@ fn pick_gaps(batches: &[LineBatch], gaps: &[Gap], named: &mut Vec<LineRange>) ->
 
 fn pick(batches: &[LineBatch], range: LineRange) -> impl Iterator<Item = LineBatch> {
     batches.iter().filter_map(move |batch| batch.slice(range))
-}
-
-/// What of a range is in none of `named`, which are in order.
-fn without(range: LineRange, named: &[LineRange]) -> Vec<LineRange> {
-    let mut left = Vec::new();
-    let mut first = range.first;
-    for other in named {
-        if other.first > range.last {
-            break;
-        }
-        if let Some(before) = LineNumber::new(other.first.before())
-            && first <= before
-        {
-            left.push(LineRange::new(first, before));
-        }
-        first = first.max(other.last.plus(1));
-    }
-    if first <= range.last {
-        left.push(LineRange::new(first, range.last));
-    }
-    left
 }
 
 fn is_divisible(batches: &[LineBatch]) -> bool {
