@@ -48,6 +48,7 @@ mod run_output;
 mod runner;
 mod seal;
 mod search;
+mod seldom;
 mod sink;
 mod subscriber;
 mod subscription;
@@ -97,6 +98,7 @@ pub use retry::{Backoff, DEFAULT_CALL_LIMIT, Retrying};
 pub use run_output::RunOutput;
 pub use seal::{Counts, Digest, Seal, SealBuilder};
 pub use search::{MAX_SEARCH_BYTES, Search};
+pub use seldom::{RefusalLog, Seldom};
 pub use sink::{Appended, OutputSink};
 pub use subscriber::{
     Begin, CRASH_LIMIT, Claims, Conclusion, LeaseId, Leased, Leases, Renewal, Settlement, Subscribed,

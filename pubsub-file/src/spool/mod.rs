@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
     Appended, Error, ErrorKind, Hit, LineBatch, Lines, Output, OutputReader, OutputSink, RECORD_VERSION,
-    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, WhenFull, name,
+    RefusalLog, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -76,6 +76,7 @@ struct Shared<S> {
     /// How a run is removed at the sink, where that can.
     remove_at: Option<RemoveAt<S>>,
     runs: Mutex<BTreeMap<RunId, Run>>,
+    logs: Logs,
     /// The runs that cannot be shipped, each told once.
     told: Mutex<HashSet<RunId>>,
     bytes: AtomicU64,
@@ -88,6 +89,16 @@ struct Shared<S> {
     work: Notify,
     /// Set once the shipper is to end.
     stop: watch::Sender<bool>,
+}
+
+/// When to log what may happen with every batch of lines.
+struct Logs {
+    /// The sink refuses lines.
+    refusing: RefusalLog,
+    /// It refuses records.
+    records: Seldom,
+    /// Files of the spool cannot be read or written.
+    files: Seldom,
 }
 
 /// One run's files; `None` once they were shipped or removed.
@@ -117,8 +128,12 @@ impl<S: OutputSink + 'static> Spooled<S> {
     }
 
     async fn start(sink: S, config: SpoolConfig, remove_at: Option<RemoveAt<S>>) -> Result<Self> {
+        let name = config.dir.display().to_string();
+        let logs =
+            Logs { refusing: RefusalLog::new(name), records: Seldom::default(), files: Seldom::default() };
         let shared = Arc::new(Shared {
             sink,
+            logs,
             config,
             remove_at,
             runs: Mutex::default(),
