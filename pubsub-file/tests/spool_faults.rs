@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
-    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineNumber, LineRange, Lines,
-    MemoryStore, OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord,
+    Appended, Backoff, Durability, Error, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineNumber, LineRange,
+    Lines, MemoryStore, OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord,
     RunStatus, SinkConfig, Stream, Timestamp, WhenFull, verify,
 };
 use pubsub_file::{FileStore, FileStoreConfig, SpoolConfig, Spooled, verify_spool};
@@ -682,4 +682,34 @@ async fn a_spool_of_a_newer_version_is_refused_by_name_and_stays_as_it_is() {
     shipped(&spooled).await;
     assert_eq!(shape(&read(&sink.store, run.id(), Lines::ALL).await), "1-3");
     assert_eq!(std::fs::read_to_string(&format).unwrap(), ours);
+}
+
+#[tokio::test]
+async fn the_end_of_a_run_puts_every_segment_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
+        let spooled = Spooled::open(away(), config(&dir).with_durability(durability)).await.unwrap();
+        let mut run = SampleRun::new();
+        run.begin(&spooled).await;
+        let long = "x".repeat(60_000);
+        for n in 0..150 {
+            run.append(&spooled, &[lines(n + 1, [long.as_str()])]).await;
+        }
+        let mut next = run.record.clone();
+        next.revision += 1;
+        let segments = files(dir.path(), ".segment");
+        let segments: Vec<_> =
+            segments.iter().filter(|path| path.to_str().unwrap().contains(run.id().as_str())).collect();
+        assert!(segments.len() > 2, "{segments:?}");
+        for segment in segments {
+            // One that cannot be opened cannot be put on the disk, and then the run has not ended.
+            let aside = segment.with_extension("aside");
+            std::fs::rename(segment, &aside).unwrap();
+            std::os::unix::fs::symlink(&aside, segment).unwrap();
+            let error = spooled.finish(&next).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{segment:?}");
+            std::fs::rename(&aside, segment).unwrap();
+        }
+        run.finish(&spooled).await;
+    }
 }
