@@ -24,6 +24,11 @@ impl std::fmt::Debug for ConnectedStore {
 
 /// Connects the store at this place.
 ///
+/// Connecting reaches nothing that may be out of reach, whatever the backend: a store that is away just now is an error of
+/// each call that uses it, by its kind one that is best tried again. So one store that is away when a program starts is
+/// nobody's end: a required one is waited for, a spool keeps what it is to get, and where it is not required it alone
+/// lacks lines.
+///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// use pubsub_pipeline::{OutputReader, RunQuery, connect_store};
@@ -34,8 +39,8 @@ impl std::fmt::Debug for ConnectedStore {
 /// ```
 ///
 /// # Errors
-/// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise as the backend
-/// says.
+/// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise what is wrong for
+/// good: a configuration that cannot be right, and [`TooNew`](pubsub_core::ErrorKind::TooNew).
 pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
     match place.scheme() {
         Scheme::Memory => {
@@ -53,6 +58,10 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
 }
 
 /// Connects the broker at this place.
+///
+/// A broker in a folder is opened, made where it is not there, and repaired where it is damaged: one that is out of reach
+/// now is an error here, since nothing can be published or taken without it. Whether it may come back is said by
+/// [`is_retryable`](pubsub_core::Error::is_retryable).
 ///
 /// # Errors
 /// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise as the backend

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 use pubsub_pipeline::{
     Error, ErrorKind, Judgement, Keep, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _,
-    RunId, RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy, verify, verify_against, verify_spool,
+    RunId, RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy_verified, verify, verify_against,
+    verify_spool,
 };
 use serde::Serialize;
 
@@ -102,13 +103,15 @@ struct Copied<'a> {
     lines: u64,
     bytes: u64,
     refused: usize,
+    /// A damaged copy was there.
+    replaced: bool,
 }
 
 pub(crate) async fn copied(places: &Places, screen: &mut Screen, args: &args::Copy) -> Done {
     let store = places.existing_store().await?;
     let run = chosen(&*store, &args.chosen).await?.key.run_id;
     let to = connect_store(&args.to).await?.store;
-    let report = copy(&*store, &run, &*to).await?;
+    let report = copy_verified(&*store, &run, &*to).await?;
     for gap in &report.refused {
         screen.gap(gap)?;
     }
@@ -118,8 +121,12 @@ pub(crate) async fn copied(places: &Places, screen: &mut Screen, args: &args::Co
             lines: report.lines,
             bytes: report.bytes,
             refused: report.refused.len(),
+            replaced: report.replaced,
         })?,
-        Form::Text => screen.text(&format!("{run} copied: {}", human::size(report.lines, report.bytes)))?,
+        Form::Text => {
+            let replaced = if report.replaced { ", in place of a damaged copy" } else { "" };
+            screen.text(&format!("{run} copied{replaced}: {}", human::size(report.lines, report.bytes)))?;
+        }
     }
     Ok(if report.refused.is_empty() { DONE } else { NO })
 }

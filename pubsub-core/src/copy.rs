@@ -2,9 +2,10 @@
 
 use futures::stream::StreamExt as _;
 
+use crate::sink::{in_order, without};
 use crate::{
     Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, Output, OutputItem, OutputReader,
-    OutputSink, Result, RunId, RunRecord, RunStatus,
+    OutputSink, Result, RunId, RunRecord, RunStatus, Seal, SealBuilder, Store, verify,
 };
 
 /// How many bytes of lines are appended at once.
@@ -22,6 +23,8 @@ pub struct CopyReport {
     pub bytes: u64,
     /// Lines that the sink refused for good; they are among the holes.
     pub refused: Vec<Gap>,
+    /// A damaged copy that was there is replaced; by [`copy_verified`] alone.
+    pub replaced: bool,
 }
 
 /// Copies a run with its record and its lines into another store: backfill, archive, migration, a second try after a
@@ -29,7 +32,8 @@ pub struct CopyReport {
 ///
 /// Lines that the reader lacks, or the sink refuses, become holes of the copy. Holes of a copy that is there already are
 /// filled, so that a run whose lines a store once refused is whole there after it is copied from another. Of a run that has not ended, the lines
-/// up to which it is complete are copied and nothing is sealed: copy it again later. Repeating a copy changes nothing.
+/// up to which it is complete are copied and nothing is sealed: copy it again later. Repeating a copy changes nothing, also
+/// nothing that was damaged in the sink: [`copy_verified`] finds and mends that.
 ///
 /// Bounded memory: up to 256 KiB of lines and one batch. A sink that answers lines to be tried again is best given
 /// in a wrapper that does so.
@@ -55,6 +59,49 @@ pub struct CopyReport {
 /// # Cancel safety
 /// A dropped copy may have moved part of the run; repeat it.
 pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Result<CopyReport> {
+    Ok(moved(from, run, to).await?.0)
+}
+
+/// As [`copy`], and then reads the copy of a run that has ended again: it must have every line that it was given, as the
+/// reader has it.
+///
+/// Where it does not, a copy that was there before is damaged. It is removed and made anew where the reader has all of the
+/// run by its seal; otherwise it may have what no other store has, and stays. Of a run that goes on nothing is read again.
+///
+/// # Errors
+/// As for [`copy`]; [`Corrupt`](ErrorKind::Corrupt) where the copy is damaged and was not replaced.
+///
+/// # Cancel safety
+/// As for [`copy`]. Dropped while a damaged copy is replaced, that one may be gone; the reader has all of it.
+pub async fn copy_verified(from: &dyn OutputReader, run: &RunId, to: &dyn Store) -> Result<CopyReport> {
+    let (report, given) = moved(from, run, to).await?;
+    if given.is_in(to, &report.record).await? {
+        return Ok(report);
+    }
+    let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).with("run", run);
+    let record = &report.record;
+    if !record.holes.is_empty()
+        || record.digest != Some(given.seal.digest)
+        || record.counts != given.seal.counts
+    {
+        if verify(to, run).await?.agrees() {
+            return Err(damaged("the run is damaged in the store that it is copied from; the copy is whole"));
+        }
+        return Err(damaged(
+            "the copy is damaged, and stays as it is: the store it is copied from does not have all of the run \
+             either; copy it from one that does, or remove the damaged copy first",
+        ));
+    }
+    tracing::warn!(%run, "a copy that was damaged is removed and made anew");
+    to.remove(run).await?;
+    let (report, given) = moved(from, run, to).await?;
+    if given.is_in(to, &report.record).await? {
+        return Ok(CopyReport { replaced: true, ..report });
+    }
+    Err(damaged("a copy that was just made is damaged: its store does not give what it was given"))
+}
+
+async fn moved(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Result<(CopyReport, Given)> {
     let Output { record, complete_through, mut items } = from.lines(run, Lines::ALL).await?;
     let running = record.status == RunStatus::Running;
     let through = if running { complete_through } else { u64::MAX };
@@ -67,11 +114,38 @@ pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> 
         copying.take(item).await?;
     }
     copying.flush().await?;
-    let report = copying.report();
+    let (report, given) = copying.report();
     if !running {
         to.finish(&report.record).await?;
     }
-    Ok(report)
+    Ok((report, given))
+}
+
+/// The lines that a sink has taken.
+struct Given {
+    /// In order, none next to another.
+    ranges: Vec<LineRange>,
+    seal: Seal,
+}
+
+impl Given {
+    /// Whether a store has just these lines where it was given them, whatever else it has.
+    async fn is_in(&self, store: &dyn OutputReader, record: &RunRecord) -> Result<bool> {
+        if record.status == RunStatus::Running {
+            return Ok(true);
+        }
+        let mut items = store.lines(&record.key.run_id, Lines::ALL).await?.items;
+        let (mut ranges, mut found) = (self.ranges.as_slice(), SealBuilder::new());
+        while let Some(item) = items.next().await {
+            let OutputItem::Lines(batch) = item? else { continue };
+            let passed = ranges.iter().take_while(|range| range.last < batch.first()).count();
+            ranges = ranges.get(passed..).unwrap_or_default();
+            let within = ranges.iter().take_while(|range| range.first <= batch.last());
+            within.filter_map(|range| batch.slice(*range)).for_each(|part| found.add(&part));
+        }
+        let found = found.seal();
+        Ok(found.digest == self.seal.digest && found.counts.lines == self.seal.counts.lines)
+    }
 }
 
 struct Copying<'a> {
@@ -81,14 +155,15 @@ struct Copying<'a> {
     waiting_bytes: usize,
     holes: Vec<Gap>,
     refused: Vec<Gap>,
-    lines: u64,
-    bytes: u64,
+    given: Vec<LineRange>,
+    seal: SealBuilder,
 }
 
 impl<'a> Copying<'a> {
     fn new(to: &'a dyn OutputSink, record: RunRecord) -> Self {
         let (waiting, holes, refused) = (Vec::new(), Vec::new(), Vec::new());
-        Self { to, record, waiting, waiting_bytes: 0, holes, refused, lines: 0, bytes: 0 }
+        let (given, seal) = (Vec::new(), SealBuilder::new());
+        Self { to, record, waiting, waiting_bytes: 0, holes, refused, given, seal }
     }
 
     async fn take(&mut self, item: OutputItem) -> Result<()> {
@@ -117,12 +192,11 @@ impl<'a> Copying<'a> {
                 .with("run", &self.record.key.run_id)
                 .with("first", range.first));
         }
-        for batch in self.waiting.drain(..) {
-            self.lines += batch.len() as u64;
-            self.bytes += batch.bytes().len() as u64;
-            for part in answer.refused.iter().filter_map(|gap| batch.slice(gap.range)) {
-                self.lines -= part.len() as u64;
-                self.bytes -= part.bytes().len() as u64;
+        let refused: Vec<LineRange> = answer.refused.iter().map(|gap| gap.range).collect();
+        let refused = in_order(&refused);
+        for batch in std::mem::take(&mut self.waiting) {
+            for range in without(batch.range(), &refused) {
+                batch.slice(range).into_iter().for_each(|part| self.took(&part));
             }
         }
         self.waiting_bytes = 0;
@@ -133,16 +207,27 @@ impl<'a> Copying<'a> {
         Ok(())
     }
 
-    fn report(self) -> CopyReport {
-        let Self { mut record, holes, refused, lines, bytes, .. } = self;
+    /// Enters lines that the sink has.
+    fn took(&mut self, part: &LineBatch) {
+        self.seal.add(part);
+        match self.given.last_mut() {
+            Some(range) if range.last.plus(1) == part.first() => range.last = part.last(),
+            _ => self.given.push(part.range()),
+        }
+    }
+
+    fn report(self) -> (CopyReport, Given) {
+        let Self { mut record, holes, refused, given, seal, .. } = self;
         record.holes = holes;
-        CopyReport { record, lines, bytes, refused }
+        let seal = seal.seal();
+        let (lines, bytes) = (seal.counts.lines, seal.counts.bytes);
+        (CopyReport { record, lines, bytes, refused, replaced: false }, Given { ranges: given, seal })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::copy;
+    use super::{copy, copy_verified};
     use crate::conformance::store::{SampleRun, at, lines, read, shape};
     use crate::{
         Appended, ErrorKind, Gap, LineBatch, LineRange, Lines, MemoryStore, OutputReader, OutputSink, Result,
@@ -241,5 +326,59 @@ mod tests {
         assert_eq!(to.0.runs(&run.query()).await.unwrap()[0].status, RunStatus::Running);
         let nothing = copy(&from, SampleRun::new().id(), &to).await.unwrap_err();
         assert_eq!(nothing.kind(), ErrorKind::NotFound);
+    }
+
+    /// A store whose copy of the run has another line 2.
+    async fn damaged(run: &SampleRun) -> MemoryStore {
+        let store = MemoryStore::new();
+        let mut other = run.record.clone();
+        store.begin(&other.as_begun()).await.unwrap();
+        store.append(run.key(), &[lines(1, ["a", "x", "c"])]).await.unwrap();
+        other.holes = Vec::new();
+        store.finish(&other).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn a_damaged_copy_is_replaced_where_the_reader_has_all_of_the_run_and_told_where_it_has_not() {
+        let from = MemoryStore::new();
+        let run = SampleRun::written(&from, &[lines(1, ["a", "b", "c"])]).await;
+        let to = damaged(&run).await;
+        // What is there is there: a copy changes no line.
+        assert!(!copy(&from, run.id(), &to).await.unwrap().replaced);
+        assert!(!verify(&to, run.id()).await.unwrap().agrees());
+        for replaced in [true, false] {
+            let report = copy_verified(&from, run.id(), &to).await.unwrap();
+            assert_eq!((report.replaced, report.lines), (replaced, 3));
+            assert!(verify(&to, run.id()).await.unwrap().agrees());
+        }
+
+        let from = MemoryStore::new();
+        let mut run = SampleRun::new();
+        run.begin(&from).await;
+        run.append(&from, &[lines(1, ["a", "b", "c"])]).await;
+        run.print(&[lines(4, ["d"])]);
+        run.record.holes = vec![gap(4, 4, "refused there")];
+        run.finish(&from).await;
+        let to = damaged(&run).await;
+        to.append(run.key(), &[lines(4, ["d"])]).await.unwrap();
+        let error = copy_verified(&from, run.id(), &to).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(run.id().as_str()), "{error}");
+        assert_eq!(to.runs(&run.query()).await.unwrap().len(), 1, "it stays");
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_has_more_than_the_reader_is_not_damaged() {
+        let (from, to) = (MemoryStore::new(), MemoryStore::new());
+        let mut run = SampleRun::new();
+        run.begin(&from).await;
+        run.append(&from, &[lines(1, ["a"]), lines(3, ["c", "d"])]).await;
+        run.finish(&from).await;
+        to.begin(&run.record.as_begun()).await.unwrap();
+        to.append(run.key(), &[lines(1, ["a", "b", "c"])]).await.unwrap();
+        let report = copy_verified(&from, run.id(), &to).await.unwrap();
+        assert_eq!((report.lines, report.replaced), (3, false));
+        assert_eq!(shape(&read(&to, run.id(), Lines::ALL).await), "1-4");
     }
 }

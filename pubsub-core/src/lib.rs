@@ -50,6 +50,7 @@ mod runner;
 mod schedule_tests;
 mod seal;
 mod search;
+mod seldom;
 mod sink;
 mod subscriber;
 mod subscription;
@@ -68,7 +69,7 @@ pub use cloud_event::CLOUD_EVENT_TYPE;
 pub use command::{
     Command, DEFAULT_GRACE, DEFAULT_SETTLE, Environment, MAX_PAYLOAD_VARIABLE_BYTES, Stdin, WITHHELD,
 };
-pub use copy::{CopyReport, copy};
+pub use copy::{CopyReport, copy, copy_verified};
 pub use current::current_run;
 pub use delivery::{Deliveries, Delivery, LeaseState};
 pub use error::{Error, ErrorKind, Result};
@@ -100,6 +101,7 @@ pub use retry::{Backoff, DEFAULT_CALL_LIMIT, Retrying};
 pub use run_output::RunOutput;
 pub use seal::{Counts, Digest, Seal, SealBuilder};
 pub use search::{MAX_SEARCH_BYTES, Search};
+pub use seldom::{RefusalLog, Seldom};
 pub use sink::{Appended, OutputSink};
 pub use subscriber::{
     Begin, CRASH_LIMIT, Claims, Conclusion, LeaseId, Leased, Leases, Renewal, Settlement, Subscribed,

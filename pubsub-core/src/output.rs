@@ -221,15 +221,12 @@ impl LineBatch {
         tail: LineEnd,
     ) -> Result<Self> {
         let wrong = |what: &str| Err(Error::invalid(format!("a batch of lines {what}")).with("first", first));
-        if ends.is_empty() {
-            return wrong("has at least one line");
-        }
         if buffer.len() > MAX_BATCH_BYTES {
             return wrong("has at most 64 KiB and an end");
         }
         let grows = ends.first() > Some(&0) && ends.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
         if !grows || ends.last().is_none_or(|end| usize::try_from(*end) != Ok(buffer.len())) {
-            return wrong("has growing ends, the last one at the end of its bytes");
+            return wrong("has at least one line, and growing ends, the last one at the end of its bytes");
         }
         if first.get().checked_add(ends.len() as u64).is_none() {
             return wrong("has numbers up to the largest but one");

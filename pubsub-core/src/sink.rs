@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{Gap, LineBatch, LineRange, Result, RunKey, RunRecord};
+use crate::{Gap, LineBatch, LineNumber, LineRange, Result, RunKey, RunRecord};
 
 /// Takes a run's record and output, and makes them durable.
 ///
@@ -117,4 +117,25 @@ impl<T: OutputSink + ?Sized> OutputSink for Arc<T> {
     async fn finish(&self, record: &RunRecord) -> Result<()> {
         (**self).finish(record).await
     }
+}
+
+/// What of a range is in none of `named`, which are in order.
+pub(crate) fn without(range: LineRange, named: &[LineRange]) -> Vec<LineRange> {
+    let mut left = Vec::new();
+    let mut first = range.first;
+    for other in named {
+        if other.first > range.last {
+            break;
+        }
+        if let Some(before) = LineNumber::new(other.first.before())
+            && first <= before
+        {
+            left.push(LineRange::new(first, before));
+        }
+        first = first.max(other.last.plus(1));
+    }
+    if first <= range.last {
+        left.push(LineRange::new(first, range.last));
+    }
+    left
 }

@@ -14,6 +14,7 @@
 mod broker;
 mod error;
 mod files;
+mod format;
 mod frame;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape};
 use pubsub_core::{
-    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineNumber, LineRange, Lines,
-    MemoryStore, OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord,
+    Appended, Backoff, Durability, Error, ErrorKind, FanOut, Gap, LineBatch, LineEnd, LineNumber, LineRange,
+    Lines, MemoryStore, OutputReader, OutputSink, Result, Retention, Retrying, RunKey, RunQuery, RunRecord,
     RunStatus, SinkConfig, Stream, Timestamp, WhenFull, verify,
 };
 use pubsub_file::{FileStore, FileStoreConfig, SpoolConfig, Spooled, verify_spool};
@@ -95,6 +95,11 @@ async fn shipped<S: OutputSink + 'static>(spooled: &Spooled<S>) {
     tokio::time::timeout(LONG, spooled.shipped()).await.expect("everything is shipped");
 }
 
+/// How many runs have something in the spool.
+fn runs_in(dir: &Path) -> usize {
+    std::fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+}
+
 /// The files of the spool that end in this.
 fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -128,7 +133,7 @@ async fn a_store_that_is_away_holds_up_nobody_and_gets_everything_in_order() {
     assert_eq!(shape(&read(&sick.store, run.id(), Lines::ALL).await), "1-2000");
     assert!(verify(&sick.store, run.id()).await.unwrap().agrees());
     assert_eq!((spooled.depth().bytes, spooled.depth().runs), (0, 0), "what was shipped is freed");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(runs_in(dir.path()), 0);
 }
 
 #[tokio::test]
@@ -199,7 +204,7 @@ async fn what_a_dead_process_left_without_an_end_goes_once_it_is_shipped_and_los
     let spooled = open(store.clone(), &dir).await;
     shipped(&spooled).await;
     assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-500");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left of it in the spool");
+    assert_eq!(runs_in(dir.path()), 0, "nothing is left of it in the spool");
     assert_eq!((spooled.depth().runs, spooled.depth().bytes), (0, 0));
 }
 
@@ -221,7 +226,7 @@ async fn a_segment_that_a_full_disk_left_empty_does_not_hold_up_the_end() {
     let spooled = open(store.clone(), &dir).await;
     shipped(&spooled).await;
     assert!(verify(&store, run.id()).await.unwrap().agrees());
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(runs_in(dir.path()), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,7 +248,7 @@ async fn a_spool_opens_while_runs_of_another_process_come_and_go() {
     shipped(&first).await;
     shipped(&open(store.clone(), &dir).await).await;
     assert_eq!(store.runs(&RunQuery::all().with_limit(1000)).await.unwrap().len(), 150);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(runs_in(dir.path()), 0);
 }
 
 #[tokio::test]
@@ -256,7 +261,7 @@ async fn lines_that_come_again_after_all_was_shipped_change_nothing() {
     assert!(verify(&store, run.id()).await.unwrap().agrees());
     let unknown = spooled.append(SampleRun::new().key(), &numbered(1, 1)).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(runs_in(dir.path()), 0);
     assert_eq!(spooled.depth().runs, 0);
 }
 
@@ -429,7 +434,7 @@ async fn a_removed_run_is_shipped_no_more() {
     assert!(spooled.remove(run.id()).await.unwrap());
     shipped(&spooled).await;
     assert!(spooled.runs(&RunQuery::all()).await.unwrap().is_empty());
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert_eq!(runs_in(dir.path()), 0);
 }
 
 /// Takes 2,000 lines a second while this is set.
@@ -644,4 +649,67 @@ async fn what_waits_for_a_store_in_a_folder_that_is_away_stays_in_the_spool() {
     let spooled = open(connect().await.unwrap(), &dir).await;
     shipped(&spooled).await;
     assert!(verify(&connect().await.unwrap(), run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+async fn a_spool_of_a_newer_version_is_refused_by_name_and_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let spooled = open(away(), &dir).await;
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    run.append(&spooled, &numbered(1, 3)).await;
+    drop(spooled);
+    let format = dir.path().join("format.json");
+    let ours = std::fs::read_to_string(&format).unwrap();
+    std::fs::write(&format, ours.replace("\"version\":1", "\"version\":2")).unwrap();
+    // What a removal left is no less the newer version's.
+    std::fs::create_dir(dir.path().join(".gone-1")).unwrap();
+    let sink = Sick::default();
+    let refused = [
+        Spooled::open(sink.clone(), config(&dir)).await.unwrap_err(),
+        Spooled::open_store(MemoryStore::new(), config(&dir)).await.unwrap_err(),
+        verify_spool(dir.path()).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::TooNew, "{}", error.chain());
+        assert!(error.to_string().contains("version=2"), "{error}");
+    }
+    assert_eq!((runs_in(dir.path()), files(dir.path(), ".segment").len()), (2, 1));
+    assert_eq!(sink.calls.load(Ordering::SeqCst), 0);
+    // One that says none is of the time before versions.
+    std::fs::remove_file(&format).unwrap();
+    let spooled = open(sink.clone(), &dir).await;
+    shipped(&spooled).await;
+    assert_eq!(shape(&read(&sink.store, run.id(), Lines::ALL).await), "1-3");
+    assert_eq!(std::fs::read_to_string(&format).unwrap(), ours);
+}
+
+#[tokio::test]
+async fn the_end_of_a_run_puts_every_segment_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    for durability in [Durability::ProcessCrash, Durability::PowerLoss] {
+        let spooled = Spooled::open(away(), config(&dir).with_durability(durability)).await.unwrap();
+        let mut run = SampleRun::new();
+        run.begin(&spooled).await;
+        let long = "x".repeat(60_000);
+        for n in 0..150 {
+            run.append(&spooled, &[lines(n + 1, [long.as_str()])]).await;
+        }
+        let mut next = run.record.clone();
+        next.revision += 1;
+        let segments = files(dir.path(), ".segment");
+        let segments: Vec<_> =
+            segments.iter().filter(|path| path.to_str().unwrap().contains(run.id().as_str())).collect();
+        assert!(segments.len() > 2, "{segments:?}");
+        for segment in segments {
+            // One that cannot be opened cannot be put on the disk, and then the run has not ended.
+            let aside = segment.with_extension("aside");
+            std::fs::rename(segment, &aside).unwrap();
+            std::os::unix::fs::symlink(&aside, segment).unwrap();
+            let error = spooled.finish(&next).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{segment:?}");
+            std::fs::rename(&aside, segment).unwrap();
+        }
+        run.finish(&spooled).await;
+    }
 }

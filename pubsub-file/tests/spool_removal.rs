@@ -105,13 +105,13 @@ async fn shipped(spooled: &Spooled<Far>) {
 }
 
 /// The folders of runs in a spool.
-fn folders(dir: &TempDir) -> Vec<PathBuf> {
-    fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect()
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
 }
 
 async fn is_empty(dir: &Path) {
     let dir = dir.to_owned();
-    let empty = || fs::read_dir(&dir).unwrap().count() == 0;
+    let empty = || folders(&dir).is_empty();
     until("nothing is left in the spool", || Box::pin(std::future::ready(empty()))).await;
 }
 
@@ -183,7 +183,7 @@ async fn a_removal_that_was_killed_is_brought_to_its_end() {
         let run = half_shipped(&far, &worker).await;
         worker.close(Duration::ZERO).await.unwrap_err();
         // It had only said so yet.
-        fs::write(folders(&dir).remove(0).join("removed"), b"").unwrap();
+        fs::write(folders(dir.path()).remove(0).join("removed"), b"").unwrap();
         far.go(false);
         let next = match is_store {
             true => open(&far, &dir).await,
@@ -203,12 +203,12 @@ async fn what_a_killed_process_was_deleting_is_not_shipped_and_goes() {
     let worker = open(&far, &dir).await;
     half_shipped(&far, &worker).await;
     worker.close(Duration::ZERO).await.unwrap_err();
-    let folder = folders(&dir).remove(0);
+    let folder = folders(dir.path()).remove(0);
     fs::rename(&folder, folder.with_file_name(".gone-1-0123456789abcdef")).unwrap();
     far.go(false);
     let before = far.ids().await;
     let next = open(&far, &dir).await;
-    assert_eq!(folders(&dir), Vec::<PathBuf>::new());
+    assert_eq!(folders(dir.path()), Vec::<PathBuf>::new());
     assert_eq!(next.waiting().await.unwrap(), []);
     shipped(&next).await;
     assert_eq!(far.ids().await, before);
@@ -236,7 +236,7 @@ async fn what_was_removed_at_the_store_is_shipped_no_further() {
         assert_eq!(far.ids().await, [], "it does not come back");
         let late = spooled.append(run.key(), &[lines(3, ["three"])]).await;
         assert_eq!(late.unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(folders(&dir), Vec::<PathBuf>::new(), "and leaves nothing");
+        assert_eq!(folders(dir.path()), Vec::<PathBuf>::new(), "and leaves nothing");
     }
 }
 
@@ -262,7 +262,7 @@ async fn killed(far: &Far, dir: &TempDir, ago: Duration) -> SampleRun {
     run.append(&spooled, &[lines(1, ["one"])]).await;
     shipped(&spooled).await;
     spooled.close(LONG).await.unwrap();
-    assert_eq!(folders(dir).len(), 1, "its owner may go on");
+    assert_eq!(folders(dir.path()).len(), 1, "its owner may go on");
     run
 }
 
@@ -290,7 +290,7 @@ async fn what_a_dead_owner_left_stays_while_it_may_be_alive_or_has_holes_to_tell
         let next = open(&far, &dir).await;
         shipped(&next).await;
         next.close(LONG).await.unwrap();
-        assert_eq!(folders(&dir).len(), usize::from(stays));
+        assert_eq!(folders(dir.path()).len(), usize::from(stays));
         if refuses_lines {
             let soon = config(&dir).with_keep_damaged(Duration::from_secs(60));
             let next = Spooled::open_store(far.clone(), soon).await.unwrap();
@@ -306,7 +306,7 @@ async fn a_damaged_record_holds_up_no_other_and_goes_after_a_while() {
         let (dir, far) = (tempfile::tempdir().unwrap(), Far::default());
         let worker = open(&far, &dir).await;
         half_shipped(&far, &worker).await;
-        let folder = folders(&dir).remove(0);
+        let folder = folders(dir.path()).remove(0);
         let mut other = SampleRun::new();
         other.begin(&worker).await;
         other.append(&worker, &[lines(1, ["one", "two"])]).await;
@@ -320,12 +320,12 @@ async fn a_damaged_record_holds_up_no_other_and_goes_after_a_while() {
         let next = open(&far, &dir).await;
         shipped(&next).await;
         assert_eq!(shape(&read(&far.store, other.id(), Lines::ALL).await), "1-2");
-        assert_eq!(folders(&dir), [folder], "people can look at it");
+        assert_eq!(folders(dir.path()), [folder], "people can look at it");
         next.close(LONG).await.unwrap();
         let soon = config(&dir).with_keep_damaged(Duration::ZERO);
         let next = Spooled::open_store(far.clone(), soon).await.unwrap();
         shipped(&next).await;
-        assert_eq!(folders(&dir), Vec::<PathBuf>::new());
+        assert_eq!(folders(dir.path()), Vec::<PathBuf>::new());
     }
 }
 
@@ -335,12 +335,12 @@ async fn a_record_of_a_later_version_stays_for_that_version() {
     let worker = open(&far, &dir).await;
     half_shipped(&far, &worker).await;
     worker.close(Duration::ZERO).await.unwrap_err();
-    let folder = folders(&dir).remove(0);
+    let folder = folders(dir.path()).remove(0);
     fs::write(folder.join("record.json"), b"{\"version\":99}").unwrap();
     let soon = config(&dir).with_keep_damaged(Duration::ZERO);
     let next = Spooled::open_store(far.clone(), soon).await.unwrap();
     shipped(&next).await;
-    assert_eq!(folders(&dir), [folder]);
+    assert_eq!(folders(dir.path()), [folder]);
     assert_eq!(next.waiting().await.unwrap(), []);
 }
 
@@ -351,9 +351,9 @@ async fn who_was_killed_before_a_run_began_leaves_nothing() {
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("lock"), b"").unwrap();
     let spooled = open(&far, &dir).await;
-    assert_eq!(folders(&dir), Vec::<PathBuf>::new());
+    assert_eq!(folders(dir.path()), Vec::<PathBuf>::new());
     let unknown = SampleRun::new();
     let error = spooled.append(unknown.key(), &[lines(1, ["one"])]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!(folders(&dir), Vec::<PathBuf>::new());
+    assert_eq!(folders(dir.path()), Vec::<PathBuf>::new());
 }

@@ -90,9 +90,58 @@ async fn a_link_planted_before_the_store_was_made_is_refused() {
     for name in ["runs", "ids", "trash"] {
         let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         symlink(outside.path(), root.path().join(name)).unwrap();
-        let error = FileStore::connect(FileStoreConfig::new(root.path())).await.unwrap_err();
+        fs::create_dir(outside.path().join("theirs")).unwrap();
+        let error = open(root.path()).await.begin(&record()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{name}");
+        assert_eq!(count(outside.path()), 1, "{name}");
     }
+}
+
+#[tokio::test]
+async fn connecting_needs_no_folder_in_reach_and_the_calls_say_that_it_is_away() {
+    let root = tempfile::tempdir().unwrap();
+    let obstacle = root.path().join("mount");
+    fs::write(&obstacle, "a file where a folder is to be").unwrap();
+    let store = open(&obstacle.join("store")).await;
+    let mut record = record();
+    let away = [
+        store.begin(&record).await.unwrap_err(),
+        store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap_err(),
+        store.lines(&record.key.run_id, Lines::ALL).await.err().unwrap(),
+        store.runs(&RunQuery::all()).await.unwrap_err(),
+        store.runs(&RunQuery::of_run(record.key.run_id.clone())).await.unwrap_err(),
+        store.remove(&record.key.run_id).await.unwrap_err(),
+    ];
+    for error in away {
+        assert!(error.is_retryable(), "{}", error.chain());
+    }
+    // The same store goes on once it is there.
+    fs::remove_file(&obstacle).unwrap();
+    store.begin(&record).await.unwrap();
+    store.append(&record.key, &[batch(1, "one\n", LineEnd::None)]).await.unwrap();
+    assert_eq!(shape(&store, &record).await, ["one"]);
+    // So it does where the whole folder goes, as where it is unmounted.
+    fs::remove_dir_all(&obstacle).unwrap();
+    record.revision += 1;
+    store.begin(&record).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_that_comes_into_reach_later_is_refused_and_not_touched() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("store");
+    let store = open(&folder).await;
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("format.json"), r#"{"version":2}"#).unwrap();
+    let refused = [
+        store.begin(&record()).await.unwrap_err(),
+        store.runs(&RunQuery::all()).await.unwrap_err(),
+        store.lines(&record().key.run_id, Lines::ALL).await.err().unwrap(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::TooNew, "{}", error.chain());
+    }
+    assert_eq!(count(&folder), 1);
 }
 
 #[tokio::test]

@@ -141,3 +141,26 @@ async fn lines_that_come_late_while_a_run_goes_on_are_refused_by_number() {
     let answer = store.append(run.key(), &[numbered(2, 3)]).await.unwrap();
     assert_eq!(answer.refused[0].range, LineRange::new(at(2), at(3)));
 }
+
+#[tokio::test]
+async fn an_unfinished_merge_loses_its_index_before_its_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, run, folder) = sealed(&dir).await;
+    store.append(run.key(), &[numbered(11, 20)]).await.unwrap();
+    drop(store);
+    // An index that cannot be deleted, as on a disk that fails: an index alone would be taken for one to be moved.
+    let merged = folder.join("merged");
+    fs::create_dir_all(merged.join("index")).unwrap();
+    fs::write(merged.join("output.log"), b"line 1\nli").unwrap();
+    open(dir.path()).await.finish(&run.record).await.unwrap_err();
+    assert!(merged.join("index").exists() && merged.join("output.log").exists());
+    // Half deleted: what is left is no merge, and it is done again.
+    fs::remove_dir(merged.join("index")).unwrap();
+    assert_eq!(
+        shape(&read(&open(dir.path()).await, run.id(), Lines::ALL).await),
+        "1-10 gap 11-20 refused; 21-30"
+    );
+    open(dir.path()).await.finish(&run.record).await.unwrap();
+    is_whole(dir.path(), &run).await;
+    assert!(!merged.exists());
+}

@@ -41,6 +41,19 @@ fn a_copy_agrees_with_the_original_until_a_byte_differs() {
     assert!(document["difference"].as_str().unwrap().starts_with("line 42"), "{document}");
     place.expect(1, &["verify", "a", "build", "--store", "file:archive"]);
     place.expect(3, &["verify", "a", "build", "--against", "file:nothing"]);
+    // A copy onto it mends it, and says so.
+    let copied = place.expect(0, &["copy", "a", "build", "--to", "file:archive"]).out;
+    assert!(copied.contains(" copied, in place of a damaged copy: 100 lines"), "{copied}");
+    place.expect(0, &["verify", "a", "build", "--against", "file:archive"]);
+    // Not from a store that is damaged itself.
+    let ours = holding(&place.path().join(".pipeline"), "\n41\n42\n43\n").remove(0);
+    fs::write(&ours, fs::read_to_string(&ours).unwrap().replace("\n42\n", "\n47\n")).unwrap();
+    let refused = place.run(&["copy", "a", "build", "--to", "file:archive"]);
+    assert!(
+        refused.code != 0 && refused.out.is_empty() && refused.err.contains("the copy is whole"),
+        "{refused:?}"
+    );
+    place.expect(0, &["verify", "a", "build", "--store", "file:archive"]);
 }
 
 #[test]

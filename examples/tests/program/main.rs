@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "what helps tests may fail as they do")]
 
 mod asking;
+mod away;
 mod caps;
 mod command_line;
 #[cfg(target_os = "linux")]

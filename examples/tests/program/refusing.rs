@@ -38,7 +38,7 @@ fn shown(place: &Place, words: &[&str]) -> Vec<String> {
 #[test]
 fn readers_see_in_its_place_what_a_store_refused_and_one_warning_says_so() {
     let (place, said) = refused();
-    assert_eq!(said.matches("a sink refused lines for good").count(), 1, "{said}");
+    assert_eq!(said.matches("a sink refuses lines for good").count(), 1, "{said}");
     assert!(said.contains("a required store lacks lines") && said.contains("dead-letters"), "{said}");
     let b = |words: &[&'static str]| [&["--store", "file:b"], words].concat();
     for words in [&["get-logs", "a", "s"][..], &["stream-logs", "a", "s"]] {

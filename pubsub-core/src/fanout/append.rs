@@ -1,8 +1,8 @@
 //! One append, repeated until each of its lines is stored or refused.
 
 use super::lane::Lane;
-use crate::sink::in_order;
-use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result};
+use crate::sink::{in_order, without};
+use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineRange, Result};
 
 /// Brings lines to the sink until each is stored, refused, or dropped. Nothing passes a line that is to be tried again.
 pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
@@ -14,13 +14,12 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
         // Said once, when the run was refused.
         return lane.refused(batches.into_iter().map(|batch| (batch, reason.clone())).collect()).await;
     }
-    let mut refused = Refused { lane, lines: 0, reason: String::new() };
     let mut stack = vec![batches];
     let mut tries = 0;
     while let Some(batches) = stack.pop() {
         match lane.sink.gate.once(|| call(lane, &batches)).await {
             Ok(appended) => {
-                let again = settle(&mut refused, &batches, &appended).await;
+                let again = settle(lane, &batches, &appended).await;
                 if again.is_empty() {
                     tries = 0;
                 } else {
@@ -41,7 +40,7 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
             Err(error) if error.is_retryable() => stack.push(batches),
             Err(error) => {
                 let reason = error.chain();
-                refused.add(batches.into_iter().map(|batch| (batch, reason.clone())).collect()).await;
+                refuse(lane, batches.into_iter().map(|batch| (batch, reason.clone())).collect()).await;
             }
         }
     }
@@ -61,37 +60,17 @@ async fn call(lane: &Lane, batches: &[LineBatch]) -> Result<Appended> {
     Ok(appended)
 }
 
-/// Lines that were refused in one append, for one warning about all of them.
-struct Refused<'a> {
-    lane: &'a Lane,
-    lines: u64,
-    reason: String,
-}
-
-impl Refused<'_> {
-    async fn add(&mut self, refused: Vec<(LineBatch, String)>) {
-        if let Some((_, reason)) = refused.first()
-            && self.lines == 0
-        {
-            reason.clone_into(&mut self.reason);
-        }
-        self.lines += refused.iter().map(|(batch, _)| batch.len() as u64).sum::<u64>();
-        self.lane.refused(refused).await;
+async fn refuse(lane: &Lane, refused: Vec<(LineBatch, String)>) {
+    if let Some((batch, reason)) = refused.first() {
+        let lines = refused.iter().map(|(batch, _)| batch.len() as u64).sum();
+        lane.sink.refusing.refused(&lane.key.run_id, batch.first(), lines, reason);
     }
-}
-
-impl Drop for Refused<'_> {
-    fn drop(&mut self) {
-        if self.lines > 0 {
-            let (sink, run) = (&self.lane.sink.config.name, &self.lane.key.run_id);
-            tracing::warn!(sink, %run, lines = self.lines, reason = self.reason, "a sink refused lines for good");
-        }
-    }
+    lane.refused(refused).await;
 }
 
 /// Enters what became of lines into the account, each line once whatever the sink names twice; answers those to be tried
 /// again, in number order.
-async fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &Appended) -> Vec<LineBatch> {
+async fn settle(lane: &Lane, batches: &[LineBatch], appended: &Appended) -> Vec<LineBatch> {
     let lines = |batches: &[LineBatch]| batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
     let repeated = appended.left_of(batches);
     let mut named = in_order(&appended.again);
@@ -102,12 +81,14 @@ async fn settle(refused: &mut Refused<'_>, batches: &[LineBatch], appended: &App
     let parts = pick_gaps(batches, &appended.refused, &mut named);
     let lost = dropped.iter().map(|gap| gap.range.lines()).sum::<u64>()
         + parts.iter().map(|(batch, _)| batch.len() as u64).sum::<u64>();
-    refused.lane.stored(lines(batches).saturating_sub(lines(&repeated) + lost));
+    lane.stored(lines(batches).saturating_sub(lines(&repeated) + lost));
     if !dropped.is_empty() {
-        refused.lane.dropped(&dropped);
+        lane.dropped(&dropped);
     }
-    if !parts.is_empty() {
-        refused.add(parts).await;
+    if parts.is_empty() {
+        lane.sink.refusing.took_all();
+    } else {
+        refuse(lane, parts).await;
     }
     repeated
 }
@@ -129,27 +110,6 @@ fn pick_gaps(batches: &[LineBatch], gaps: &[Gap], named: &mut Vec<LineRange>) ->
 
 fn pick(batches: &[LineBatch], range: LineRange) -> impl Iterator<Item = LineBatch> {
     batches.iter().filter_map(move |batch| batch.slice(range))
-}
-
-/// What of a range is in none of `named`, which are in order.
-fn without(range: LineRange, named: &[LineRange]) -> Vec<LineRange> {
-    let mut left = Vec::new();
-    let mut first = range.first;
-    for other in named {
-        if other.first > range.last {
-            break;
-        }
-        if let Some(before) = LineNumber::new(other.first.before())
-            && first <= before
-        {
-            left.push(LineRange::new(first, before));
-        }
-        first = first.max(other.last.plus(1));
-    }
-    if first <= range.last {
-        left.push(LineRange::new(first, range.last));
-    }
-    left
 }
 
 fn is_divisible(batches: &[LineBatch]) -> bool {

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::SinkConfig;
 use super::gate::Gate;
-use crate::Refusals;
 use crate::sync::AtomicUsize;
+use crate::{RefusalLog, Refusals};
 
 /// How many runs' full queues may wait for one sink that drops: with a store away, memory does not grow with the runs.
 const ALL_RUNS: usize = 16;
@@ -21,6 +21,8 @@ pub(super) struct Sink {
     pub(super) gate: Gate,
     /// Keeps what it refuses for good, where that is wanted.
     pub(super) refusals: Option<Refusals>,
+    /// Says that it refuses lines.
+    pub(super) refusing: RefusalLog,
     queued: AtomicUsize,
     behind: AtomicUsize,
 }
@@ -31,7 +33,9 @@ impl Sink {
         config.queue_bytes = config.queue_bytes.max(1);
         let gate = Gate::new(config.name.clone(), config.backoff, config.call_limit);
         let refusals = config.refused_lines.clone().map(|lines| Refusals::new(&config.name, lines));
-        Arc::new(Self { config, gate, refusals, queued: AtomicUsize::new(0), behind: AtomicUsize::new(0) })
+        let refusing = RefusalLog::new(&config.name);
+        let (queued, behind) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { config, gate, refusals, refusing, queued, behind })
     }
 
     pub(super) fn queue(&self, bytes: usize) {

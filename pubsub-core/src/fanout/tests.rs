@@ -551,12 +551,19 @@ async fn a_run_begins_once_a_required_sink_takes_it_and_never_where_it_refuses()
     fan_out.close(Duration::from_secs(1)).await.unwrap();
 }
 
-/// Counts warnings on this thread.
-struct Warnings(Arc<AtomicUsize>);
+/// The levels of what is logged on this thread, from information on.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<tracing::Level>>>);
 
-impl tracing::Subscriber for Warnings {
+impl Said {
+    fn count(&self, level: tracing::Level) -> usize {
+        self.0.lock().unwrap().iter().filter(|said| **said == level).count()
+    }
+}
+
+impl tracing::Subscriber for Said {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
+        *metadata.level() <= tracing::Level::INFO
     }
 
     fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
@@ -567,8 +574,8 @@ impl tracing::Subscriber for Warnings {
 
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
-    fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    fn event(&self, event: &tracing::Event<'_>) {
+        self.0.lock().unwrap().push(*event.metadata().level());
     }
 
     fn enter(&self, _: &tracing::span::Id) {}
@@ -578,8 +585,8 @@ impl tracing::Subscriber for Warnings {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_whose_lines_are_all_refused_is_one_warning() {
-    let warnings = Arc::new(AtomicUsize::new(0));
-    let _guard = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let said = Said::default();
+    let _guard = tracing::subscriber::set_default(said.clone());
     let sink = Fake::new(|_, _| Err(Error::new(ErrorKind::TooLarge, "over 1 byte")));
     let fan_out = FanOut::new(vec![config("tiny", &sink)]);
     let record = record();
@@ -588,7 +595,48 @@ async fn a_batch_whose_lines_are_all_refused_is_one_warning() {
     let report = run.finish(ended(record)).await.unwrap();
     assert_eq!(report.sinks[0].dead_lettered, 100);
     assert_eq!(report.sinks[0].holes.len(), 1, "refused for one reason, side by side: one hole");
-    assert_eq!(warnings.load(Ordering::SeqCst), 1);
+    assert_eq!(said.count(tracing::Level::WARN), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_refuses_lines_is_told_when_it_begins_every_ten_seconds_and_when_it_is_over() {
+    let said = Said::default();
+    let _guard = tracing::subscriber::set_default(said.clone());
+    let refuses = Arc::new(AtomicBool::new(true));
+    let odd = Arc::clone(&refuses);
+    let sink = Fake::new(move |_, lines| {
+        let refused = Gap { range: lines[0].range(), bytes: None, reason: "mapping".into() };
+        let refused = odd.load(Ordering::SeqCst).then_some(refused);
+        Ok(refused.into_iter().fold(Appended::all(), Appended::with_refused))
+    });
+    let fan_out = FanOut::new(vec![config("odd", &sink).with_delay(Duration::ZERO)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    let counts = || (said.count(tracing::Level::WARN), said.count(tracing::Level::INFO));
+    let mut next = 1;
+    // A batch every 100 ms, for so many seconds.
+    let mut print = async |seconds: u64| {
+        for _ in 0..seconds * 10 {
+            run.append(&[batch(next, 20)]);
+            next += 20;
+            run.drained().await;
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+    };
+    print(9).await;
+    assert_eq!(counts(), (1, 0));
+    print(21).await;
+    assert_eq!(counts(), (3, 0));
+    refuses.store(false, Ordering::SeqCst);
+    print(9).await;
+    assert_eq!(counts(), (3, 0));
+    print(21).await;
+    assert_eq!(counts(), (3, 1));
+    refuses.store(true, Ordering::SeqCst);
+    print(1).await;
+    assert_eq!(counts(), (4, 1));
+    run.finish(ended(record)).await.unwrap();
+    drop((run, fan_out));
 }
 
 proptest::proptest! {

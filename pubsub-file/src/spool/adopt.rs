@@ -20,8 +20,10 @@ const COUNT_AGAIN: Duration = Duration::from_millis(100);
 const MAX_TOLD: usize = 10_000;
 
 impl<S> Shared<S> {
-    /// Takes over the runs in the folder that no living process has.
+    /// Takes over the runs in the folder that no living process has. One whose files cannot be read or written now is
+    /// tried again the next time, and keeps no other from being shipped.
     pub(super) fn adopt(&self) -> Result<()> {
+        folder::check_version(&self.config.dir)?;
         folder::empty_trash(&self.config.dir);
         let folders = folder::runs(&self.config.dir)?;
         self.count(&folders);
@@ -29,14 +31,13 @@ impl<S> Shared<S> {
             if self.runs().contains_key(&run) {
                 continue;
             }
-            match Log::open(folder, Missing::Leave) {
-                Ok(Some(log)) => self.take_over(run, log)?,
-                Ok(None) => {}
-                // A later version may ship it.
-                Err(error) if error.kind() == ErrorKind::TooNew => self.tell(&run, &error),
+            let opened = Log::open(folder, Missing::Leave);
+            match opened.and_then(|log| log.map_or(Ok(()), |log| self.take_over(run.clone(), log))) {
+                Ok(()) => {}
                 // Removed meanwhile.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+                // One of a later version, too: that may ship it.
+                Err(error) => self.tell(&run, &error),
             }
         }
         Ok(())

@@ -10,7 +10,8 @@ use std::time::Duration;
 use pubsub_core::{Error, ErrorKind, Result, RunId, RunRecord, name};
 
 use crate::error::io_error;
-use crate::files;
+use crate::files::{self, Sync};
+use crate::format;
 
 /// The file that says that a run is removed.
 const REMOVED: &str = "removed";
@@ -20,6 +21,20 @@ pub(super) const TURN: &str = "turn";
 
 /// How the name of a folder begins that is being deleted; no run's does.
 const TRASH: &str = ".gone-";
+
+/// The version of all files in the folder of a spool but the records, which say their own.
+const VERSION: u32 = 1;
+
+/// Refuses a spool that a newer version wrote.
+pub(super) fn check_version(dir: &Path) -> Result<()> {
+    format::is_versioned(dir, VERSION).map(drop)
+}
+
+/// Makes the folder of a spool where it is not there, with its version.
+pub(super) fn make(dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).map_err(io_error("make the folder of a spool"))?;
+    format::make_versioned(dir, VERSION, Sync::Yes)
+}
 
 /// What is done where the folder of a run is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

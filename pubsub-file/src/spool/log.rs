@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord};
+use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord, Seldom};
 use serde::{Deserialize, Serialize};
 
 use super::folder::{self, Missing, Turn, locked};
@@ -85,6 +85,8 @@ pub(super) struct Log {
     /// A process that is gone left it, and nobody has written to it since.
     pub(super) adopted: bool,
     turn: Arc<File>,
+    /// When to log damage: it is read again as long as the sink fails.
+    damage: Seldom,
 }
 
 impl Log {
@@ -102,7 +104,9 @@ impl Log {
             record => record?,
         };
         let adopted = false;
-        let mut log = Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn };
+        let damage = Seldom::default();
+        let mut log =
+            Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn, damage };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))
@@ -237,7 +241,9 @@ impl Log {
                         // Its segment cannot be read on; the next one begins anew.
                         chunk.damaged = true;
                         at = usize::try_from(self.length(chunk.segment)).unwrap_or(usize::MAX);
-                        tracing::warn!(run = ?self.folder, segment = chunk.segment, "a segment of the spool is damaged");
+                        if self.damage.happened(1).is_some() {
+                            tracing::warn!(run = ?self.folder, segment = chunk.segment, "a segment of the spool is damaged");
+                        }
                         break;
                     }
                 }

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
     Appended, Error, ErrorKind, Hit, LineBatch, Lines, Output, OutputReader, OutputSink, RECORD_VERSION,
-    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, WhenFull, name,
+    RefusalLog, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, WhenFull, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -78,6 +78,7 @@ struct Shared<S> {
     /// How a run is removed at the sink, where that can.
     remove_at: Option<RemoveAt<S>>,
     runs: Mutex<BTreeMap<RunId, Run>>,
+    logs: Logs,
     /// The runs that cannot be shipped, each told once.
     told: Mutex<HashSet<RunId>>,
     bytes: AtomicU64,
@@ -92,14 +93,26 @@ struct Shared<S> {
     stop: watch::Sender<bool>,
 }
 
+/// When to log what may happen with every batch of lines.
+struct Logs {
+    /// The sink refuses lines.
+    refusing: RefusalLog,
+    /// It refuses records.
+    records: Seldom,
+    /// Files of the spool cannot be read or written.
+    files: Seldom,
+}
+
 /// One run's files; `None` once they were shipped or removed.
 type Run = Arc<Mutex<Option<Log>>>;
 
 impl<S: OutputSink + 'static> Spooled<S> {
-    /// Opens the folder, making it where it is not there, and begins to ship what earlier processes left.
+    /// Opens the folder, making it where it is not there, and begins to ship what earlier processes left. The sink may be
+    /// out of reach.
     ///
     /// # Errors
-    /// What the file system says.
+    /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote the folder, which stays as it is; otherwise what the file
+    /// system says of the folder.
     pub async fn open(sink: S, config: SpoolConfig) -> Result<Self> {
         Self::start(sink, config, None).await
     }
@@ -108,7 +121,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
     /// store was out of reach, is brought to its end there.
     ///
     /// # Errors
-    /// What the file system says.
+    /// As for [`open`](Self::open).
     pub async fn open_store(sink: S, config: SpoolConfig) -> Result<Self>
     where
         S: Retention,
@@ -117,8 +130,12 @@ impl<S: OutputSink + 'static> Spooled<S> {
     }
 
     async fn start(sink: S, config: SpoolConfig, remove_at: Option<RemoveAt<S>>) -> Result<Self> {
+        let name = config.dir.display().to_string();
+        let logs =
+            Logs { refusing: RefusalLog::new(name), records: Seldom::default(), files: Seldom::default() };
         let shared = Arc::new(Shared {
             sink,
+            logs,
             config,
             remove_at,
             runs: Mutex::default(),
@@ -132,8 +149,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
         });
         let adopting = Arc::clone(&shared);
         blocking(move || {
-            std::fs::create_dir_all(&adopting.config.dir)
-                .map_err(crate::error::io_error("make the folder of a spool"))?;
+            folder::make(&adopting.config.dir)?;
             adopting.adopt()
         })
         .await?;

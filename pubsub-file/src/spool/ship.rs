@@ -82,7 +82,7 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
                 // Its files cannot be read or written just now; the others go on.
                 Err(error) => {
                     whole = false;
-                    tracing::warn!(error = %error.chain(), "a run in a spool cannot be shipped now");
+                    shared.files_fail(&error);
                 }
             }
         }
@@ -94,7 +94,7 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
             look_at = Instant::now() + LOOK_AGAIN;
             let adopting = Arc::clone(&shared);
             if let Err(error) = blocking(move || adopting.adopt()).await {
-                tracing::warn!(error = %error.chain(), "a spool cannot be looked through");
+                shared.files_fail(&error);
             }
         }
         if !idle {
@@ -204,7 +204,6 @@ impl<S: OutputSink + 'static> Shared<S> {
                     return Err(error);
                 }
                 Err(error) => {
-                    tracing::warn!(run = %key.run_id, error = %error.chain(), "the sink of a spool refuses lines for good");
                     let whole = |all: Appended, batch: &LineBatch| all.with_refused(batch.gap(error.chain()));
                     refused.extend(self.refuse(key, &left, left.iter().fold(Appended::all(), whole)).await);
                     break;
@@ -224,6 +223,13 @@ impl<S: OutputSink + 'static> Shared<S> {
     /// Keeps what the sink refuses of these batches; answers the holes.
     async fn refuse(&self, key: &RunKey, batches: &[LineBatch], appended: Appended) -> Vec<Gap> {
         let Appended { refused, dropped, .. } = appended;
+        match refused.first() {
+            Some(gap) => {
+                let lines = refused.iter().map(|gap| gap.range.lines()).sum();
+                self.logs.refusing.refused(&key.run_id, gap.range.first, lines, &gap.reason);
+            }
+            None => self.logs.refusing.took_all(),
+        }
         let mut holes = match &self.config.refusals {
             Some(refusals) if !refused.is_empty() => {
                 let parts = |gap: Gap| {
@@ -242,10 +248,18 @@ impl<S: OutputSink + 'static> Shared<S> {
     async fn call(&self, call: impl Future<Output = Result<()>>) -> Result<()> {
         match self.limited(call).await {
             Err(error) if is_for_good(error.kind()) => {
-                tracing::warn!(spool = %self.config.dir.display(), error = %error.chain(), "the sink of a spool refuses a record for good");
+                if let Some(records) = self.logs.records.happened(1) {
+                    tracing::warn!(spool = %self.config.dir.display(), records, error = %error.chain(), "the sink of a spool refuses a record for good");
+                }
                 Ok(())
             }
             answer => answer,
+        }
+    }
+
+    fn files_fail(&self, error: &Error) {
+        if let Some(times) = self.logs.files.happened(1) {
+            tracing::warn!(spool = %self.config.dir.display(), times, error = %error.chain(), "files of a spool cannot be read or written now");
         }
     }
 

@@ -50,10 +50,11 @@ pub struct SpooledRun {
 /// ```
 ///
 /// # Errors
-/// What the file system says.
+/// [`TooNew`](pubsub_core::ErrorKind::TooNew) where a newer version wrote the folder; otherwise what the file system says.
 pub async fn verify_spool(dir: impl Into<PathBuf>) -> Result<Vec<SpooledRun>> {
     let dir = dir.into();
     blocking(move || {
+        folder::check_version(&dir)?;
         let runs = folder::runs(&dir)?;
         let found = runs.into_iter().filter_map(|(run, folder)| look(run, &folder).transpose());
         found.collect()

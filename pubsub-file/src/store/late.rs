@@ -169,26 +169,23 @@ pub(super) fn finish(folder: &RunFolder) -> io::Result<()> {
     if !is_half_moved(&new) {
         return Ok(());
     }
-    for done in [fs::rename(new.index(), folder.index()), fs::remove_dir(new.path())] {
-        match done {
-            // Another process did it meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
-    }
-    Ok(())
+    // Another process may do it meanwhile.
+    unless_gone(fs::rename(new.index(), folder.index()))?;
+    unless_gone(fs::remove_dir(new.path()))
 }
 
 /// Deletes a merge that was not finished: its index first, for an index alone is one that is to be moved.
 fn clear(new: &RunFolder) -> io::Result<()> {
-    let deleted = fs::remove_file(new.index()).and_then(|()| sync_folder(new.path()));
-    for done in [deleted, fs::remove_dir_all(new.path())] {
-        match done {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
+    // Where that fails, the output beside it stays as well.
+    unless_gone(fs::remove_file(new.index()).and_then(|()| sync_folder(new.path())))?;
+    unless_gone(fs::remove_dir_all(new.path()))
+}
+
+fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
-    Ok(())
 }
 
 fn is_half_moved(new: &RunFolder) -> bool {

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
-use serde::{Deserialize, Serialize};
 
 use crate::error::io_error;
 use crate::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
+use crate::format;
 use crate::watch::Part;
 
 const VERSION: u32 = 1;
@@ -35,11 +35,6 @@ const FOLDERS: [&str; 4] = ["runs", "ids", "trash", "wakes"];
 /// How often a folder is made anew that others take away meanwhile.
 const MAX_TRIES: u32 = 100;
 
-#[derive(Serialize, Deserialize)]
-struct Format {
-    version: u32,
-}
-
 /// The store's folder.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -47,6 +42,8 @@ pub(super) struct Layout {
     sync: Sync,
     /// Whether this handle saw to it that the folders are there.
     made: Arc<AtomicBool>,
+    /// Whether it has seen a version that it knows.
+    known: Arc<AtomicBool>,
 }
 
 /// The folder of one run.
@@ -57,17 +54,19 @@ pub(super) struct RunFolder {
 }
 
 impl Layout {
-    /// Checks what is there of the folder; nothing is made.
+    /// Looks at the folder, where it is in reach; nothing is made. What cannot be looked at now is found by who uses it.
     pub(super) fn open(root: PathBuf, durability: Durability) -> Result<Self> {
-        let layout = Self { root, sync: durability.into(), made: Arc::default() };
-        layout.is_versioned()?;
-        for folder in FOLDERS {
-            match check_folder(&layout.root.join(folder)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
+        let layout = Self { root, sync: durability.into(), made: Arc::default(), known: Arc::default() };
+        match layout.check_version() {
+            Ok(()) => layout.empty_trash(),
+            // Wrong for good, whatever becomes of the folder.
+            Err(error) if matches!(error.kind(), ErrorKind::TooNew | ErrorKind::Invalid) => {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), folder = %layout.root.display(), "a store is out of reach");
             }
         }
-        layout.empty_trash();
         Ok(layout)
     }
 
@@ -77,41 +76,30 @@ impl Layout {
             return Ok(());
         }
         fs::create_dir_all(&self.root).map_err(io_error("make the store's folder"))?;
+        // First: nothing is made in a folder that a newer version wrote.
+        self.check_version()?;
         FOLDERS.iter().try_for_each(|folder| make_folder(&self.root.join(folder)))?;
-        if !self.is_versioned()? {
-            replace(&self.format_file(), format!("{{\"version\":{VERSION}}}\n").as_bytes(), self.sync)
-                .map_err(io_error("write the store's version"))?;
-        }
+        format::make_versioned(&self.root, VERSION, self.sync)?;
         self.made.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Refuses what a newer version wrote. Looked at until a version is there: the folder may come into reach at any time.
+    pub(super) fn check_version(&self) -> Result<()> {
+        if !self.known.load(Ordering::Relaxed) && format::is_versioned(&self.root, VERSION)? {
+            self.known.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     /// Why a run is not here: the store does not have it, or the store itself is away, as where nothing is mounted.
     pub(super) fn not_there(&self, doing: &str, run: &RunId) -> Result<Error> {
-        if self.is_versioned()? {
+        if format::is_versioned(&self.root, VERSION)? {
             return Ok(super::missing(doing, run));
         }
         Ok(Error::new(ErrorKind::Unavailable, format!("{doing}: there is no store in the folder"))
             .with("folder", self.root.display())
             .with("run", run))
-    }
-
-    fn format_file(&self) -> PathBuf {
-        self.root.join("format.json")
-    }
-
-    /// Whether there is a version; a newer one than ours is an error.
-    fn is_versioned(&self) -> Result<bool> {
-        let doing = "read the store's version";
-        let Some(bytes) = read(&self.format_file()).map_err(io_error(doing))? else { return Ok(false) };
-        let format: Format = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::new(ErrorKind::Corrupt, doing).with_source(e))?;
-        if format.version > VERSION {
-            return Err(Error::new(ErrorKind::TooNew, "open the store")
-                .with("version", format.version)
-                .with("newest known", VERSION));
-        }
-        Ok(true)
     }
 
     pub(super) fn wakes(&self) -> PathBuf {
@@ -146,12 +134,18 @@ impl Layout {
         self.prepare()?;
         let folder = self.folder_of(key);
         let mut tries = 0;
-        // Whoever removes the last run of a stage takes its folder away, perhaps while this run is made in it.
+        // Whoever removes the last run of a stage takes its folder away, perhaps while this run is made in it; and the
+        // whole store may go, as where it is unmounted.
         while let Err(error) = self.make_folders(&folder.path) {
-            tries += 1;
-            if error.kind() != ErrorKind::NotFound || tries == MAX_TRIES {
+            if error.kind() != ErrorKind::NotFound {
                 return Err(error);
             }
+            tries += 1;
+            if tries == MAX_TRIES {
+                return Err(Error::new(ErrorKind::Unavailable, "make the folder of a run").with_source(error));
+            }
+            self.made.store(false, Ordering::Relaxed);
+            self.prepare()?;
         }
         let id_file = self.id_file(&key.run_id);
         if let Some(parent) = id_file.parent() {
@@ -204,6 +198,7 @@ impl Layout {
 
     /// The folder to which an id leads, whether it is there or not.
     fn way(&self, run: &RunId) -> Result<Option<RunFolder>> {
+        self.check_version()?;
         let id_file = self.id_file(run);
         let ids = id_file.ancestors().skip(1).take_while(|part| *part != self.root);
         match ids.map(check_folder).find_map(Result::err) {
@@ -256,6 +251,7 @@ impl Layout {
 
     /// The folders of all runs of these; encoded names.
     pub(super) fn folders(&self, action: Option<&str>, stage: Option<&str>) -> Result<Vec<RunFolder>> {
+        self.check_version()?;
         let runs = self.root.join("runs");
         match check_folder(&runs) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -295,7 +291,11 @@ impl Layout {
     /// Deletes what a killed remover had taken out of sight. What cannot be deleted now, or goes by another hand,
     /// stands in nobody's way.
     fn empty_trash(&self) {
-        let left = fs::read_dir(self.root.join("trash")).into_iter().flatten().flatten();
+        let trash = self.root.join("trash");
+        if check_folder(&trash).is_err() {
+            return;
+        }
+        let left = fs::read_dir(trash).into_iter().flatten().flatten();
         for path in left.map(|entry| entry.path()) {
             if let Err(error) = self.finish_removal(&path) {
                 tracing::debug!(error = %error.chain(), "a removed run is still in the trash");

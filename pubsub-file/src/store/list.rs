@@ -50,6 +50,7 @@ type Found = Vec<(RunRecord, RunFolder)>;
 /// The records that fit, newest first, with their folders. One that cannot be read is an error only where the query
 /// names its run.
 pub(super) fn matching(layout: &Layout, skipped: &Skipped, query: &RunQuery) -> Result<Found> {
+    layout.check_version()?;
     if let Some(run) = &query.run {
         let Some(folder) = layout.find(run)? else { return Ok(Vec::new()) };
         let record = folder.record()?.filter(|record| query.matches(record));

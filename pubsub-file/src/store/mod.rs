@@ -93,11 +93,16 @@ struct Inner {
 }
 
 impl FileStore {
-    /// Opens the folder. Nothing is made or written before a run begins: a folder that is not there has no runs, and
-    /// one that can only be read answers all questions.
+    /// A store in this folder. Nothing is made or written before a run begins: a folder that is not there has no runs,
+    /// and one that can only be read answers all questions.
+    ///
+    /// Connecting needs nothing that may be out of reach: a folder that cannot be looked at now (no permission, nothing
+    /// mounted, a part of its path that is no folder, a broken disk) is no error here, but of each call that uses it. What
+    /// may come back by itself is [`Unavailable`](ErrorKind::Unavailable), and is best tried again.
     ///
     /// # Errors
-    /// [`TooNew`](ErrorKind::TooNew) where a newer version wrote it; otherwise what the file system says.
+    /// What is wrong for good: [`TooNew`](ErrorKind::TooNew) where a newer version wrote it, and
+    /// [`Invalid`](ErrorKind::Invalid) for a path that no system takes.
     pub async fn connect(config: FileStoreConfig) -> Result<Self> {
         blocking(move || {
             let layout = Layout::open(config.dir, config.durability)?;

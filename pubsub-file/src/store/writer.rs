@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use pubsub_core::{
-    Appended, ErrorKind, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, RunStatus, Stream,
+    Appended, ErrorKind, LineBatch, LineEnd, LineNumber, LineRange, Result, RunRecord, RunStatus, Seldom,
+    Stream,
 };
 
 use super::Durability;
@@ -30,6 +31,8 @@ pub(super) struct Writer {
     passed: Vec<LineRange>,
     /// How much of the late lines is known to be whole.
     late: u64,
+    /// When to log that the output was cut by another hand.
+    shorter: Seldom,
 }
 
 /// What the files hold, as of the last look.
@@ -98,7 +101,8 @@ impl Writer {
         late::finish(&folder).map_err(io_error("put a merged output in place"))?;
         let log = open_for_writing(&folder.log()).map_err(io_error("open the output of a run"))?;
         let index = open_for_writing(&folder.index()).map_err(io_error("open the index of a run"))?;
-        Ok(Self { folder, log, index: Arc::new(index), known: Known::default(), passed: Vec::new(), late: 0 })
+        let (known, passed, shorter) = (Known::default(), Vec::new(), Seldom::default());
+        Ok(Self { folder, log, index: Arc::new(index), known, passed, late: 0, shorter })
     }
 
     /// Takes the run's lock; the files are opened again where they are not the run's any more.
@@ -258,7 +262,7 @@ impl Writer {
         // What lies behind the last entry was never acknowledged.
         if length > self.known.end {
             self.log.set_len(self.known.end)?;
-        } else if length < self.known.end {
+        } else if length < self.known.end && self.shorter.happened(1).is_some() {
             tracing::warn!(run = ?self.folder, "the output of a run is shorter than what was written to it");
         }
         Ok(())

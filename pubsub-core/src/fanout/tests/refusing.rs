@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Fake, Warnings, batch, config, ended, range, record};
+use super::{Fake, Said, batch, config, ended, range, record};
 use crate::{
     Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, MemoryRefusedLines, OutputSink, Refused,
     RefusedLines, Result, RunId, RunKey, RunRecord, SinkConfig,
@@ -84,8 +84,8 @@ impl RefusedLines for Useless {
 
 /// All lines of a run are refused one batch after the other; answers the reason of the one hole, and the warnings.
 async fn unkept(lines: Arc<dyn RefusedLines>) -> (String, usize) {
-    let warnings = Arc::new(AtomicUsize::new(0));
-    let _guard = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let said = Said::default();
+    let _guard = tracing::subscriber::set_default(said.clone());
     let sink = Fake::new(|_, _| Err(Error::new(ErrorKind::Invalid, "odd")));
     let fan_out = FanOut::new(vec![config("bad", &sink).with_refused_lines(lines)]);
     let record = record();
@@ -99,19 +99,31 @@ async fn unkept(lines: Arc<dyn RefusedLines>) -> (String, usize) {
     assert!(account.balances() && account.dead_lettered == 500, "{account:?}");
     assert_eq!(sink.last_record().holes, account.holes);
     assert_eq!(account.holes.len(), 1, "{account:?}");
-    // One for each batch that is refused.
-    (account.holes[0].reason.clone(), warnings.load(Ordering::SeqCst) - 5)
+    let reason = account.holes[0].reason.clone();
+    drop(run);
+    fan_out.close(Duration::from_secs(1)).await.unwrap();
+    drop(fan_out);
+    (reason, said.count(tracing::Level::WARN))
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_refused_lines_cannot_be_kept_it_is_said_once_and_in_the_record() {
     let (reason, warnings) = unkept(Arc::new(MemoryRefusedLines::new(100))).await;
-    assert_eq!((reason.as_str(), warnings), ("odd: invalid; not kept: keep refused lines: full", 1));
+    assert_eq!(
+        (reason.as_str(), warnings),
+        ("odd: invalid; not kept: keep refused lines: full", 3),
+        "refused, not kept, the rest"
+    );
     let (reason, warnings) = unkept(Arc::new(Useless { answers: true })).await;
-    assert_eq!((reason.as_str(), warnings), ("odd: invalid; not kept: keep refused lines: refused", 1));
+    assert_eq!(
+        (reason.as_str(), warnings),
+        ("odd: invalid; not kept: keep refused lines: refused", 3),
+        "refused, not kept, the rest"
+    );
     let (reason, warnings) = unkept(Arc::new(Useless { answers: false })).await;
     assert!(reason.starts_with("odd: invalid; not kept: ") && reason.ends_with("timed out"), "{reason}");
-    assert_eq!(warnings, 1);
+    // Each of five batches waits longer than the log is silent about refused lines.
+    assert_eq!(warnings, 6);
 }
 
 #[tokio::test(start_paused = true)]
