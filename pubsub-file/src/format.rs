@@ -18,7 +18,9 @@ struct Format {
 /// Whether a folder says its version. What is newer than `newest` is refused by name, before anything there is touched.
 pub(crate) fn is_versioned(folder: &Path, newest: u32) -> Result<bool> {
     let doing = "read the version of a folder";
-    let Some(bytes) = files::read(&folder.join(FILE)).map_err(io_error(doing))? else { return Ok(false) };
+    let found =
+        files::read(&folder.join(FILE)).map_err(|e| io_error(doing)(e).with("folder", folder.display()))?;
+    let Some(bytes) = found else { return Ok(false) };
     let format: Format = serde_json::from_slice(&bytes)
         .map_err(|e| Error::new(ErrorKind::Corrupt, doing).with("folder", folder.display()).with_source(e))?;
     if format.version > newest {
@@ -38,5 +40,6 @@ pub(crate) fn make_versioned(folder: &Path, version: u32, sync: Sync) -> Result<
     let doing = "write the version of a folder";
     let json = serde_json::to_vec(&Format { version })
         .map_err(|e| Error::new(ErrorKind::Internal, doing).with_source(e))?;
-    files::replace(&folder.join(FILE), &[&json[..], b"\n"].concat(), sync).map_err(io_error(doing))
+    files::replace(&folder.join(FILE), &[&json[..], b"\n"].concat(), sync)
+        .map_err(|e| io_error(doing)(e).with("folder", folder.display()))
 }

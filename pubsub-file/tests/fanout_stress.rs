@@ -163,12 +163,13 @@ fn memory() -> f64 {
 struct Samples(Vec<(f64, f64)>);
 
 impl Samples {
-    /// Bytes a second, by least squares.
+    /// Bytes a second, by least squares over the second half: in the first one queues and the allocator fill.
     fn slope(&self) -> f64 {
-        let count = self.0.len() as f64;
-        let (x, y) = self.0.iter().fold((0.0, 0.0), |(x, y), sample| (x + sample.0, y + sample.1));
+        let samples = self.0.get(self.0.len() / 2..).unwrap_or_default();
+        let count = samples.len() as f64;
+        let (x, y) = samples.iter().fold((0.0, 0.0), |(x, y), sample| (x + sample.0, y + sample.1));
         let (x, y) = (x / count, y / count);
-        let (over, under) = self.0.iter().fold((0.0, 0.0), |(over, under), sample| {
+        let (over, under) = samples.iter().fold((0.0, 0.0), |(over, under), sample| {
             (over + (sample.0 - x) * (sample.1 - y), under + (sample.0 - x) * (sample.0 - x))
         });
         over / under
@@ -187,8 +188,8 @@ impl Samples {
 
     fn are_flat(&self, seconds: u64, rate: f64) {
         assert!(self.0.len() > 20, "{} samples", self.0.len());
-        // In the short form queues and the allocator still fill. In the long form a step is left where a disk stood still and
-        // the queues, 4 MiB for each run and store, were full for a while: less than a fiftieth of what is printed.
+        // In the short form they may still fill. In the long form a step is left where a disk stood still and the queues,
+        // 4 MiB for each run and store, were full for a while: less than a fiftieth of what is printed.
         let bound = if seconds < 60 { rate / 2.0 } else { rate / 50.0 };
         assert!(self.slope() < bound, "memory grows by {} bytes a second", self.slope());
         assert!(self.most() < MEMORY, "{} bytes of memory", self.most());
@@ -421,7 +422,9 @@ async fn case(fault: Fault, spooled: bool, seconds: u64, bytes: usize) {
         samples.told(rate),
     );
     samples.are_flat(seconds, rate);
-    assert!(during.slower < before.slower.max(1.0) * 1.1 + 0.1, "the commands were slowed");
+    // In seconds a machine that has other work shows; then half as long again is no sign of waiting for a store.
+    let slower = if seconds < 60 { 0.5 } else { 0.1 };
+    assert!(during.slower < before.slower.max(1.0) * 1.1 + slower, "the commands were slowed");
     // Far less than for how long the other one misbehaved; in ten minutes a disk has its own moods.
     let behind = if seconds < 60 { 1.5 } else { 30.0 };
     assert!(during.lag < before.lag + behind, "the good store was delayed");
@@ -464,7 +467,7 @@ macro_rules! cases {
             #[test]
             fn $short() {
                 let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                run($fault, $way, 2, 50);
+                run($fault, $way, 4, 50);
             }
 
             #[test]

@@ -159,13 +159,13 @@ fn what_is_not_there_is_3_and_says_what_is() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened_is_4() {
+fn who_asks_a_store_that_is_out_of_reach_gets_4_and_its_name() {
     let place = Place::new();
     std::fs::write(place.path().join("file"), "no folder").unwrap();
-    for words in [&["get-logs", "a", "s"][..], &["stream", "a", "s", "--", "true"]] {
+    for words in [&["get-logs", "a", "s"][..], &["get-status", "a", "s"], &["list"], &["verify", "a", "s"]] {
         let told = place.expect(4, &[&["--store", "file:file"], words].concat());
         assert!(told.err.starts_with("pipeline: ") && told.err.lines().count() == 1, "{told:?}");
-        assert!(told.err.contains("place=file:file"), "it names the path: {told:?}");
+        assert!(told.err.contains("folder=file"), "it names the path: {told:?}");
     }
 }
 

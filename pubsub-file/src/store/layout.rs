@@ -63,9 +63,7 @@ impl Layout {
             Err(error) if matches!(error.kind(), ErrorKind::TooNew | ErrorKind::Invalid) => {
                 return Err(error);
             }
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), folder = %layout.root.display(), "a store is out of reach");
-            }
+            Err(error) => tracing::debug!(error = %error.chain(), "a store is out of reach"),
         }
         Ok(layout)
     }
@@ -75,7 +73,8 @@ impl Layout {
         if self.made.load(Ordering::Relaxed) {
             return Ok(());
         }
-        fs::create_dir_all(&self.root).map_err(io_error("make the store's folder"))?;
+        fs::create_dir_all(&self.root)
+            .map_err(|e| io_error("make the store's folder")(e).with("folder", self.root.display()))?;
         // First: nothing is made in a folder that a newer version wrote.
         self.check_version()?;
         FOLDERS.iter().try_for_each(|folder| make_folder(&self.root.join(folder)))?;
