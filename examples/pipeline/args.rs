@@ -32,7 +32,8 @@ pub(crate) struct Global {
     /// The broker, in place of the folder's: file:///path, file:path
     #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) broker: Option<Place>,
-    /// A store, in place of the folder's; the first is required, others by ?required=true
+    /// A store, in place of the folder's; may be given several times. The first is required and is asked; others are
+    /// required by ?required=true
     #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) store: Vec<Place>,
     /// A spool in this folder: `work` and `stream` keep output there until the stores have it, and ship what is left
@@ -87,7 +88,7 @@ pub(crate) enum Command {
     /// The runs, newest first
     #[command(after_help = help::LIST)]
     List(List),
-    /// Stop what runs and waits of an action
+    /// Stop what workers run of an action, and what waits of it
     #[command(after_help = help::CANCEL)]
     Cancel(Cancel),
     /// What waits in the spool of --spool, and whether it is whole

@@ -13,7 +13,7 @@ use crate::args::{self, DeadLettersCommand};
 use crate::codes::{DONE, Done, Failure, of_run};
 use crate::documents::{DeadLetterDocument, EventDocument, RefusedDocument, StatusDocument, WaitedDocument};
 use crate::human;
-use crate::places::{Places, fresh};
+use crate::places::{Places, fresh, waits};
 use crate::screen::{Form, Screen};
 use crate::values::PayloadSource;
 
@@ -187,6 +187,7 @@ async fn refused_lines(places: &Places, screen: &mut Screen, limit: usize) -> Do
 
 pub(crate) async fn waited(places: &Places, screen: &mut Screen, args: &args::Wait) -> Done {
     let (store, broker) = (places.store().await?, places.broker().await.map_err(only_read)?);
+    waits(&*store, screen, &args.action_id, args.stage.as_ref()).await?;
     let mut what = Wait::new(args.action_id.clone());
     what.stage.clone_from(&args.stage);
     what.event.clone_from(&args.event);

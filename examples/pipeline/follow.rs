@@ -7,7 +7,7 @@ use pubsub_pipeline::{Follow, FollowFrom, Followed, LineNumber, OutputItem, Outp
 
 use crate::args;
 use crate::codes::{DONE, Done};
-use crate::places::{Places, chosen, fresh};
+use crate::places::{Places, chosen, fresh, waits};
 use crate::screen::Screen;
 
 pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &args::StreamLogs) -> Done {
@@ -21,6 +21,9 @@ pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &arg
         (_, Some(last)) => FollowFrom::Last(last),
         (from, None) => FollowFrom::Line(from.unwrap_or(LineNumber::FIRST)),
     };
+    if let Target::Stage(action, stage) = &target {
+        waits(&*store, screen, action, Some(stage)).await?;
+    }
     let reader: Arc<dyn OutputReader> = store;
     let mut followed = follow(Arc::clone(&reader), Follow { target, from });
     let mut begun = 0_u32;

@@ -151,12 +151,16 @@ pub(crate) const WAIT: &str = help!(
 pub(crate) const LIST: &str =
     help!("pipeline list", "pipeline list --action action-123 --outcome failed --since 1day");
 
-pub(crate) const CANCEL: &str = help!("pipeline cancel action-123");
+pub(crate) const CANCEL: &str = help!(
+    "pipeline cancel action-123",
+    "",
+    "It reaches what workers run and what waits for them. What `stream` runs has no event: a signal to it stops that.",
+);
 
 pub(crate) const SPOOL: &str = help!(
     "pipeline --spool /var/spool/pipeline spool",
     "",
-    "One line for each run that waits: the store, action, stage, attempt, and how much. What is damaged is told as well, and \
+    "All stores that something waits for, whichever --store names. One line for each run that waits: the store, action, stage, attempt, and how much. What is damaged is told as well, and \
      the exit code is 1 then: the next one that opens the spool repairs it, and lines that cannot be read become a hole.",
 );
 

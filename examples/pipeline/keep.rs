@@ -11,7 +11,7 @@ use pubsub_pipeline::{
 use serde::Serialize;
 
 use crate::args;
-use crate::codes::{DONE, Done, NO, not_there};
+use crate::codes::{DONE, Done, Failure, NO, not_there};
 use crate::documents::{ExportedLine, GapDocument, StatusDocument};
 use crate::human;
 use crate::places::{Places, Written, chosen, existing, seen};
@@ -216,14 +216,30 @@ pub(crate) async fn expire(places: &Places, screen: &mut Screen, args: &args::Ex
     let mut keep = Keep::new();
     keep.since = args.older_than.map(|age| Timestamp::now().minus(age));
     (keep.bytes, keep.runs) = (args.max_bytes, args.max_runs);
-    let stores = places.existing_stores().await?;
-    for (place, store) in &stores {
-        let expired = store.expire(&keep).await?;
-        let store = place.to_string();
-        match screen.form {
-            Form::Json => screen.document(&Expired { store, expired })?,
-            Form::Text => screen.text(&format!("{expired} runs expired in {store}"))?,
+    let (mut stores, mut failed) = (Vec::new(), None);
+    for (place, store) in places.each_existing().await {
+        let expired = match store {
+            Ok(store) => {
+                let expired = store.expire(&keep).await;
+                stores.push(store);
+                expired.map_err(Failure::from)
+            }
+            Err(failure) => Err(failure),
+        };
+        match (expired, screen.form) {
+            (Ok(expired), Form::Json) => screen.document(&Expired { store: place.to_string(), expired })?,
+            (Ok(expired), Form::Text) => screen.text(&format!("{expired} runs expired in {place}"))?,
+            // The others do not wait for this one.
+            (Err(Failure::Error(error)), _) => {
+                screen.notice(&format!("in {place} nothing expired: {}", error.chain()))?;
+                failed = failed.or(Some(error));
+            }
+            (Err(failure), _) => return Err(failure),
         }
+    }
+    if let Some(failure) = failed {
+        // Whether it still has the runs whose lines were refused is not known.
+        return Err(failure.into());
     }
     // Lines that were refused go with their run, once no store has it.
     let refused = places.refused_lines();
@@ -232,7 +248,7 @@ pub(crate) async fn expire(places: &Places, screen: &mut Screen, args: &args::Ex
     for run in runs {
         let query = RunQuery::of_run(run.clone());
         let mut is_there = false;
-        for (_, store) in &stores {
+        for store in &stores {
             is_there |= !store.runs(&query).await?.is_empty();
         }
         if !is_there {

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output, OutputReader, Place,
-    RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Store, bring_tails, connect_broker,
-    connect_store, current_run, name,
+    ActionId, Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output,
+    OutputReader, Place, RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Stage, Store,
+    bring_tails, connect_broker, connect_store, current_run, name,
 };
 use tokio::task::JoinSet;
 
 use crate::args::{Chosen, Global};
 use crate::codes::{Done, Failure, not_there};
 use crate::runs::{LATE, sinks};
+use crate::screen::Screen;
 
 /// What the global options name, not yet connected: each subcommand connects what it needs.
 #[derive(Clone, Debug)]
@@ -55,14 +56,13 @@ impl Places {
         self.store().await
     }
 
-    /// Every store, by its place, without a spool; all of them must be there.
-    pub(crate) async fn existing_stores(&self) -> Done<Vec<(&Place, Arc<dyn Store>)>> {
-        self.stores.iter().try_for_each(exists)?;
+    /// Every store, by its place, without a spool, or why it cannot be asked.
+    pub(crate) async fn each_existing(&self) -> Vec<(&Place, Done<Arc<dyn Store>>)> {
         let mut stores = Vec::with_capacity(self.stores.len());
         for place in &self.stores {
-            stores.push((place, connect_store(place).await?.store));
+            stores.push((place, existing(place).await));
         }
-        Ok(stores)
+        stores
     }
 
     /// Refuses places where nothing can be: no spool, and not the first store.
@@ -86,7 +86,7 @@ impl Places {
                 return Err(Error::invalid("the first store is required: name another one first").into());
             }
             let mut connected = connect_store(place).await?;
-            let name = format!("{} {}", connected.capabilities.name, index + 1);
+            let name = place.to_string();
             let spool = match &self.spool {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
@@ -151,20 +151,45 @@ impl Places {
         Ok(connect_store(place).await?.store)
     }
 
-    /// The spool of each store, where there is one: its store and its folder.
+    /// Every spool in the folder of `--spool`, whichever stores are named now: its store and its folder.
     pub(crate) fn spools(&self) -> Done<Vec<(String, PathBuf)>> {
         let Some(folder) = &self.spool else {
             return Err(Error::invalid("--spool DIR says where the spool is").into());
         };
-        self.stores.iter().map(|place| Ok((place.to_string(), folder.join(spool_name(place)?)))).collect()
+        let entries = match std::fs::read_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(not_there(format!(
+                    "there is no folder {}: nothing waits in it",
+                    folder.display()
+                )));
+            }
+            entries => entries?,
+        };
+        let mut spools = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let store = entry.file_name().to_str().and_then(spooled_store);
+            spools.extend(store.map(|store| (store, entry.path())));
+        }
+        spools.sort();
+        Ok(spools)
     }
+}
+
+/// How the spool of a store in a folder begins.
+const FILE_SPOOL: &str = "file-";
+
+/// The store of a spool with this name; as the name stands where it is too long to say it.
+fn spooled_store(spool: &str) -> Option<String> {
+    let encoded = spool.strip_prefix(FILE_SPOOL)?;
+    Some(format!("file:{}", name::decode(encoded).as_deref().unwrap_or(encoded)))
 }
 
 /// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.
 fn spool_name(place: &Place) -> Done<String> {
     Ok(match place.scheme() {
         Scheme::File(folder) => {
-            format!("file-{}", name::encode(&std::path::absolute(folder)?.display().to_string()))
+            format!("{FILE_SPOOL}{}", name::encode(&std::path::absolute(folder)?.display().to_string()))
         }
         scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
     })
@@ -227,6 +252,23 @@ pub(crate) fn seen(output: &Output) -> RunRecord {
         record.counts.lines = record.counts.lines.max(output.complete_through);
     }
     record
+}
+
+/// Says that there is nothing yet: a name that is misspelt would be waited for in silence.
+pub(crate) async fn waits(
+    store: &dyn OutputReader,
+    screen: &mut Screen,
+    action: &ActionId,
+    stage: Option<&Stage>,
+) -> Done<()> {
+    let mut query = RunQuery::all().with_action(action.clone()).with_limit(1);
+    query.stage = stage.cloned();
+    // A store that is out of reach is told by who waits for it.
+    if store.runs(&query).await.is_ok_and(|runs| runs.is_empty()) {
+        let what = stage.map(|stage| format!("stage {stage} of ")).unwrap_or_default();
+        screen.notice(&format!("{what}{action} has no run yet; waiting for one"))?;
+    }
+    Ok(())
 }
 
 /// Says what there is where something is not.

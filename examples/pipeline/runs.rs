@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, RefusedLines, SinkConfig};
+use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, RefusedLines, SinkConfig, Spooled, Store};
 
 use tokio::task::JoinSet;
 
@@ -92,8 +92,9 @@ pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
     sinks.collect()
 }
 
-/// How long spools may go on after the last run.
+/// How long spools may go on after the last run, and how long where their store is away.
 pub(crate) const LATE: Duration = Duration::from_secs(10);
+const AWAY: Duration = Duration::from_secs(2);
 
 /// Ends what brings output to the stores after its run, and says what is left in the spools; a signal ends the wait.
 pub(crate) async fn close(
@@ -107,17 +108,31 @@ pub(crate) async fn close(
         // What died before us is brought whole, or it is there for the next one.
         let brought = async { while bringing.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LATE, brought).await;
-        join_all(spools().map(|spool| spool.close(LATE))).await
+        let shipped = join_all(spools().map(|spool| shipped(spool)));
+        let _ = tokio::time::timeout(LATE, shipped).await;
     };
-    let closed = tokio::select! {
-        closed = closing => closed,
-        _ = signals.next() => join_all(spools().map(|spool| spool.close(Duration::ZERO))).await,
-    };
+    tokio::select! {
+        () = closing => {}
+        _ = signals.next() => {}
+    }
+    let closed = join_all(spools().map(|spool| spool.close(Duration::ZERO))).await;
     for error in closed.into_iter().filter_map(Result::err) {
         screen
             .notice(&format!("{}; the next `work` or `stream` with this --spool goes on", error.chain()))?;
     }
     Ok(())
+}
+
+/// Returns once the store has everything, or is away for a while: what is left waits for the next one.
+async fn shipped(spool: &Spooled<Arc<dyn Store>>) {
+    let is_away = async {
+        tokio::time::sleep(AWAY).await;
+        spool.is_away().await;
+    };
+    tokio::select! {
+        () = spool.shipped() => {}
+        () = is_away => {}
+    }
 }
 
 #[cfg(test)]

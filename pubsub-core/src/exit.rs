@@ -200,6 +200,28 @@ impl Verdict {
 }
 
 /// Says what an exit means. Pure: no I/O, the same answer for the same exit.
+///
+/// One of your own, for a program that ends with 75 where trying again may help (`EX_TEMPFAIL`, sysexits(3)):
+///
+/// ```
+/// use std::sync::Arc;
+/// use pubsub_core::{Execution, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, Verdict};
+///
+/// struct OnlyTemporary(ExitTable);
+///
+/// impl ExitClassification for OnlyTemporary {
+///     fn classify(&self, exit: &Exit) -> Verdict {
+///         let verdict = self.0.classify(exit);
+///         if exit.code == Some(75) { verdict } else { Verdict { retryable: Retryable::Never, ..verdict } }
+///     }
+/// }
+///
+/// let rules = OnlyTemporary(ExitTable::default());
+/// assert_eq!(rules.classify(&Exit::code(75)), Verdict::new(Outcome::Failed, Pipeline::Stops));
+/// assert_eq!(rules.classify(&Exit::code(1)).retryable, Retryable::Never);
+/// let execution = Execution::new().with_classification(Arc::new(rules));
+/// # let _ = execution;
+/// ```
 pub trait ExitClassification: Send + Sync {
     /// The verdict on one exit.
     fn classify(&self, exit: &Exit) -> Verdict;

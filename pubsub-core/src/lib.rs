@@ -61,6 +61,8 @@ mod wait;
 mod worker;
 
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope, group_dropped};
+/// What implementing a trait of this crate needs.
+pub use async_trait::async_trait;
 pub use cap::{Cap, bring_tails};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use capture::{Capture, PART_AFTER};

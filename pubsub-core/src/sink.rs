@@ -13,6 +13,36 @@ use crate::{Gap, LineBatch, LineNumber, LineRange, Result, RunKey, RunRecord};
 /// only moves forward: one whose revision is not higher than the stored one changes nothing. What a call answered
 /// `Ok` to survives a crash of this process.
 ///
+/// A sink of your own, which counts lines; [`async_trait`](crate::async_trait) is re-exported for that:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use pubsub_core::{Appended, FanOut, LineBatch, OutputSink, Result, RunKey, RunRecord, SinkConfig, async_trait};
+///
+/// #[derive(Default)]
+/// struct Counted(AtomicUsize);
+///
+/// #[async_trait]
+/// impl OutputSink for Counted {
+///     async fn begin(&self, _: &RunRecord) -> Result<()> {
+///         Ok(())
+///     }
+///
+///     async fn append(&self, _: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+///         self.0.fetch_add(batches.iter().map(LineBatch::len).sum(), Ordering::Relaxed);
+///         Ok(Appended::all())
+///     }
+///
+///     async fn finish(&self, _: &RunRecord) -> Result<()> {
+///         Ok(())
+///     }
+/// }
+///
+/// let fan_out = FanOut::new(vec![SinkConfig::best_effort("counted", Arc::new(Counted::default()))]);
+/// # let _ = fan_out;
+/// ```
+///
 /// # Cancel safety
 /// A dropped call may have happened, in part or as a whole; repeat it.
 #[async_trait]

@@ -108,8 +108,10 @@ fn a_failed_command_is_tried_again_as_often_as_it_is_told() {
 fn waiting_too_long_is_5_and_waiting_begins_before_anything_is_there() {
     let place = Place::new();
     let late = place.expect(5, &["wait", "a", "s", "--timeout", "200ms", "--json"]);
-    let document: serde_json::Value = serde_json::from_str(late.err.trim_end()).unwrap();
-    assert_eq!(document["kind"], "timed_out");
+    let told: Vec<serde_json::Value> =
+        late.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told[0]["notice"], "stage s of a has no run yet; waiting for one");
+    assert_eq!(told[1]["kind"], "timed_out");
     let waiting = place.start(&["wait", "a", "s"]);
     place.expect(0, &["publish", "a", "t"]);
     work(&place, &["--on", "t:*", "--stage", "s"], "true");

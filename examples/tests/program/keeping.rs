@@ -148,6 +148,16 @@ fn what_is_past_a_limit_expires_the_oldest_first() {
 }
 
 #[test]
+fn a_store_that_is_away_keeps_no_other_from_expiring() {
+    let place = Place::new();
+    place.expect(0, &["stream", "a", "s", "--", "true"]);
+    let words = ["--store", "file:gone", "--store", "file:.pipeline", "expire", "--older-than", "1us"];
+    let told = place.expect(3, &words);
+    assert_eq!(told.out, "1 runs expired in file:.pipeline\n");
+    assert!(told.err.contains("in file:gone nothing expired: there is no folder gone"), "{told:?}");
+}
+
+#[test]
 fn every_store_that_is_named_expires_and_a_running_run_stays() {
     let place = one_after_the_other(&["a", "b"]);
     place.expect(0, &["copy", "a", "s", "--to", "file:archive"]);

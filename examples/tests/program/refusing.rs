@@ -83,13 +83,13 @@ fn refused_lines_are_listed_sent_again_by_a_copy_and_removed_with_their_run() {
     let of = |name: &str| lines[name].clone();
     assert_eq!(
         [of("kind"), of("sink"), of("action_id"), of("stage"), of("run_id")],
-        ["lines", "file 2", "a", "s", run]
+        ["lines", "file:b", "a", "s", run]
     );
     assert_eq!([of("first"), of("last"), of("bytes")], [601, 700, 400]);
     assert!(of("reason").as_str().unwrap().contains("refused"), "{lines}");
     let listed = place.expect(0, &["dead-letters", "list"]).out;
     let cells: Vec<&str> = listed.trim_end().split('\t').collect();
-    assert_eq!((cells[0], &cells[2..8]), ("lines", &["file 2", "a", "s", run, "601-700", "400 bytes"][..]));
+    assert_eq!((cells[0], &cells[2..8]), ("lines", &["file:b", "a", "s", run, "601-700", "400 bytes"][..]));
     assert_eq!(place.expect(0, &["dead-letters", "list", "--limit", "0"]).out, "");
     let help = place.expect(0, &["dead-letters", "--help"]).out;
     assert!(help.contains("`copy` sends the run again"), "{help}");

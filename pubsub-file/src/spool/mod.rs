@@ -8,6 +8,7 @@ pub(crate) mod fuzzing;
 mod log;
 mod removal;
 mod ship;
+mod telling;
 mod verify;
 
 use std::collections::{BTreeMap, HashSet};
@@ -89,6 +90,8 @@ struct Shared<S> {
     /// Up to which change everything was shipped.
     settled: watch::Sender<u64>,
     work: Notify,
+    /// Whether the last call to the sink failed.
+    away: watch::Sender<bool>,
     /// Set once the shipper is to end.
     stop: watch::Sender<bool>,
 }
@@ -145,6 +148,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
             work: Notify::new(),
+            away: watch::Sender::new(false),
             stop: watch::Sender::new(false),
         });
         let adopting = Arc::clone(&shared);
@@ -166,6 +170,16 @@ impl<S: OutputSink + 'static> Spooled<S> {
         let mut settled = self.shared.settled.subscribe();
         // The sender lives as long as this handle.
         let _ = settled.wait_for(|settled| *settled >= target).await;
+    }
+
+    /// Returns once the sink is out of reach, which the last call to it said.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves nothing behind.
+    pub async fn is_away(&self) {
+        let mut away = self.shared.away.subscribe();
+        // The sender lives as long as this handle.
+        let _ = away.wait_for(|away| *away).await;
     }
 
     /// Ships at most so long, and ends: nothing is shipped any more. What is left stays in the folder, for the next one

@@ -66,15 +66,12 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
                 Ok(Step::Nothing) => {}
                 Ok(Step::Some) => {
                     idle = false;
-                    if std::mem::take(&mut tries) > 0 {
-                        tracing::info!(spool = %shared.config.dir.display(), "the sink of a spool answers again");
-                    }
+                    tries = 0;
+                    shared.answers();
                 }
                 Ok(Step::Failed(error)) => {
                     idle = false;
-                    if tries == 0 {
-                        tracing::warn!(spool = %shared.config.dir.display(), error = %error.chain(), "the sink of a spool fails; it is tried again");
-                    }
+                    shared.fails(&error);
                     shared.pause(tries).await;
                     tries = tries.saturating_add(1);
                     break;
@@ -254,12 +251,6 @@ impl<S: OutputSink + 'static> Shared<S> {
                 Ok(())
             }
             answer => answer,
-        }
-    }
-
-    fn files_fail(&self, error: &Error) {
-        if let Some(times) = self.logs.files.happened(1) {
-            tracing::warn!(spool = %self.config.dir.display(), times, error = %error.chain(), "files of a spool cannot be read or written now");
         }
     }
 
