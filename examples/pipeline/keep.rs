@@ -155,19 +155,19 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     query.stage.clone_from(&args.stage);
     let mut removed: Vec<RunRecord> = Vec::new();
     places.has_runs()?;
-    let mut found = Vec::new();
-    for Written { connected, spool, .. } in places.stores().await? {
+    let (mut found, mut failed) = (Vec::new(), None);
+    for Written { name, connected, spool, .. } in places.stores().await? {
         let mut records = match spool {
             // Before the store is asked: what is shipped meanwhile is found there.
             Some(spool) => spool.waiting().await?,
             None => Vec::new(),
         };
         records.retain(|record| query.matches(record));
-        // What waits can be removed also where the store is out of reach.
+        // What waits can be removed also where the store is out of reach, and so can what others have.
         match connected.store.runs(&query).await {
-            Err(error) if records.is_empty() => return Err(error.into()),
             Err(error) => {
-                screen.notice(&format!("a store cannot be asked for its runs: {}", error.chain()))?
+                screen.notice(&format!("{name} cannot be asked for its runs: {}", error.chain()))?;
+                failed = failed.or(Some(error));
             }
             Ok(stored) => records.extend(stored),
         }
@@ -177,7 +177,6 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
         // Before anything is removed: all of it, or nothing.
         found.iter().flat_map(|(_, records)| records).try_for_each(not_running)?;
     }
-    let mut failed = None;
     for (connected, records) in found {
         for record in records {
             match connected.store.remove(&record.key.run_id).await {

@@ -14,7 +14,7 @@ use crate::args::RunOptions;
 use crate::codes::Done;
 use crate::places::{Places, Written};
 use crate::screen::Screen;
-use crate::signals::Signals;
+use crate::signals::{Asked, Signals};
 
 /// The command with its limits.
 pub(crate) fn command(words: &[String], options: &RunOptions) -> Done<Command> {
@@ -96,13 +96,14 @@ pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
 pub(crate) const LATE: Duration = Duration::from_secs(10);
 const AWAY: Duration = Duration::from_secs(2);
 
-/// Ends what brings output to the stores after its run, and says what is left in the spools; a signal ends the wait.
+/// Ends what brings output to the stores after its run, and says what is left in the spools; answers the signal that ended
+/// the wait.
 pub(crate) async fn close(
     stores: &[Written],
     mut bringing: JoinSet<()>,
     screen: &mut Screen,
     signals: &mut Signals,
-) -> Done<()> {
+) -> Done<Option<Asked>> {
     let spools = || stores.iter().filter_map(|written| written.spool.as_ref());
     let closing = async {
         // What died before us is brought whole, or it is there for the next one.
@@ -111,16 +112,16 @@ pub(crate) async fn close(
         let shipped = join_all(spools().map(|spool| shipped(spool)));
         let _ = tokio::time::timeout(LATE, shipped).await;
     };
-    tokio::select! {
-        () = closing => {}
-        _ = signals.next() => {}
-    }
+    let asked = tokio::select! {
+        () = closing => None,
+        asked = signals.next() => Some(asked),
+    };
     let closed = join_all(spools().map(|spool| spool.close(Duration::ZERO))).await;
     for error in closed.into_iter().filter_map(Result::err) {
         screen
             .notice(&format!("{}; the next `work` or `stream` with this --spool goes on", error.chain()))?;
     }
-    Ok(())
+    Ok(asked)
 }
 
 /// Returns once the store has everything, or is away for a while: what is left waits for the next one.
@@ -151,7 +152,7 @@ mod tests {
     use crate::args::Global;
     use crate::places::Places;
     use crate::screen::{Form, Screen};
-    use crate::signals::Signals;
+    use crate::signals::{Asked, Signals};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_signal_ends_the_wait_for_a_spool_that_is_not_shipped() {
@@ -179,7 +180,8 @@ mod tests {
         let own = std::process::id().to_string();
         assert!(Command::new("kill").args(["-s", "TERM", &own]).status().unwrap().success());
         let (mut screen, asked) = (Screen::new(Form::Text).unwrap(), Instant::now());
-        close(&stores, JoinSet::new(), &mut screen, &mut signals).await.unwrap();
+        let ended_by = close(&stores, JoinSet::new(), &mut screen, &mut signals).await.unwrap();
+        assert_eq!(ended_by, Some(Asked::Terminate));
         assert!(asked.elapsed() < LATE / 2, "{:?}", asked.elapsed());
         // It waits for the next one.
         let waiting = Places::new(&global).spools().unwrap().remove(0).1;

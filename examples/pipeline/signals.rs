@@ -5,7 +5,7 @@ use std::time::Duration;
 use pubsub_pipeline::{Cause, Stopper};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::codes::Done;
+use crate::codes::{Done, Failure};
 
 /// How long a cut may take: KILL was sent, what is left is to say so. A worker whose store takes nothing needs 5 s to give
 /// its event back.
@@ -24,6 +24,18 @@ impl Asked {
         match self {
             Self::Interrupt => 130,
             Self::Terminate => 143,
+        }
+    }
+
+    /// The end of what was asked to stop: its failure is told, and its code is that of the signal.
+    fn all_the_same<T>(self, done: Done<T>) -> Done<(Option<T>, Option<Self>)> {
+        match done {
+            Ok(done) => Ok((Some(done), Some(self))),
+            Err(Failure::Error(error)) => {
+                tracing::warn!(error = %error.chain(), "stopped by a signal");
+                Ok((None, Some(self)))
+            }
+            Err(failure) => Err(failure),
         }
     }
 }
@@ -78,13 +90,15 @@ impl Signals {
         asked()?;
         stopper.stop(Cause::Shutdown);
         tokio::select! {
-            done = &mut ended => return Ok((Some(done?), Some(first))),
+            done = &mut ended => return first.all_the_same(done),
             _ = self.next() => {}
             () = over(limit) => {}
         }
         stopper.cut(Cause::Shutdown);
-        let done = tokio::time::timeout(CUT, ended).await.ok().transpose()?;
-        Ok((done, Some(first)))
+        match tokio::time::timeout(CUT, ended).await {
+            Ok(done) => first.all_the_same(done),
+            Err(_) => Ok((None, Some(first))),
+        }
     }
 }
 

@@ -50,19 +50,17 @@ pub(crate) async fn stream(
     let limit = args.run.grace.saturating_add(runs::LATE);
     let (record, asked) = signals.watch(ended, &stopper, || Ok(()), Some(limit)).await?;
     let Some(record) = record else {
-        screen.notice(
-            "the command was cut; its end was not stored in time, and the run will be told as lost",
-        )?;
+        screen.notice("its end was not stored in time; where the run had begun it will be told as lost")?;
         return Ok(asked.map_or(1, Asked::code));
     };
-    let late = tokio::select! {
-        late = fan_out.close(runs::LATE) => late,
-        _ = signals.next() => Ok(()),
-    };
-    if let Err(error) = late {
-        screen.notice(&format!("stores that are not required lack some of the output: {}", error.chain()))?;
+    let mut asked = asked;
+    tokio::select! {
+        late = fan_out.close(runs::LATE) => if let Err(error) = late {
+            screen.notice(&format!("stores that are not required lack some of the output: {}", error.chain()))?;
+        },
+        now = signals.next() => asked = asked.or(Some(now)),
     }
-    runs::close(&stores, bringing, screen, &mut signals).await?;
+    asked = asked.or(runs::close(&stores, bringing, screen, &mut signals).await?);
     for gap in &record.gaps {
         screen.gap(gap)?;
     }

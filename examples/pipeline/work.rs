@@ -55,7 +55,7 @@ pub(crate) async fn work(
     };
     let draining = || Ok(screen.notice("nothing new is taken; what runs may end. A second signal cuts it")?);
     let (_, asked) = signals.watch(ended, &stopper, draining, None).await?;
-    runs::close(&stores, bringing, screen, &mut signals).await?;
+    let asked = asked.or(runs::close(&stores, bringing, screen, &mut signals).await?);
     Ok(asked.map_or(DONE, Asked::code))
 }
 

@@ -75,15 +75,20 @@ pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> 
 /// As for [`copy`]. Dropped while a damaged copy is replaced, that one may be gone; the reader has all of it.
 pub async fn copy_verified(from: &dyn OutputReader, run: &RunId, to: &dyn Store) -> Result<CopyReport> {
     let (report, given) = moved(from, run, to).await?;
-    if given.is_in(to, &report.record).await? {
-        return Ok(report);
-    }
     let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).with("run", run);
     let record = &report.record;
-    if !record.holes.is_empty()
-        || record.digest != Some(given.seal.digest)
-        || record.counts != given.seal.counts
-    {
+    let is_whole = record.holes.is_empty()
+        && record.digest == Some(given.seal.digest)
+        && record.counts == given.seal.counts;
+    if given.is_in(to, record).await? {
+        if is_whole || given.is_all_there_was(&report) {
+            return Ok(report);
+        }
+        return Err(damaged(
+            "the run is damaged in the store that it is copied from, and so is what the copy has of it",
+        ));
+    }
+    if !is_whole {
         if verify(to, run).await?.agrees() {
             return Err(damaged("the run is damaged in the store that it is copied from; the copy is whole"));
         }
@@ -103,6 +108,7 @@ pub async fn copy_verified(from: &dyn OutputReader, run: &RunId, to: &dyn Store)
 
 async fn moved(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Result<(CopyReport, Given)> {
     let Output { record, complete_through, mut items } = from.lines(run, Lines::ALL).await?;
+    let missing = record.holes.iter().map(|hole| hole.range).collect();
     let running = record.status == RunStatus::Running;
     let through = if running { complete_through } else { u64::MAX };
     let wanted = LineNumber::new(through).map(|through| LineRange::new(LineNumber::FIRST, through));
@@ -114,7 +120,8 @@ async fn moved(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Res
         copying.take(item).await?;
     }
     copying.flush().await?;
-    let (report, given) = copying.report();
+    let (report, seal, ranges) = copying.report();
+    let given = Given { ranges, seal, missing };
     if !running {
         to.finish(&report.record).await?;
     }
@@ -126,9 +133,23 @@ struct Given {
     /// In order, none next to another.
     ranges: Vec<LineRange>,
     seal: Seal,
+    /// What the record of the reader says to be missing there.
+    missing: Vec<LineRange>,
 }
 
 impl Given {
+    /// Whether a run that is not whole lacks just what its reader's record says, or the sink refused.
+    fn is_all_there_was(&self, report: &CopyReport) -> bool {
+        let record = &report.record;
+        if record.status == RunStatus::Running {
+            return true;
+        }
+        let refused = report.refused.iter().map(|gap| gap.range);
+        let known: Vec<LineRange> = self.missing.iter().copied().chain(refused).collect();
+        let known = in_order(&known);
+        !record.holes.is_empty() && record.holes.iter().all(|hole| without(hole.range, &known).is_empty())
+    }
+
     /// Whether a store has just these lines where it was given them, whatever else it has.
     async fn is_in(&self, store: &dyn OutputReader, record: &RunRecord) -> Result<bool> {
         if record.status == RunStatus::Running {
@@ -216,12 +237,12 @@ impl<'a> Copying<'a> {
         }
     }
 
-    fn report(self) -> (CopyReport, Given) {
+    fn report(self) -> (CopyReport, Seal, Vec<LineRange>) {
         let Self { mut record, holes, refused, given, seal, .. } = self;
         record.holes = holes;
         let seal = seal.seal();
         let (lines, bytes) = (seal.counts.lines, seal.counts.bytes);
-        (CopyReport { record, lines, bytes, refused, replaced: false }, Given { ranges: given, seal })
+        (CopyReport { record, lines, bytes, refused, replaced: false }, seal, given)
     }
 }
 
@@ -369,11 +390,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_run_that_is_damaged_where_it_is_copied_from_is_never_told_as_copied() {
+        for (text, lost) in [(["a", "x", "c"], None), (["a", "b", "c"], Some(3))] {
+            let from = MemoryStore::new();
+            let mut run = SampleRun::new();
+            run.begin(&from).await;
+            run.print(&[lines(1, ["a", "b", "c"])]);
+            let there: Vec<_> = text.into_iter().take(if lost.is_some() { 2 } else { 3 }).collect();
+            from.append(run.key(), &[lines(1, there)]).await.unwrap();
+            run.finish(&from).await;
+            let error = copy_verified(&from, run.id(), &MemoryStore::new()).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{lost:?}");
+            assert!(error.to_string().contains("copied from"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_whose_record_says_what_it_lacks_is_copied() {
+        let from = MemoryStore::new();
+        let mut run = SampleRun::new();
+        run.begin(&from).await;
+        run.print(&[lines(1, ["a", "b", "c"])]);
+        from.append(run.key(), &[lines(1, ["a", "b"])]).await.unwrap();
+        run.record.holes = vec![gap(3, 3, "refused there")];
+        run.finish(&from).await;
+        assert_eq!(copy_verified(&from, run.id(), &MemoryStore::new()).await.unwrap().lines, 2);
+    }
+
+    #[tokio::test]
     async fn a_copy_that_has_more_than_the_reader_is_not_damaged() {
         let (from, to) = (MemoryStore::new(), MemoryStore::new());
         let mut run = SampleRun::new();
         run.begin(&from).await;
         run.append(&from, &[lines(1, ["a"]), lines(3, ["c", "d"])]).await;
+        run.record.holes = vec![gap(2, 2, "refused there")];
         run.finish(&from).await;
         to.begin(&run.record.as_begun()).await.unwrap();
         to.append(run.key(), &[lines(1, ["a", "b", "c"])]).await.unwrap();

@@ -22,9 +22,11 @@ pub const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long a handler that is to be cut may take to clean up before it is dropped.
 const CUT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a store may take for what it lacks of a run that is to stop, and of one that is cut.
-const STORE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a store may take for what it lacks of a run that is cut.
 const CUT_STORE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long it may take to begin a run that is to stop, whose handler has not been called; none where it is cut.
+const BEGIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// How attempts are run: the same for all runs of a worker.
 #[derive(Clone)]
@@ -268,11 +270,12 @@ impl Execution {
         let mut cut = stop.clone();
         let too_late = async {
             tokio::select! {
-                () = store_limit(stopped.requested(), STORE_LIMIT) => {}
-                () = store_limit(cut.cut(), CUT_STORE_LIMIT) => {}
+                () = store_limit(stopped.requested(), BEGIN_LIMIT) => {}
+                _ = cut.cut() => {}
             }
         };
-        let sinks = stores_may(pin!(begin), too_late).await?;
+        let why = "stopped before it was started: a required store did not take the run";
+        let sinks = stores_may(pin!(begin), too_late, why).await?;
         #[cfg(feature = "fault-points")]
         crate::fault::point("run.recorded");
         let output = {
@@ -344,14 +347,12 @@ pub(crate) async fn after_a_cut(stop: &mut Stop) {
 pub(crate) async fn stores_may<T>(
     work: Pin<&mut impl Future<Output = Result<T>>>,
     too_late: impl Future<Output = ()>,
+    why: &str,
 ) -> Result<T> {
     tokio::select! {
         biased;
         done = work => done,
-        () = too_late => Err(Error::new(
-            ErrorKind::Unavailable,
-            "the run was stopped, and a required store did not take what it lacked of it",
-        )),
+        () = too_late => Err(Error::new(ErrorKind::Unavailable, why)),
     }
 }
 

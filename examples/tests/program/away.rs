@@ -64,3 +64,32 @@ fn a_required_store_that_is_away_without_a_spool_is_waited_for() {
     assert_eq!(running.ended().code, 0);
     assert_eq!(place.expect(0, &[&FAR[..], &["get-logs", "a", "s"]].concat()).out, "one\n");
 }
+
+#[test]
+fn a_signal_ends_the_wait_for_a_store_with_its_own_code_and_nothing_was_started() {
+    let place = Place::new();
+    block(&place);
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut running = place.start(&[&FAR[..], &["stream", "a", "s", "--", "touch", "began"]].concat());
+        while !running.aside().contains("a sink fails") {}
+        running.signal(signal);
+        running.signal(signal);
+        let ended = running.ended();
+        assert!(ended.code == code && ended.err.contains("stopped before it was started"), "{ended:?}");
+        assert!(!place.path().join("began").exists());
+    }
+}
+
+#[test]
+fn a_store_whose_version_cannot_be_read_is_told_before_anything_is_run() {
+    let place = Place::new();
+    place.expect(0, &["stream", "a", "s", "--", "true"]);
+    place.expect(0, &["publish", "b", "t"]);
+    std::fs::write(place.path().join(".pipeline/format.json"), "").unwrap();
+    let work = ["work", "--on", "t:*", "--stage", "s", "--until-idle", "--", "touch", "began"];
+    for words in [&work[..], &["stream", "a", "s", "--", "touch", "began"]] {
+        let told = place.expect(4, words);
+        assert!(told.err.contains("folder=.pipeline"), "{told:?}");
+        assert!(!place.path().join("began").exists());
+    }
+}

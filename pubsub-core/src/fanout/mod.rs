@@ -184,13 +184,18 @@ impl FanOut {
     /// without it, and its record says that the output is incomplete.
     ///
     /// # Errors
-    /// [`Closed`](ErrorKind::Closed) once the sinks were given up.
+    /// [`Closed`](ErrorKind::Closed) once the sinks were given up; [`Corrupt`](ErrorKind::Corrupt) where a required store is
+    /// damaged.
     ///
     /// # Cancel safety
     /// As for [`begin`](Self::begin).
     pub async fn begin_where_taken(&self, record: &RunRecord) -> Result<FanOutRun> {
-        self.begin_in(record, |error| if error.kind() == ErrorKind::Closed { Err(error) } else { Ok(()) })
-            .await
+        self.begin_in(record, |error| match error.kind() {
+            // What is damaged can be mended; output that goes nowhere cannot.
+            ErrorKind::Closed | ErrorKind::Corrupt => Err(error),
+            _ => Ok(()),
+        })
+        .await
     }
 
     async fn begin_in(&self, record: &RunRecord, refused: impl Fn(Error) -> Result<()>) -> Result<FanOutRun> {

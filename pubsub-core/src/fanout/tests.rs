@@ -551,6 +551,15 @@ async fn a_run_begins_once_a_required_sink_takes_it_and_never_where_it_refuses()
     fan_out.close(Duration::from_secs(1)).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_run_does_not_go_on_without_a_required_store_that_is_damaged() {
+    let torn = Error::new(ErrorKind::Corrupt, "read the version");
+    let damaged = Arc::new(Fake { begin: Mutex::new(vec![torn]), ..Arc::into_inner(Fake::good()).unwrap() });
+    let fan_out = FanOut::new(vec![config("damaged", &damaged)]);
+    let error = fan_out.begin_where_taken(&record()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
 /// The levels of what is logged on this thread, from information on.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<tracing::Level>>>);

@@ -20,6 +20,9 @@ use crate::{
 /// How long an event waits whose command could not be started, because the machine was out of something.
 const LACKING: Backoff = Backoff { base: Duration::from_secs(1), factor: 2, cap: Duration::from_secs(60) };
 
+/// Why a run that was cut is not sealed.
+const LACKS: &str = "the run was stopped, and a required store did not take what it lacked of it";
+
 /// Works at one delivery to its settling. Whoever dies on the way leaves a claim from which the next goes on.
 pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, slot: Option<Slot>) {
     let event = Arc::clone(delivery.event());
@@ -105,7 +108,7 @@ impl Shared {
         drop(slot);
         let executed = {
             let sealed = pin!(ended.sealed(Finality::Undecided));
-            let sealed = pin!(stores_may(sealed, after_a_cut(&mut stopped)));
+            let sealed = pin!(stores_may(sealed, after_a_cut(&mut stopped), LACKS));
             watch(delivery, &stop, &stopper, sealed).await?
         };
         #[cfg(feature = "fault-points")]

@@ -60,7 +60,9 @@ impl Layout {
         match layout.check_version() {
             Ok(()) => layout.empty_trash(),
             // Wrong for good, whatever becomes of the folder.
-            Err(error) if matches!(error.kind(), ErrorKind::TooNew | ErrorKind::Invalid) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::TooNew | ErrorKind::Invalid | ErrorKind::Corrupt) =>
+            {
                 return Err(error);
             }
             Err(error) => tracing::debug!(error = %error.chain(), "a store is out of reach"),
@@ -99,6 +101,14 @@ impl Layout {
         Ok(Error::new(ErrorKind::Unavailable, format!("{doing}: there is no store in the folder"))
             .with("folder", self.root.display())
             .with("run", run))
+    }
+
+    /// As [`not_there`](Self::not_there), for who only reads: a store that was never seen has no runs.
+    pub(super) fn not_there_to_read(&self, doing: &str, run: &RunId) -> Error {
+        if !self.known.load(Ordering::Relaxed) {
+            return super::missing(doing, run);
+        }
+        self.not_there(doing, run).unwrap_or_else(|error| error)
     }
 
     pub(super) fn wakes(&self) -> PathBuf {

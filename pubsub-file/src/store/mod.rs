@@ -223,7 +223,7 @@ impl OutputReader for FileStore {
     async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
         let (inner, run) = (Arc::clone(&self.0), run.clone());
         let reader = blocking(move || {
-            let missing = || missing("read lines", &run);
+            let missing = || inner.layout.not_there_to_read("read lines", &run);
             let folder = inner.layout.find(&run)?.ok_or_else(missing)?;
             let pinned = Pinned::new(&folder)?.ok_or_else(missing)?;
             let record = folder.record()?.ok_or_else(missing)?;
