@@ -130,11 +130,11 @@ async fn connecting_needs_no_folder_in_reach_and_the_calls_say_that_it_is_away()
 async fn a_reader_is_told_that_the_store_went_away_and_not_that_its_run_did() {
     let dir = tempfile::tempdir().unwrap();
     let (root, away) = (dir.path().join("store"), dir.path().join("away"));
-    let (store, record) = (open(&root).await, record());
+    let (store, record, other) = (open(&root).await, record(), record());
     let kind = async |run| store.lines(run, Lines::ALL).await.map(drop).unwrap_err().kind();
     assert_eq!(kind(&record.key.run_id).await, ErrorKind::NotFound, "never made");
     store.begin(&record).await.unwrap();
-    assert_eq!(kind(&self::record().key.run_id).await, ErrorKind::NotFound);
+    assert_eq!(kind(&other.key.run_id).await, ErrorKind::NotFound);
     fs::rename(&root, &away).unwrap();
     assert_eq!(kind(&record.key.run_id).await, ErrorKind::Unavailable);
     fs::rename(&away, &root).unwrap();
