@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    ActionId, Conclusion, Event, EventId, EventType, MAX_LINKS, Origin, Outcome, Payload, Position, Result,
-    Role, RunId, Stage,
+    Conclusion, DEFAULT_SOURCE, Event, EventId, EventType, Headers, MAX_LINKS, Origin, Outcome, Payload,
+    Position, Result, Role, RunId, Stage, Timestamp,
 };
 
 /// The payload of `<stage>-completed`.
@@ -90,18 +90,28 @@ fn made(
     kind: EventType,
     payload: Payload,
 ) -> Event {
-    let action: ActionId = event.action_id.clone();
-    let id = EventId::derived(&event.id, stage, if role == Role::Outcome { "outcome" } else { "next" });
-    let mut made = Event::new(kind, action).with_id(id).with_payload(payload);
     let before = event.origin.as_ref();
-    made.origin = Some(Origin {
+    let origin = Origin {
         role,
         stage: stage.clone(),
         cause: event.id.clone(),
         root: before.map_or_else(|| event.id.clone(), |origin| origin.root.clone()),
         root_position: before.map_or_else(|| position.clone(), |origin| origin.root_position.clone()),
         links: before.map_or(0, |origin| origin.links) + 1,
-    });
+    };
+    // Not by `new`, which would draw an id.
+    let mut made = Event {
+        id: EventId::derived(&event.id, stage, if role == Role::Outcome { "outcome" } else { "next" }),
+        event_type: kind,
+        action_id: event.action_id.clone(),
+        payload,
+        time: Timestamp::now(),
+        source: DEFAULT_SOURCE.to_owned(),
+        headers: Headers::new(),
+        deliver_at: None,
+        origin: Some(origin),
+        replay_of: None,
+    };
     for name in ["traceparent", "tracestate"] {
         if let Some(value) = event.headers.get(name) {
             made.headers.insert(name.to_owned(), value.clone());
