@@ -38,8 +38,8 @@ pub use pubsub_core::{
     Seal, SealBuilder, Search, Seldom, Settlement, SinkAccount, SinkConfig, Stage, StartAt, StartFailure,
     Stdin, Stop, StopState, Stopper, Store, StoreCapabilities, Stream, Subscribed, Subscriber, Subscription,
     Support, Taken, Target, Timestamp, Try, Verdict, Verification, WITHHELD, Wait, Waited, WhenFull, Worker,
-    async_trait, bring_tails, copy, copy_verified, current_run, follow, group_dropped, handler_fn, verify,
-    verify_against, wait, wants,
+    async_trait, bring_tails, copy, copy_verified, current_run, follow, group_dropped, handler_fn,
+    remove_tail, verify, verify_against, wait, wants,
 };
 #[cfg(feature = "file")]
 pub use pubsub_file::{

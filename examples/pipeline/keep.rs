@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 use pubsub_pipeline::{
     Error, ErrorKind, Judgement, Keep, Lines, OutputItem, OutputReader, RefusedLines as _, Retention as _,
-    RunId, RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy_verified, verify, verify_against,
-    verify_spool,
+    RunId, RunKey, RunQuery, RunRecord, Timestamp, connect_store, copy_verified, remove_tail, verify,
+    verify_against, verify_spool,
 };
 use serde::Serialize;
 
@@ -196,6 +196,9 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     }
     for record in removed {
         places.refused_lines().remove(&record.key.run_id).await?;
+        for held_back in places.all_held_back() {
+            remove_tail(held_back, &record.key.run_id).await?;
+        }
         let run_id = record.key.run_id.to_string();
         match screen.form {
             Form::Json => screen.document(&Removed { run_id })?,

@@ -122,10 +122,14 @@ impl Places {
         }
     }
 
+    /// Every folder in which something may be held back, with a spool or without.
+    pub(crate) fn all_held_back(&self) -> BTreeSet<PathBuf> {
+        [self.held_back(), self.held_back_of(None)].into_iter().flatten().collect()
+    }
+
     /// Brings to the stores what processes that died had held back, with a spool or without, in a task.
     pub(crate) fn bring_tails(&self, stores: &[Written]) -> JoinSet<()> {
-        let places = [self.held_back(), self.held_back_of(None)];
-        let places: BTreeSet<PathBuf> = places.into_iter().flatten().filter(|dir| dir.exists()).collect();
+        let places: Vec<PathBuf> = self.all_held_back().into_iter().filter(|dir| dir.exists()).collect();
         let mut task = JoinSet::new();
         if let (false, Some(first)) = (places.is_empty(), stores.first()) {
             let (reader, fan_out) = (Arc::clone(&first.connected.store), FanOut::new(sinks(self, stores)));

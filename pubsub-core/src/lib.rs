@@ -63,7 +63,7 @@ mod worker;
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope, group_dropped};
 /// What implementing a trait of this crate needs.
 pub use async_trait::async_trait;
-pub use cap::{Cap, bring_tails};
+pub use cap::{Cap, bring_tails, remove_tail};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use capture::{Capture, PART_AFTER};
 pub use claim::{Claim, Holder, Mark, OpenAttempt};

@@ -529,6 +529,46 @@ async fn what_waits_is_counted_and_damage_is_told_where_it_is() {
     assert!(of(2).record.is_none() && of(2).damage[0].contains("record"), "{:?}", of(2));
 }
 
+#[tokio::test]
+async fn what_is_missing_at_the_end_of_a_run_that_has_ended_is_told_and_becomes_a_hole() {
+    // Nothing is left; the end is; all is there, and was not stored for want of room.
+    for (left, told) in [(0, "1"), (2, "3"), (3, "")] {
+        let (dir, sick) = (tempfile::tempdir().unwrap(), away());
+        let spooled = open(sick.clone(), &dir).await;
+        let mut run = SampleRun::new();
+        run.begin(&spooled).await;
+        let segment = dir.path().join(run.id().as_str()).join("000000000000.segment");
+        let mut ends = vec![0];
+        for n in 1..=3 {
+            run.append(&spooled, &[lines(n, ["a line"])]).await;
+            ends.push(std::fs::metadata(&segment).unwrap().len());
+        }
+        if left == 3 {
+            run.print(&[lines(4, ["dropped"])]);
+            run.record.holes = vec![lines(4, ["dropped"]).gap("the spool is full")];
+        }
+        run.finish(&spooled).await;
+        drop(spooled);
+        std::fs::File::options().write(true).open(&segment).unwrap().set_len(ends[left]).unwrap();
+        let found = verify_spool(dir.path()).await.unwrap().remove(0);
+        assert_eq!(found.lines, left as u64);
+        match told {
+            "" => assert_eq!(found.damage, Vec::<String>::new()),
+            first => assert_eq!(
+                found.damage,
+                [format!("lines {first} to 3, the end of the output, are missing; they become a hole")]
+            ),
+        }
+        sick.away.store(false, Ordering::SeqCst);
+        let next = open(sick.clone(), &dir).await;
+        shipped(&next).await;
+        let record = sick.store.runs(&run.query()).await.unwrap().remove(0);
+        let holes: Vec<_> =
+            record.holes.iter().map(|hole| (hole.range.first.get(), hole.range.last.get())).collect();
+        assert_eq!(holes, [[(1, 3)], [(0, 0)], [(3, 3)], [(4, 4)]][left]);
+    }
+}
+
 /// One line of so many bytes.
 fn long_line(number: u64, bytes: usize) -> LineBatch {
     let text = format!("{}\n", "x".repeat(bytes - 1));

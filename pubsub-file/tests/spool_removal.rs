@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::conformance::store::{SampleRun, lines, read, shape, until};
 use pubsub_core::{
-    Appended, Backoff, Error, ErrorKind, Gap, Keep, LineBatch, Lines, MemoryStore, OutputReader as _,
-    OutputSink, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Timestamp,
+    Appended, Backoff, Error, ErrorKind, FanOut, Gap, Keep, LineBatch, Lines, MemoryStore, OutputReader as _,
+    OutputSink, Result, Retention, RunId, RunKey, RunQuery, RunRecord, SinkConfig, Timestamp,
 };
 use pubsub_file::{SpoolConfig, Spooled};
 use tempfile::TempDir;
@@ -238,6 +238,90 @@ async fn what_was_removed_at_the_store_is_shipped_no_further() {
         assert_eq!(late.unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(folders(dir.path()), Vec::<PathBuf>::new(), "and leaves nothing");
     }
+}
+
+/// Waits until nothing of the run is answered as if it were there.
+async fn gone_for_its_writer(run: &mut SampleRun, spooled: &Spooled<Far>) {
+    let late = spooled.append(run.key(), &[lines(9, ["late"])]).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::NotFound);
+    run.record.beat(pubsub_core::Counts::default());
+    assert_eq!(spooled.begin(&run.record).await.unwrap_err().kind(), ErrorKind::NotFound);
+    let mut ended = run.record.clone();
+    ended.revision += 1;
+    ended.status = pubsub_core::RunStatus::Completed;
+    assert_eq!(spooled.finish(&ended).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_run_that_is_removed_while_it_is_written_ends_and_is_not_made_anew() {
+    for store_is_away in [false, true] {
+        let (dir, far) = (tempfile::tempdir().unwrap(), Far::default());
+        let (worker, remover) = (open(&far, &dir).await, open(&far, &dir).await);
+        let mut run = SampleRun::new();
+        run.begin(&worker).await;
+        run.append(&worker, &[lines(1, ["one"])]).await;
+        shipped(&worker).await;
+        far.go(store_is_away);
+        assert_eq!(remover.remove(run.id()).await.is_err(), store_is_away);
+        gone_for_its_writer(&mut run, &worker).await;
+        far.go(false);
+        is_empty(dir.path()).await;
+        gone_for_its_writer(&mut run, &worker).await;
+        shipped(&worker).await;
+        assert_eq!((folders(dir.path()), far.ids().await), (vec![], vec![]), "nothing made it anew");
+        // As when it is copied there again.
+        let mut again = SampleRun::new();
+        again.record = RunRecord::begun(run.key().clone(), "worker-1");
+        again.begin(&worker).await;
+        again.finish(&worker).await;
+        shipped(&worker).await;
+        assert_eq!(far.ids().await, [run.id().clone()]);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_removed_at_the_store_is_not_made_anew_by_who_writes_it() {
+    let (dir, far) = (tempfile::tempdir().unwrap(), Far::default());
+    let spooled = open(&far, &dir).await;
+    let mut run = SampleRun::new();
+    run.begin(&spooled).await;
+    shipped(&spooled).await;
+    assert!(far.store.remove(run.id()).await.unwrap());
+    run.append(&spooled, &[lines(1, ["one"])]).await;
+    is_empty(dir.path()).await;
+    gone_for_its_writer(&mut run, &spooled).await;
+    shipped(&spooled).await;
+    assert_eq!((folders(dir.path()), far.ids().await), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_fan_out_ends_a_run_that_is_removed_while_the_store_is_away() {
+    let (dir, far) = (tempfile::tempdir().unwrap(), Far::default());
+    far.go(true);
+    let (worker, remover) = (Arc::new(open(&far, &dir).await), open(&far, &dir).await);
+    let refused = pubsub_core::MemoryRefusedLines::new(1 << 20);
+    let sink = Arc::clone(&worker) as Arc<dyn OutputSink>;
+    let sink = SinkConfig::required("far", sink).with_refused_lines(Arc::new(refused.clone()));
+    let fan_out = FanOut::new(vec![sink]);
+    let mut run = SampleRun::new();
+    let sinks = fan_out.begin(&run.record).await.unwrap();
+    sinks.append(&[lines(1, ["one"])]);
+    sinks.drained().await;
+    remover.remove(run.id()).await.unwrap_err();
+    sinks.append(&[lines(2, ["two"])]);
+    run.record.revision += 1;
+    run.record.status = pubsub_core::RunStatus::Completed;
+    let ended = tokio::time::timeout(LONG, sinks.finish(run.record.clone())).await.expect("it ends").unwrap();
+    assert!(ended.record.output_incomplete);
+    assert_eq!(
+        pubsub_core::RefusedLines::list(&refused, None, 10).await.unwrap(),
+        [],
+        "and are kept nowhere"
+    );
+    assert_eq!((ended.sinks[0].stored, ended.sinks[0].dropped, ended.sinks[0].dead_lettered), (1, 1, 0));
+    far.go(false);
+    is_empty(dir.path()).await;
+    assert_eq!(far.ids().await, []);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The file that held back lines lie in.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Cap;
 use super::block::{BLOCK_BYTES, Block};
-use crate::{Error, ErrorKind, LineNumber, RunKey};
+use crate::{Error, ErrorKind, LineNumber, RunId, RunKey};
 
 /// How the name of such a file ends: before it stands the run's id.
 pub(super) const SUFFIX: &str = ".tail";
+
+/// Where the file of a run lies.
+pub(super) fn path_in(dir: &Path, run: &RunId) -> PathBuf {
+    dir.join(format!("{run}{SUFFIX}"))
+}
 
 /// The version of the file that this code writes.
 const VERSION: u32 = 1;
@@ -62,7 +67,7 @@ impl HeldFile {
     pub(super) fn create(cap: &Cap, head: &Head) -> io::Result<Self> {
         let Some(dir) = &cap.dir else { return Ok(Self { file: tempfile::tempfile()?, path: None }) };
         std::fs::create_dir_all(dir)?;
-        let path = dir.join(format!("{}{SUFFIX}", head.run.run_id));
+        let path = path_in(dir, &head.run.run_id);
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         // Who looks for what was left has it for a moment at most.
         file.lock()?;
@@ -104,6 +109,21 @@ impl HeldFile {
         }
         let head = serde_json::from_slice(&json).map_err(|error| damaged(path).with_source(error))?;
         Ok(Some((held, head)))
+    }
+
+    /// Removes one that was left, whatever is in it; `false` where a process has it still, or there is none.
+    pub(super) fn remove_left(path: &Path) -> io::Result<bool> {
+        let none =
+            |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(false) } else { Err(error) };
+        let file = match File::options().read(true).write(true).open(path) {
+            Err(error) => return none(error),
+            file => file?,
+        };
+        match file.try_lock() {
+            Ok(()) => std::fs::remove_file(path).map(|()| true).or_else(none),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// Writes a block into its place; what of its frames was written there already is left out.

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{HeldFile, SUFFIX};
+use super::file::{HeldFile, SUFFIX, path_in};
 use super::off_thread;
 use super::tail::Tail;
-use crate::{Error, ErrorKind, FanOut, OutputReader, Result, RunKey, RunQuery, RunStatus};
+use crate::{Error, ErrorKind, FanOut, OutputReader, Result, RunId, RunKey, RunQuery, RunStatus};
 
 /// Brings to the sinks what runs that were lost in a crash had held back in this folder ([`Cap::with_dir`]): their last
 /// lines, and the gap before them. Answers of how many runs. The record of such a run stays one without an end.
 ///
-/// A run that `reader` knows as completed has nothing to be brought. One that it does not know may wait in a spool, or was
-/// removed: its lines stay for a week. What cannot be read is told in a warning and left where it is. Several processes
+/// A run that `reader` knows as completed has nothing to be brought. One that it does not know may wait in a spool: its
+/// lines stay for a week, and [`remove_tail`] removes those of a run that was removed. What cannot be read is told in a warning and left where it is. Several processes
 /// may ask at once: each file is one's.
 ///
 /// [`Cap::with_dir`]: super::Cap::with_dir
@@ -64,6 +64,36 @@ pub async fn bring_tails(
         }
     }
     Ok(brought)
+}
+
+/// Removes what is held back in this folder of a run that was removed; answers whether there was something. What a living
+/// process holds back of it stays until that process has ended the run, which removes it then.
+///
+/// ```
+/// use pubsub_core::{EventId, RunId, Stage, remove_tail};
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let folder = tempfile::tempdir().unwrap();
+/// let run = RunId::derived(&EventId::generate(), &Stage::new("build")?, 1);
+/// assert!(!remove_tail(folder.path(), &run).await?);
+/// # Ok::<(), pubsub_core::Error>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Errors
+/// Where the file cannot be opened or removed. A folder that is not there is empty.
+///
+/// # Cancel safety
+/// Dropped, it may be removed all the same.
+pub async fn remove_tail(dir: impl Into<PathBuf>, run: &RunId) -> Result<bool> {
+    let path = path_in(&dir.into(), run);
+    read(move || {
+        HeldFile::remove_left(&path).map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "remove lines that were held back")
+                .with("path", path.display())
+                .with_source(error)
+        })
+    })
+    .await
 }
 
 /// How long lines of a run stay that nobody knows.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use left::bring_tails;
+pub use left::{bring_tails, remove_tail};
 pub(crate) use ring::Ring;
 pub(crate) use tail::Tail;
 

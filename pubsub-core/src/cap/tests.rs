@@ -573,6 +573,23 @@ async fn a_file_of_a_newer_version_is_left_and_one_of_an_unknown_run_for_a_week(
 }
 
 #[tokio::test]
+async fn what_is_held_back_of_a_removed_run_is_removed_with_it() {
+    let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        keys.push(dies(&store, dir.path(), (0, 100), vec![out("one\ntwo\n")]).await);
+    }
+    let path = dir.path().join(format!("{}.tail", keys[1].run_id));
+    std::fs::write(path, "damaged").unwrap();
+    for key in &keys[..2] {
+        assert!(super::remove_tail(dir.path(), &key.run_id).await.unwrap());
+        assert!(!super::remove_tail(dir.path(), &key.run_id).await.unwrap());
+    }
+    assert_eq!((files(dir.path()), brought(&store, dir.path()).await), (1, 1), "the other stays");
+    assert!(!super::remove_tail(dir.path().join("nowhere"), &keys[0].run_id).await.unwrap());
+}
+
+#[tokio::test]
 async fn what_a_living_process_holds_back_is_its_own() {
     let (store, dir) = (MemoryStore::new(), tempfile::tempdir().unwrap());
     let folder = dir.path().to_owned();
@@ -582,6 +599,7 @@ async fn what_a_living_process_holds_back_is_its_own() {
         async move {
             context.output.write(Stream::Stdout, numbered(300_000).into()).await.unwrap();
             assert_eq!((files(&folder), brought(&store, &folder).await), (1, 0));
+            assert!(!super::remove_tail(&folder, &context.key.run_id).await.unwrap());
             context.output.line("the end").await.unwrap();
             Exit::code(0).into()
         }

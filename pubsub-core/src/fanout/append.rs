@@ -38,6 +38,12 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
                 stack.push(front);
             }
             Err(error) if error.is_retryable() => stack.push(batches),
+            // It began there, so it was removed: its lines are gone as was wanted, and not kept elsewhere.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let reason = format!("dropped: {}", error.chain());
+                let gaps: Vec<Gap> = batches.iter().map(|batch| batch.gap(&reason)).collect();
+                lane.dropped(&gaps);
+            }
             Err(error) => {
                 let reason = error.chain();
                 refuse(lane, batches.into_iter().map(|batch| (batch, reason.clone())).collect()).await;

@@ -376,3 +376,10 @@ pub(super) fn hole(last: Option<LineNumber>, before: LineNumber) -> Option<Gap> 
     let last = LineNumber::new(before.before()).filter(|last| *last >= first)?;
     Some(Gap { range: LineRange::new(first, last), bytes: None, reason: "damaged in the spool".to_owned() })
 }
+
+/// What a spool lacks behind the last line that it had, of a run whose record says more.
+pub(super) fn missing_end(record: &RunRecord, last: Option<LineNumber>) -> Option<Gap> {
+    let end = record.last_number().filter(|end| Some(*end) > last)?;
+    let is_known = |gap: &Gap| gap.range.contains(end);
+    if record.holes.iter().chain(&record.gaps).any(is_known) { None } else { hole(last, end.plus(1)) }
+}

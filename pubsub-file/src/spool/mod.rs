@@ -32,7 +32,7 @@ pub use config::{DEFAULT_KEEP_DAMAGED, DEFAULT_SPOOL_BYTES, SpoolConfig};
 use crate::files::{Sync, blocking};
 use folder::Missing;
 use log::Log;
-use removal::RemoveAt;
+use removal::{Gone, RemoveAt};
 pub use verify::{SpooledRun, verify_spool};
 
 /// What a spool still holds.
@@ -51,7 +51,8 @@ pub struct SpoolDepth {
 /// What one process left, another that opens the same folder ships: after a crash nothing that was acknowledged is
 /// missing. Lines may be shipped twice, which changes nothing in any store. Reading and expiring go through to the
 /// store. What is removed is removed here as well, also where another process ships it; and what is not at the store any
-/// more, though it began there, is shipped no further.
+/// more, though it began there, is shipped no further. Who still writes such a run is told
+/// [`NotFound`](ErrorKind::NotFound) and does not make it anew: only a record that begins it does.
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,6 +83,8 @@ struct Shared<S> {
     logs: Logs,
     /// The runs that cannot be shipped, each told once.
     told: Mutex<HashSet<RunId>>,
+    /// The runs that were removed while this process had them.
+    gone: Mutex<Gone>,
     bytes: AtomicU64,
     /// When the bytes were counted last because the spool was full.
     counted: Mutex<Option<Instant>>,
@@ -143,6 +146,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             remove_at,
             runs: Mutex::default(),
             told: Mutex::default(),
+            gone: Mutex::default(),
             bytes: AtomicU64::new(0),
             counted: Mutex::default(),
             changes: AtomicU64::new(1),
@@ -291,37 +295,40 @@ impl<S> Shared<S> {
             return Err(Error::new(ErrorKind::TooNew, "spool a record").with("version", record.version));
         }
         self.with(&record.key.run_id, |log| {
-            if log.is_removed() {
-                return Err(Error::new(ErrorKind::Unavailable, "the run is being removed")
-                    .with("run", &record.key.run_id));
-            }
+            self.not_removed(log, record)?;
             log.put(record, sync)
         })
     }
 
-    fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+    /// `None` where nothing of the run is here: it was shipped to its end, or never began.
+    fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Option<Appended>> {
         let bytes: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
-        let has_room = self.has_room(bytes);
-        let appended = if has_room {
-            self.with(&run.run_id, |log| {
-                if log.record().is_none() || log.is_removed() {
-                    return Err(Error::new(ErrorKind::NotFound, "append lines").with("run", &run.run_id));
-                }
-                log.append(batches, self.sync())
-            })
-        } else {
-            Err(Error::new(ErrorKind::Full, "the spool is full").with("bytes", self.config.max_bytes))
-        };
+        let mut has_room = true;
+        let appended = self.with(&run.run_id, |log| {
+            if self.is_gone(log, &run.run_id) {
+                return Err(removal::is_removed(&run.run_id));
+            }
+            if log.record().is_none() {
+                return Ok(None);
+            }
+            has_room = self.has_room(bytes);
+            if !has_room {
+                return Err(
+                    Error::new(ErrorKind::Full, "the spool is full").with("bytes", self.config.max_bytes)
+                );
+            }
+            log.append(batches, self.sync()).map(Some)
+        });
         match appended {
             Ok(bytes) => {
-                self.bytes.fetch_add(bytes, Ordering::Relaxed);
-                Ok(Appended::all())
+                self.bytes.fetch_add(bytes.unwrap_or_default(), Ordering::Relaxed);
+                Ok(bytes.map(|_| Appended::all()))
             }
             Err(error) if error.kind() == ErrorKind::Full && self.config.when_full == WhenFull::Drop => {
                 let why =
                     if has_room { "no space is left on the disk of the spool" } else { error.message() };
                 let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {why}"));
-                Ok(batches.iter().map(dropped).fold(Appended::all(), Appended::with_dropped))
+                Ok(Some(batches.iter().map(dropped).fold(Appended::all(), Appended::with_dropped)))
             }
             Err(error) => Err(error),
         }
@@ -347,10 +354,10 @@ impl<S: OutputSink + 'static> OutputSink for Spooled<S> {
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let (shared, key, own) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
-        match blocking(move || shared.append(&key, &own)).await {
-            // It was shipped to its end, or never began: the sink knows.
-            Err(error) if error.kind() == ErrorKind::NotFound => self.shared.sink.append(run, batches).await,
-            appended => appended,
+        match blocking(move || shared.append(&key, &own)).await? {
+            Some(appended) => Ok(appended),
+            // The sink knows.
+            None => self.shared.sink.append(run, batches).await,
         }
     }
 

@@ -3,13 +3,16 @@
 //! A file in the run's folder says that the run is removed; from then on nobody ships it. Then its turn is waited for, so
 //! that no call about the run is under way, in whatever process. Then it is removed at the sink, and its folder goes. Who
 //! is killed in between leaves the mark, and the next one that ships the spool goes on.
+//!
+//! Who writes the run meanwhile, in whatever process, sees the mark, and remembers the run once its folder is gone.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use pubsub_core::{Error, ErrorKind, Keep, OutputSink, Result, Retention, RunId};
+use pubsub_core::{Error, ErrorKind, Keep, OutputSink, Result, Retention, RunId, RunRecord, RunStatus};
 use tokio::time::{Instant, sleep};
 
 use super::folder::Missing;
@@ -23,6 +26,17 @@ pub(super) type RemoveAt<S> = for<'a> fn(&'a S, &'a RunId) -> BoxFuture<'a, Resu
 
 /// How often a turn that another process has is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Most runs that are remembered as removed.
+const MAX_GONE: usize = 10_000;
+
+/// Runs that were removed, with the last revision that the spool had of each.
+pub(super) type Gone = BTreeMap<RunId, u64>;
+
+/// For who writes a run that was removed.
+pub(super) fn is_removed(run: &RunId) -> Error {
+    Error::new(ErrorKind::NotFound, "the run was removed").with("run", run)
+}
 
 #[async_trait]
 impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
@@ -73,6 +87,49 @@ impl<S> Shared<S> {
         }
     }
 
+    /// Whether a run was removed and has not begun anew.
+    pub(super) fn is_gone(&self, log: &Log, run: &RunId) -> bool {
+        log.is_removed() || (log.record().is_none() && self.gone().contains_key(run))
+    }
+
+    /// Refuses a sign of life and the end of a run that was removed; one that begins anew is another.
+    pub(super) fn not_removed(&self, log: &Log, record: &RunRecord) -> Result<()> {
+        let run = &record.key.run_id;
+        if !self.is_gone(log, run) {
+            return Ok(());
+        }
+        let last = log.record().map(|last| last.revision).or_else(|| self.gone().get(run).copied());
+        if record.status != RunStatus::Running || record.revision > last.unwrap_or(1) {
+            return Err(is_removed(run));
+        }
+        if log.is_removed() {
+            return Err(Error::new(ErrorKind::Unavailable, "the run is being removed").with("run", run));
+        }
+        self.gone().remove(run);
+        Ok(())
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a run for removed.
+    pub(super) fn remember(&self, run: &RunId) {
+        let entry = self.runs().get(run).cloned();
+        if let Some(log) = entry.as_ref().map(lock).as_deref().and_then(Option::as_ref) {
+            self.remember_log(run, log);
+        }
+    }
+
+    fn remember_log(&self, run: &RunId, log: &Log) {
+        let mut gone = self.gone();
+        gone.insert(run.clone(), log.record().map_or(1, |record| record.revision));
+        if gone.len() > MAX_GONE {
+            // Any one: ids are in no order.
+            gone.pop_first();
+        }
+    }
+
     /// Removes the folder of a run that is marked, unless another process has it open: that one does it.
     pub(super) fn clear(&self, run: &RunId) -> Result<()> {
         let entry = self.runs().get(run).cloned();
@@ -85,9 +142,15 @@ impl<S> Shared<S> {
             };
             return log.map_or(Ok(0), Log::remove).map(drop);
         };
-        if let Some(log) = lock(&entry).take() {
+        let mut open = lock(&entry);
+        if let Some(log) = open.take() {
+            // While the entry is held, so that who writes the run finds either.
+            if log.is_removed() {
+                self.remember_log(run, &log);
+            }
             self.freed(log.remove()?);
         }
+        drop(open);
         // Not what was begun anew meanwhile.
         let mut runs = self.runs();
         if runs.get(run).is_some_and(|now| Arc::ptr_eq(now, &entry)) {

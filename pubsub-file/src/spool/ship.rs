@@ -11,7 +11,7 @@ use pubsub_core::{
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::folder::Turn;
-use super::log::{Chunk, hole};
+use super::log::{Chunk, hole, missing_end};
 use super::{Run, Shared, lock};
 use crate::files::blocking;
 
@@ -166,6 +166,8 @@ impl<S: OutputSink + 'static> Shared<S> {
     async fn drop_run(self: &Arc<Self>, id: &RunId, why: Option<Error>) -> Result<Step> {
         if let Some(error) = why {
             tracing::warn!(run = %id, error = %error.chain(), "a run is not at the sink of a spool any more; what waits for it is dropped");
+            // Who writes it is to hear of it as well.
+            self.remember(id);
         }
         let (shared, id) = (Arc::clone(self), id.clone());
         blocking(move || shared.clear(&id)).await?;
@@ -361,14 +363,8 @@ async fn own(run: &Run, mut record: RunRecord) -> Result<RunRecord> {
         if let Some(log) = lock(&run).as_ref() {
             log.cursor.refused.iter().for_each(|gap| gap.clone().enter(&mut record.holes));
             // What the end of a damaged spool had.
-            if log.has_lines()
-                && let Some(end) = record.last_number().filter(|end| Some(*end) > log.cursor.last)
-            {
-                let known = |gap: &Gap| gap.range.contains(end);
-                if !record.holes.iter().chain(&record.gaps).any(known) {
-                    record.holes.extend(hole(log.cursor.last, end.plus(1)));
-                }
-            }
+            let missing = log.has_lines().then(|| missing_end(&record, log.cursor.last)).flatten();
+            record.holes.extend(missing);
             record.holes.sort_by_key(|gap| gap.range.first);
         }
         Ok(record)

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pubsub_core::{Result, RunId, RunRecord};
+use pubsub_core::{LineNumber, LineRange, Result, RunId, RunRecord};
 
 use super::folder;
-use super::log::{Cursor, segment_in, segments};
+use super::log::{Cursor, missing_end, segment_in, segments};
 use crate::error::io_error;
 use crate::files::{self, blocking};
 use crate::frame::{Frame, decode};
@@ -33,7 +33,7 @@ pub struct SpooledRun {
 
 /// Reads all that waits in the folder of a spool, and changes nothing: by run, in the order of their ids. A folder that is
 /// not there has nothing. What is damaged is repaired by whoever opens the spool: a torn end is cut off, for it was never
-/// acknowledged, and a segment that cannot be read on becomes a hole of the run.
+/// acknowledged, and what cannot be read, or is missing at the end of a run that has ended, becomes a hole of the run.
 ///
 /// Of a run that a process spools or ships just now, the answer is one of some moment.
 ///
@@ -83,25 +83,40 @@ fn look(run: RunId, folder: &Path) -> Result<Option<SpooledRun>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         numbers => numbers.map_err(io_error(doing))?,
     };
+    let began = !numbers.is_empty() || cursor.last.is_some();
     let mut found = SpooledRun { run, record, lines: 0, bytes: 0, damage };
+    let mut last = cursor.last;
     for number in numbers.into_iter().filter(|number| *number >= cursor.segment) {
         let from = if number == cursor.segment { cursor.offset } else { 0 };
         match read(&segment_in(folder, number), number, from, &mut found) {
             // Shipped meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            done => done.map_err(io_error(doing))?,
+            read => last = last.max(read.map_err(io_error(doing))?),
         }
     }
+    if !folder.exists() {
+        return Ok(None);
+    }
+    // What was shipped meanwhile is not missing.
+    let now = Cursor::read(folder).map_err(io_error(doing))?.unwrap_or_default();
+    let missing = found.record.as_ref().filter(|_| began).and_then(|r| missing_end(r, last.max(now.last)));
+    found.damage.extend(missing.map(|gap| {
+        let LineRange { first, last } = gap.range;
+        format!("lines {first} to {last}, the end of the output, are missing; they become a hole")
+    }));
     Ok(Some(found))
 }
 
-fn read(path: &Path, number: u64, from: u64, found: &mut SpooledRun) -> io::Result<()> {
+/// Answers the last line.
+fn read(path: &Path, number: u64, from: u64, found: &mut SpooledRun) -> io::Result<Option<LineNumber>> {
+    let mut last = None;
     let file = files::open_for_reading(path)?;
     let mut at = from;
     let mut left = Bytes::new();
     loop {
         match decode(&left) {
             Frame::Batch(batch, length) => {
+                last = Some(batch.last());
                 found.lines += batch.len() as u64;
                 found.bytes += length as u64;
                 at += length as u64;
@@ -119,14 +134,14 @@ fn read(path: &Path, number: u64, from: u64, found: &mut SpooledRun) -> io::Resu
                         .damage
                         .push(format!("segment {number}: {torn} bytes at {at} are torn; they are cut off"));
                 }
-                return Ok(());
+                return Ok(last);
             }
             Frame::Damaged => {
                 let rest = file.metadata()?.len().saturating_sub(at);
                 found.damage.push(format!(
                     "segment {number}: {rest} bytes from {at} on cannot be read; they become a hole"
                 ));
-                return Ok(());
+                return Ok(last);
             }
         }
     }

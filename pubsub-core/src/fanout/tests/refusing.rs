@@ -44,6 +44,27 @@ async fn what_one_sink_refuses_is_kept_with_its_bytes_and_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_lines_of_a_run_that_was_removed_are_dropped_and_kept_nowhere() {
+    let removed = |_: u32, batches: &[LineBatch]| match batches[0].first().get() {
+        1 => Ok(Appended::all()),
+        _ => Err(Error::new(ErrorKind::NotFound, "the run was removed")),
+    };
+    let kept = MemoryRefusedLines::new(1 << 20);
+    let fan_out = FanOut::new(vec![kept_in(config("far", &Fake::new(removed)), &kept)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 10)]);
+    run.drained().await;
+    run.append(&[batch(11, 10)]);
+    let report = run.finish(ended(record)).await.unwrap();
+    let account = &report.sinks[0];
+    assert_eq!((account.stored, account.dropped, account.dead_lettered), (10, 10, 0));
+    assert!(report.record.output_incomplete && account.balances());
+    assert_eq!(account.holes, [batch(11, 10).gap("dropped: the run was removed: not found")]);
+    assert_eq!(kept.list(None, 1).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_lines_of_a_run_that_a_sink_refuses_as_a_whole_are_kept() {
     let begin = std::sync::Mutex::new(vec![Error::new(ErrorKind::Invalid, "no such index")]);
     let sink = Arc::new(Fake { begin, ..Arc::into_inner(Fake::good()).unwrap() });
