@@ -67,9 +67,8 @@ fn what_is_held_back_takes_disk_and_not_memory() {
     place.expect(0, &["verify", "a", "s"]);
 }
 
-#[test]
-fn a_killed_program_leaves_the_head_and_a_note_and_the_next_one_brings_the_tail() {
-    let place = Place::new();
+/// A program that is killed while it holds back the third line of a run.
+fn killed(place: &Place) {
     let script = "echo one; echo two; echo three; sleep 60";
     let running = place.start(&["stream", "a", "s", "--max-output", "16", "--", "sh", "-c", script]);
     let started = std::time::Instant::now();
@@ -82,8 +81,24 @@ fn a_killed_program_leaves_the_head_and_a_note_and_the_next_one_brings_the_tail(
         assert!(started.elapsed() < std::time::Duration::from_secs(20), "{told:?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    // Killed; and what it held back is there, once another has brought it.
     drop(running);
+}
+
+#[test]
+fn what_a_killed_program_held_back_goes_with_its_run() {
+    let place = Place::new();
+    killed(&place);
+    let held_back = || std::fs::read_dir(place.path().join(".pipeline/held-back")).unwrap().count();
+    assert_eq!(held_back(), 1);
+    place.expect(0, &["remove", "a", "--force"]);
+    assert_eq!(held_back(), 0);
+}
+
+#[test]
+fn a_killed_program_leaves_the_head_and_a_note_and_the_next_one_brings_the_tail() {
+    let place = Place::new();
+    killed(&place);
+    // What it held back is there, once another has brought it.
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\n");
     place.expect(0, &["stream", "b", "s", "--", "true"]);
     assert_eq!(place.expect(0, &["get-logs", "a", "s"]).out, "one\ntwo\nthree\n");
