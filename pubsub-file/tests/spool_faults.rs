@@ -395,7 +395,8 @@ async fn a_full_spool_drops_and_says_which_or_makes_wait() {
 
     let dir = tempfile::tempdir().unwrap();
     sick.away.store(true, Ordering::SeqCst);
-    let blocks = config(&dir).with_max_bytes(10).with_when_full(WhenFull::Block);
+    let mut blocks = config(&dir).with_max_bytes(10).with_when_full(WhenFull::Block);
+    blocks.call_limit = Duration::from_millis(300);
     let spooled = Spooled::open(sick.clone(), blocks).await.unwrap();
     let mut run = SampleRun::new();
     run.begin(&spooled).await;
@@ -567,6 +568,62 @@ async fn what_is_missing_at_the_end_of_a_run_that_has_ended_is_told_and_becomes_
             record.holes.iter().map(|hole| (hole.range.first.get(), hole.range.last.get())).collect();
         assert_eq!(holes, [[(1, 3)], [(0, 0)], [(3, 3)], [(4, 4)]][left]);
     }
+}
+
+/// Appends lines of 1000 bytes through a spool of 200 kB, as a command prints them; answers how many are stored.
+async fn through_a_small_spool(when_full: WhenFull, lines: u64) -> u64 {
+    let (dir, store) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+    let small = config(&dir).with_max_bytes(200_000).with_when_full(when_full);
+    let spooled = Arc::new(Spooled::open(store.clone(), small).await.unwrap());
+    let sink = Arc::clone(&spooled) as Arc<dyn OutputSink>;
+    let fan_out = FanOut::new(vec![SinkConfig::required("small", sink)]);
+    let mut run = SampleRun::new();
+    let sinks = fan_out.begin(&run.record).await.unwrap();
+    for n in 1..=lines {
+        let batch = long_line(n, 1000);
+        run.print(std::slice::from_ref(&batch));
+        sinks.append(&[batch]);
+        sinks.room().await;
+    }
+    sinks.drained().await;
+    let account = sinks.accounts().pop().unwrap();
+    assert_eq!(account.stored + account.dropped, lines, "{account:?}");
+    assert!(spooled.depth().bytes <= 201_000, "{:?}", spooled.depth());
+    account.stored
+}
+
+#[tokio::test]
+async fn a_spool_that_blocks_loses_no_line_of_a_store_that_takes_them() {
+    assert_eq!(through_a_small_spool(WhenFull::Block, 2_000).await, 2_000);
+    assert!(through_a_small_spool(WhenFull::Drop, 2_000).await < 2_000);
+}
+
+#[tokio::test]
+async fn a_spool_that_drops_takes_what_it_has_room_for() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), away());
+    let spooled = Spooled::open(sick, config(&dir).with_max_bytes(4_500)).await.unwrap();
+    let run = SampleRun::new();
+    run.begin(&spooled).await;
+    let batches: Vec<_> = (1..=10).map(|n| long_line(n, 1000)).collect();
+    let answer = spooled.append(run.key(), &batches).await.unwrap();
+    assert!(answer.again.is_empty() && answer.refused.is_empty());
+    let dropped: Vec<_> = answer.dropped.iter().map(|gap| gap.range.first.get()).collect();
+    assert_eq!(dropped, [5, 6, 7, 8, 9, 10]);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_in_a_spool_is_told_what_was_taken() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), away());
+    let mut soon = config(&dir).with_max_bytes(4_500).with_when_full(WhenFull::Block);
+    soon.call_limit = Duration::from_millis(300);
+    let spooled = Spooled::open(sick, soon).await.unwrap();
+    let run = SampleRun::new();
+    run.begin(&spooled).await;
+    let batches: Vec<_> = (1..=10).map(|n| long_line(n, 1000)).collect();
+    let answer = spooled.append(run.key(), &batches).await.unwrap();
+    assert_eq!(answer.left_of(&batches), batches[4..]);
+    let error = spooled.append(run.key(), &batches[4..]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
 }
 
 /// One line of so many bytes.

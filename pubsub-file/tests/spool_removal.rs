@@ -140,6 +140,8 @@ async fn what_another_process_ships_is_removed_there_too() {
             let error = remover.remove(run.id()).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             assert_eq!(remover.waiting().await.unwrap(), [], "nobody ships it any more");
+            let bytes = || worker.depth().bytes == 0;
+            until("its lines are gone at once", || Box::pin(std::future::ready(bytes()))).await;
             far.go(false);
         } else {
             far.go(false);

@@ -14,7 +14,7 @@ use super::folder::Missing;
 use super::log::{Log, bytes_in};
 
 /// How often a full spool is counted anew.
-const COUNT_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const COUNT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Most runs that are remembered as told.
 const MAX_TOLD: usize = 10_000;

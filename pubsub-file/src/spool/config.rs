@@ -21,7 +21,8 @@ pub struct SpoolConfig {
     /// Most bytes on the disk, of all processes. What was shipped is freed once it is 64 KiB.
     pub max_bytes: u64,
     /// [`WhenFull::Drop`] lets the command go on: lines without room are holes that the run's record names.
-    /// [`WhenFull::Block`] makes it wait until something was shipped.
+    /// [`WhenFull::Block`] makes it wait until something was shipped: an append waits a third of `call_limit` at most,
+    /// and is [`Full`](pubsub_core::ErrorKind::Full) then, to be tried again. So it is also where the disk itself is full.
     pub when_full: WhenFull,
     /// [`Durability::PowerLoss`] puts every append on the disk before it returns. The end of a run always is.
     pub durability: Durability,

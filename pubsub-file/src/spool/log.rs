@@ -325,6 +325,17 @@ impl Log {
         bytes_in(&self.folder)
     }
 
+    /// Removes the lines of a run that is marked as removed; answers how many bytes were freed.
+    pub(super) fn drop_lines(&mut self) -> Result<u64> {
+        let doing = "remove lines from the spool";
+        let bytes = self.bytes();
+        self.writing = None;
+        for number in segments(&self.folder).map_err(io_error(doing))? {
+            fs::remove_file(self.segment(number)).map_err(io_error(doing))?;
+        }
+        Ok(bytes)
+    }
+
     /// Removes the run from the spool, out of sight at once; answers how many bytes were freed.
     pub(super) fn remove(self) -> Result<u64> {
         let bytes = self.bytes();

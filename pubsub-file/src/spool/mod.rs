@@ -1,6 +1,7 @@
 //! A durable local queue in front of a sink.
 
 mod adopt;
+mod append;
 mod config;
 mod folder;
 #[cfg(fuzzing)]
@@ -22,7 +23,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use pubsub_core::{
     Appended, Error, ErrorKind, Hit, LineBatch, Lines, Output, OutputReader, OutputSink, RECORD_VERSION,
-    RefusalLog, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, WhenFull, name,
+    RefusalLog, Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, name,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -93,6 +94,8 @@ struct Shared<S> {
     /// Up to which change everything was shipped.
     settled: watch::Sender<u64>,
     work: Notify,
+    /// Told when something was freed.
+    room: Notify,
     /// Whether the last call to the sink failed.
     away: watch::Sender<bool>,
     /// Set once the shipper is to end.
@@ -152,6 +155,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
             work: Notify::new(),
+            room: Notify::new(),
             away: watch::Sender::new(false),
             stop: watch::Sender::new(false),
         });
@@ -300,44 +304,15 @@ impl<S> Shared<S> {
         })
     }
 
-    /// `None` where nothing of the run is here: it was shipped to its end, or never began.
-    fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Option<Appended>> {
-        let bytes: u64 = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
-        let mut has_room = true;
-        let appended = self.with(&run.run_id, |log| {
-            if self.is_gone(log, &run.run_id) {
-                return Err(removal::is_removed(&run.run_id));
-            }
-            if log.record().is_none() {
-                return Ok(None);
-            }
-            has_room = self.has_room(bytes);
-            if !has_room {
-                return Err(
-                    Error::new(ErrorKind::Full, "the spool is full").with("bytes", self.config.max_bytes)
-                );
-            }
-            log.append(batches, self.sync()).map(Some)
-        });
-        match appended {
-            Ok(bytes) => {
-                self.bytes.fetch_add(bytes.unwrap_or_default(), Ordering::Relaxed);
-                Ok(bytes.map(|_| Appended::all()))
-            }
-            Err(error) if error.kind() == ErrorKind::Full && self.config.when_full == WhenFull::Drop => {
-                let why =
-                    if has_room { "no space is left on the disk of the spool" } else { error.message() };
-                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {why}"));
-                Ok(Some(batches.iter().map(dropped).fold(Appended::all(), Appended::with_dropped)))
-            }
-            Err(error) => Err(error),
-        }
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn freed(&self, bytes: u64) {
         let less = |now: u64| Some(now.saturating_sub(bytes));
         // Never refused.
         let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        self.room.notify_waiters();
     }
 }
 
@@ -353,12 +328,7 @@ impl<S: OutputSink + 'static> OutputSink for Spooled<S> {
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
-        let (shared, key, own) = (Arc::clone(&self.shared), run.clone(), batches.to_vec());
-        match blocking(move || shared.append(&key, &own)).await? {
-            Some(appended) => Ok(appended),
-            // The sink knows.
-            None => self.shared.sink.append(run, batches).await,
-        }
+        self.shared.append_waiting(run, batches).await
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {

@@ -48,6 +48,7 @@ impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
             return self.shared.sink.remove(run).await;
         }
         let turn = self.shared.turn(run).await?;
+        self.shared.drop_lines(run).await?;
         self.shared.sink.remove(run).await?;
         let (shared, id) = (Arc::clone(&self.shared), run.clone());
         blocking(move || {
@@ -64,7 +65,7 @@ impl<S: OutputSink + Retention + 'static> Retention for Spooled<S> {
     }
 }
 
-impl<S> Shared<S> {
+impl<S: Send + Sync + 'static> Shared<S> {
     /// Waits until no call about the run is under way; `None` where its folder is gone.
     async fn turn(self: &Arc<Self>, run: &RunId) -> Result<Option<Turn>> {
         // A step is a few calls.
@@ -87,6 +88,22 @@ impl<S> Shared<S> {
         }
     }
 
+    /// Removes what waits of a run that is marked, also while the sink is out of reach; where another process has it open,
+    /// that one does it.
+    pub(super) async fn drop_lines(self: &Arc<Self>, run: &RunId) -> Result<()> {
+        let Some(entry) = self.runs().get(run).cloned() else { return Ok(()) };
+        let shared = Arc::clone(self);
+        blocking(move || {
+            if let Some(log) = lock(&entry).as_mut() {
+                shared.freed(log.drop_lines()?);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl<S> Shared<S> {
     /// Whether a run was removed and has not begun anew.
     pub(super) fn is_gone(&self, log: &Log, run: &RunId) -> bool {
         log.is_removed() || (log.record().is_none() && self.gone().contains_key(run))

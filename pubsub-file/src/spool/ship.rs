@@ -176,6 +176,7 @@ impl<S: OutputSink + 'static> Shared<S> {
 
     /// Brings a removal to its end that another process began, or that the sink could not do.
     async fn remove_at_sink(self: &Arc<Self>, id: &RunId) -> Result<Step> {
+        self.drop_lines(id).await?;
         if let Some(remove) = self.remove_at {
             match self.limited(remove(&self.sink, id)).await {
                 Err(error) if !is_for_good(error.kind()) => return Ok(Step::Failed(error)),
