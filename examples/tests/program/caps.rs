@@ -74,7 +74,9 @@ fn killed(place: &Place) {
     let started = std::time::Instant::now();
     loop {
         let told = place.run(&["get-status", "a", "s", "--json"]);
-        let is_told = told.code == 0 && told.documents()[0]["notes"][0]["kind"] == "output_held_back";
+        let documents = if told.code == 0 { told.documents() } else { Vec::new() };
+        let kind = documents.first().and_then(|run| run.pointer("/notes/0/kind"));
+        let is_told = kind.is_some_and(|kind| kind == "output_held_back");
         if is_told && place.run(&["get-logs", "a", "s"]).out == "one\ntwo\n" {
             break;
         }

@@ -110,8 +110,9 @@ fn waiting_too_long_is_5_and_waiting_begins_before_anything_is_there() {
     let late = place.expect(5, &["wait", "a", "s", "--timeout", "200ms", "--json"]);
     let told: Vec<serde_json::Value> =
         late.err.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(told[0]["notice"], "stage s of a has no run yet; waiting for one");
-    assert_eq!(told[1]["kind"], "timed_out");
+    let [notice, error] = told.as_slice() else { panic!("{late:?}") };
+    assert_eq!(notice["notice"], "stage s of a has no run yet; waiting for one");
+    assert_eq!(error["kind"], "timed_out");
     let waiting = place.start(&["wait", "a", "s"]);
     place.expect(0, &["publish", "a", "t"]);
     work(&place, &["--on", "t:*", "--stage", "s"], "true");
