@@ -37,7 +37,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) store: Vec<Place>,
     /// A spool in this folder: `work` and `stream` keep output there until the stores have it, and ship what is left.
-    /// Where it is full, the command waits for room for a required store; for others, lines are dropped and told
+    /// Once it is full, lines for a store that is away are dropped, and told as holes
     #[arg(long, global = true, value_parser = folder, value_name = "DIR")]
     pub(crate) spool: Option<PathBuf>,
     /// One JSON document a line, errors too

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pubsub_pipeline::{
     ActionId, Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output,
     OutputReader, Place, RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Stage, Store,
-    WhenFull, bring_tails, connect_broker, connect_store, current_run, name,
+    bring_tails, connect_broker, connect_store, current_run, name,
 };
 use tokio::task::JoinSet;
 
@@ -91,9 +91,6 @@ impl Places {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
                     let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
-                    // Shipping frees room: what must have everything waits for that.
-                    let when_full = if required { WhenFull::Block } else { WhenFull::Drop };
-                    let config = config.with_when_full(when_full);
                     let spool = Arc::new(Spooled::open_store(Arc::clone(&connected.store), config).await?);
                     connected.store = Arc::clone(&spool) as Arc<dyn Store>;
                     Some(spool)

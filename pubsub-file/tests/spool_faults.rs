@@ -593,9 +593,10 @@ async fn through_a_small_spool(when_full: WhenFull, lines: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_spool_that_blocks_loses_no_line_of_a_store_that_takes_them() {
-    assert_eq!(through_a_small_spool(WhenFull::Block, 2_000).await, 2_000);
-    assert!(through_a_small_spool(WhenFull::Drop, 2_000).await < 2_000);
+async fn a_spool_that_is_full_loses_no_line_of_a_store_that_takes_them() {
+    for when_full in [WhenFull::Block, WhenFull::Drop] {
+        assert_eq!(through_a_small_spool(when_full, 2_000).await, 2_000, "{when_full:?}");
+    }
 }
 
 #[tokio::test]

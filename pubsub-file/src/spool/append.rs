@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pubsub_core::{Appended, Error, ErrorKind, LineBatch, LineRange, OutputSink, Result, RunKey, WhenFull};
 use tokio::time::{Instant, timeout};
@@ -15,8 +16,12 @@ use crate::files::blocking;
 /// A call waits for room so many times shorter than one to the sink may take, so that who calls is not impatient.
 const WAITS_PART: u32 = 3;
 
+/// How long shipping may free nothing until lines are dropped, where that is wanted.
+const FREES: Duration = Duration::from_secs(1);
+
 impl<S: OutputSink + 'static> Shared<S> {
-    /// Appends lines; waits for room where that is wanted.
+    /// Appends lines. Without room for them, it waits for what shipping frees: where it is to block, and otherwise as long
+    /// as the sink takes what is there, so that none is dropped for a sink in reach.
     pub(super) async fn append_waiting(
         self: &Arc<Self>,
         run: &RunKey,
@@ -27,36 +32,48 @@ impl<S: OutputSink + 'static> Shared<S> {
         loop {
             let freed = self.room.notified();
             let (shared, key, own) = (Arc::clone(self), run.clone(), left.clone());
-            let appended = match blocking(move || shared.append(&key, &own)).await {
-                Err(error) if error.kind() == ErrorKind::Full && Instant::now() < until => None,
+            let full = match blocking(move || shared.append(&key, &own)).await? {
+                Taken::All => return Ok(Appended::all()),
+                // The sink knows.
+                Taken::NotHere => return self.sink.append(run, &left).await,
+                Taken::First(taken, full) => {
+                    left.drain(..taken);
+                    full
+                }
+            };
+            let waits = Instant::now() < until;
+            match self.config.when_full {
+                // Other processes, and whoever else uses the disk, tell nobody what they free.
+                WhenFull::Block if waits => drop(timeout(COUNT_AGAIN, freed).await),
+                WhenFull::Block if left.len() == batches.len() => return Err(full),
                 // What it had room for is told.
-                Err(error) if error.kind() == ErrorKind::Full && left.len() < batches.len() => {
+                WhenFull::Block => {
                     let again = |batch: &LineBatch| LineRange::new(batch.first(), batch.last());
                     return Ok(left.iter().map(again).fold(Appended::all(), Appended::with_again));
                 }
-                appended => Some(appended?),
-            };
-            match appended {
-                Some(Taken::All(appended)) => return Ok(appended),
-                Some(Taken::First(taken)) => {
-                    left.drain(..taken);
-                }
-                // The sink knows.
-                Some(Taken::NotHere) => return self.sink.append(run, &left).await,
-                // Other processes, and whoever else uses the disk, tell nobody what they free.
-                None => {
-                    let _ = timeout(COUNT_AGAIN, freed).await;
+                WhenFull::Drop => {
+                    let in_reach = waits && !*self.away.borrow();
+                    if !in_reach || timeout(FREES, freed).await.is_err() {
+                        return Ok(dropped(&left, &full));
+                    }
                 }
             }
         }
     }
 }
 
+fn dropped(left: &[LineBatch], full: &Error) -> Appended {
+    let on_disk = full.source().is_some();
+    let why = if on_disk { "no space is left on the disk of the spool" } else { full.message() };
+    let gaps = left.iter().map(|batch| batch.gap(format!("dropped: {why}")));
+    gaps.fold(Appended::all(), Appended::with_dropped)
+}
+
 /// What became of lines.
 enum Taken {
-    All(Appended),
-    /// So many batches; there was no room for the next one, which waits for it.
-    First(usize),
+    All,
+    /// So many batches; there was no room for the next one.
+    First(usize, Error),
     /// Nothing of the run is here: it was shipped to its end, or never began.
     NotHere,
 }
@@ -74,28 +91,17 @@ impl<S> Shared<S> {
             match self.write(log, batches) {
                 // As much as there is room for.
                 Err(error) if error.kind() == ErrorKind::Full && batches.len() > 1 => {}
-                written => return written.map(|()| Taken::All(Appended::all())),
+                written => return written.map(|()| Taken::All),
             }
             for batch in batches {
                 self.write(log, slice::from_ref(batch))?;
                 taken += 1;
             }
-            Ok(Taken::All(Appended::all()))
+            Ok(Taken::All)
         });
-        let error = match appended {
-            Err(error) if error.kind() == ErrorKind::Full => error,
-            appended => return appended,
-        };
-        match self.config.when_full {
-            WhenFull::Block if taken > 0 => Ok(Taken::First(taken)),
-            WhenFull::Block => Err(error),
-            WhenFull::Drop => {
-                let on_disk = error.source().is_some();
-                let why = if on_disk { "no space is left on the disk of the spool" } else { error.message() };
-                let dropped = |batch: &LineBatch| batch.gap(format!("dropped: {why}"));
-                let dropped = batches.iter().skip(taken).map(dropped);
-                Ok(Taken::All(dropped.fold(Appended::all(), Appended::with_dropped)))
-            }
+        match appended {
+            Err(full) if full.kind() == ErrorKind::Full => Ok(Taken::First(taken, full)),
+            appended => appended,
         }
     }
 

@@ -20,7 +20,8 @@ pub struct SpoolConfig {
     pub dir: PathBuf,
     /// Most bytes on the disk, of all processes. What was shipped is freed once it is 64 KiB.
     pub max_bytes: u64,
-    /// [`WhenFull::Drop`] lets the command go on: lines without room are holes that the run's record names.
+    /// [`WhenFull::Drop`] lets the command go on: while the sink is in reach, an append waits for what shipping frees, at
+    /// most a second for each part; lines without room are holes then, which the run's record names.
     /// [`WhenFull::Block`] makes it wait until something was shipped: an append waits a third of `call_limit` at most,
     /// and is [`Full`](pubsub_core::ErrorKind::Full) then, to be tried again. So it is also where the disk itself is full.
     pub when_full: WhenFull,
