@@ -43,6 +43,8 @@ struct State {
     queued_bytes: usize,
     /// When the oldest queued batch came.
     since: Option<Instant>,
+    /// Somebody waits until all of it is stored: nothing is gathered until the queue is empty.
+    hurried: bool,
     /// The record with which the run begins, until the task takes it.
     first: Option<RunRecord>,
     /// A record to be brought to the sink as a sign of life.
@@ -100,6 +102,7 @@ impl Lane {
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 since: None,
+                hurried: false,
                 first: Some(record),
                 update: None,
                 finish: None,
@@ -228,6 +231,13 @@ impl Lane {
     }
 
     pub(super) async fn drained(&self) {
+        let hurries = {
+            let mut state = self.lock();
+            state.account.waiting > 0 && !std::mem::replace(&mut state.hurried, true)
+        };
+        if hurries {
+            self.work.notify_one();
+        }
         self.until(|state| state.account.waiting == 0).await;
     }
 

@@ -332,7 +332,8 @@ impl FanOutRun {
         self.lanes.0.iter().for_each(|lane| lane.update(record));
     }
 
-    /// Waits until the required sinks have, or have refused, all lines that they were given; or were given up.
+    /// Waits until the required sinks have, or have refused, all lines that they were given; or were given up. What they
+    /// gather is sent at once.
     pub async fn drained(&self) {
         for lane in self.required() {
             lane.drained().await;

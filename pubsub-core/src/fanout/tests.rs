@@ -552,6 +552,22 @@ async fn a_run_begins_once_a_required_sink_takes_it_and_never_where_it_refuses()
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_a_run_waits_for_no_delay_in_which_lines_are_gathered() {
+    let sink = Fake::good();
+    let fan_out = FanOut::new(vec![config("slow to gather", &sink).with_delay(Duration::from_secs(60))]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    let began = tokio::time::Instant::now();
+    for first in [1, 2] {
+        run.append(&[batch(first, 1)]);
+        run.drained().await;
+    }
+    run.append(&[batch(3, 1)]);
+    let report = run.finish(ended(record)).await.unwrap();
+    assert_eq!((report.sinks[0].stored, began.elapsed()), (3, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_does_not_go_on_without_a_required_store_that_is_damaged() {
     let torn = Error::new(ErrorKind::Corrupt, "read the version");
     let damaged = Arc::new(Fake { begin: Mutex::new(vec![torn]), ..Arc::into_inner(Fake::good()).unwrap() });

@@ -22,8 +22,8 @@ impl Lane {
         }
         if let Some(since) = state.since {
             let until = since + self.sink.config.delay;
-            let gathers =
-                state.finish.is_none() && state.closed.is_none() && state.queued_bytes < self.enough();
+            let is_awaited = state.hurried || state.finish.is_some() || state.closed.is_some();
+            let gathers = !is_awaited && state.queued_bytes < self.enough();
             return if gathers && Instant::now() < until {
                 Next::Gather(until)
             } else {
@@ -49,6 +49,7 @@ impl Lane {
         let was_full = state.queued_bytes >= self.sink.config.queue_bytes;
         state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
         state.since = state.queue.front().map(|_| since);
+        state.hurried &= state.since.is_some();
         drop(state);
         self.unqueued(bytes);
         if was_full {
