@@ -25,8 +25,9 @@ const CUT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a store may take for what it lacks of a run that is cut.
 const CUT_STORE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long it may take to begin a run that is to stop, whose handler has not been called; none where it is cut.
-const BEGIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a store may take to begin a run that is to stop, whose handler has not been called: what it began is to be
+/// ended there as well.
+const BEGIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// How attempts are run: the same for all runs of a worker.
 #[derive(Clone)]
@@ -267,13 +268,7 @@ impl Execution {
                 Finality::Undecided => fan_out.begin_where_taken(&record).await,
             }
         };
-        let mut cut = stop.clone();
-        let too_late = async {
-            tokio::select! {
-                () = store_limit(stopped.requested(), BEGIN_LIMIT) => {}
-                _ = cut.cut() => {}
-            }
-        };
+        let too_late = store_limit(stopped.requested(), BEGIN_LIMIT);
         let why = "stopped before it was started: a required store did not take the run";
         let sinks = stores_may(pin!(begin), too_late, why).await?;
         #[cfg(feature = "fault-points")]
