@@ -40,7 +40,8 @@ impl std::fmt::Debug for ConnectedStore {
 ///
 /// # Errors
 /// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise what is wrong for
-/// good: a configuration that cannot be right, and [`TooNew`](pubsub_core::ErrorKind::TooNew).
+/// good: a configuration that cannot be right, [`TooNew`](pubsub_core::ErrorKind::TooNew), and
+/// [`Corrupt`](pubsub_core::ErrorKind::Corrupt).
 pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
     match place.scheme() {
         Scheme::Memory => {

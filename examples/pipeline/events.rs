@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use pubsub_pipeline::{
-    ActionId, Broker, Error, ErrorKind, Event, Novelty, OutputReader as _, Payload, PublisherExt as _,
-    RefusedLines as _, RunQuery, Scope, Timestamp, Wait, Waited, wait,
+    ActionId, Broker, Error, ErrorKind, Event, Novelty, Payload, PublisherExt as _, RefusedLines as _, Scope,
+    Timestamp, Wait, Waited, wait,
 };
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::args::{self, DeadLettersCommand};
 use crate::codes::{DONE, Done, Failure, of_run};
 use crate::documents::{DeadLetterDocument, EventDocument, RefusedDocument, StatusDocument, WaitedDocument};
 use crate::human;
-use crate::places::{Places, fresh, waits};
+use crate::places::{Places, fresh, has_run, waits};
 use crate::screen::{Form, Screen};
 use crate::values::PayloadSource;
 
@@ -115,8 +115,7 @@ async fn is_known(places: &Places, broker: &dyn Broker, action: &ActionId) -> Do
     if broker.groups(&scope).await?.iter().any(|group| !group.depth.is_idle()) {
         return Ok(true);
     }
-    let query = RunQuery::all().with_action(action.clone()).with_limit(1);
-    Ok(!places.store().await?.runs(&query).await?.is_empty())
+    Ok(has_run(&*places.store().await?, action, None).await?)
 }
 
 /// Says of a broker that is only asked, and whose folder can only be read, who can ask it.

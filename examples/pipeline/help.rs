@@ -160,8 +160,9 @@ pub(crate) const CANCEL: &str = help!(
 pub(crate) const SPOOL: &str = help!(
     "pipeline --spool /var/spool/pipeline spool",
     "",
-    "All stores that something waits for, whichever --store names. One line for each run that waits: the store, action, stage, attempt, and how much. What is damaged is told as well, and \
-     the exit code is 1 then: the next one that opens the spool repairs it, and lines that cannot be read become a hole.",
+    "All stores that something waits for, whichever --store names. One line for each run that waits: the store, action, \
+     stage, attempt, and how much. What is damaged is told as well, and the exit code is 1 then: the next one that opens the \
+     spool repairs it, and lines that cannot be read become a hole.",
 );
 
 pub(crate) const DEAD_LETTERS: &str = help!(

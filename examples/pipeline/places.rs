@@ -258,6 +258,17 @@ pub(crate) fn seen(output: &Output) -> RunRecord {
     record
 }
 
+/// Whether there is any run of an action, or of one stage of it.
+pub(crate) async fn has_run(
+    store: &dyn OutputReader,
+    action: &ActionId,
+    stage: Option<&Stage>,
+) -> Result<bool, Error> {
+    let mut query = RunQuery::all().with_action(action.clone()).with_limit(1);
+    query.stage = stage.cloned();
+    Ok(!store.runs(&query).await?.is_empty())
+}
+
 /// Says that there is nothing yet: a name that is misspelt would be waited for in silence.
 pub(crate) async fn waits(
     store: &dyn OutputReader,
@@ -265,10 +276,8 @@ pub(crate) async fn waits(
     action: &ActionId,
     stage: Option<&Stage>,
 ) -> Done<()> {
-    let mut query = RunQuery::all().with_action(action.clone()).with_limit(1);
-    query.stage = stage.cloned();
     // A store that is out of reach is told by who waits for it.
-    if store.runs(&query).await.is_ok_and(|runs| runs.is_empty()) {
+    if has_run(store, action, stage).await.is_ok_and(|has| !has) {
         let what = stage.map(|stage| format!("stage {stage} of ")).unwrap_or_default();
         screen.notice(&format!("{what}{action} has no run yet; waiting for one"))?;
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, RefusedLines, SinkConfig, Spooled, Store};
-
 use tokio::task::JoinSet;
 
 use crate::args::RunOptions;

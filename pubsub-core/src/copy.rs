@@ -75,12 +75,15 @@ pub async fn copy(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> 
 /// As for [`copy`]. Dropped while a damaged copy is replaced, that one may be gone; the reader has all of it.
 pub async fn copy_verified(from: &dyn OutputReader, run: &RunId, to: &dyn Store) -> Result<CopyReport> {
     let (report, given) = moved(from, run, to).await?;
-    let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).with("run", run);
     let record = &report.record;
+    if record.status == RunStatus::Running {
+        return Ok(report);
+    }
+    let damaged = |what: &str| Error::new(ErrorKind::Corrupt, what).with("run", run);
     let is_whole = record.holes.is_empty()
         && record.digest == Some(given.seal.digest)
         && record.counts == given.seal.counts;
-    if given.is_in(to, record).await? {
+    if given.is_in(to, run).await? {
         if is_whole || given.is_all_there_was(&report) {
             return Ok(report);
         }
@@ -100,7 +103,7 @@ pub async fn copy_verified(from: &dyn OutputReader, run: &RunId, to: &dyn Store)
     tracing::warn!(%run, "a copy that was damaged is removed and made anew");
     to.remove(run).await?;
     let (report, given) = moved(from, run, to).await?;
-    if given.is_in(to, &report.record).await? {
+    if given.is_in(to, run).await? {
         return Ok(CopyReport { replaced: true, ..report });
     }
     Err(damaged("a copy that was just made is damaged: its store does not give what it was given"))
@@ -108,7 +111,6 @@ pub async fn copy_verified(from: &dyn OutputReader, run: &RunId, to: &dyn Store)
 
 async fn moved(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Result<(CopyReport, Given)> {
     let Output { record, complete_through, mut items } = from.lines(run, Lines::ALL).await?;
-    let missing = record.holes.iter().map(|hole| hole.range).collect();
     let running = record.status == RunStatus::Running;
     let through = if running { complete_through } else { u64::MAX };
     let wanted = LineNumber::new(through).map(|through| LineRange::new(LineNumber::FIRST, through));
@@ -120,8 +122,7 @@ async fn moved(from: &dyn OutputReader, run: &RunId, to: &dyn OutputSink) -> Res
         copying.take(item).await?;
     }
     copying.flush().await?;
-    let (report, seal, ranges) = copying.report();
-    let given = Given { ranges, seal, missing };
+    let (report, given) = copying.report();
     if !running {
         to.finish(&report.record).await?;
     }
@@ -134,28 +135,20 @@ struct Given {
     ranges: Vec<LineRange>,
     seal: Seal,
     /// What the record of the reader says to be missing there.
-    missing: Vec<LineRange>,
+    missing: Vec<Gap>,
 }
 
 impl Given {
     /// Whether a run that is not whole lacks just what its reader's record says, or the sink refused.
     fn is_all_there_was(&self, report: &CopyReport) -> bool {
-        let record = &report.record;
-        if record.status == RunStatus::Running {
-            return true;
-        }
-        let refused = report.refused.iter().map(|gap| gap.range);
-        let known: Vec<LineRange> = self.missing.iter().copied().chain(refused).collect();
-        let known = in_order(&known);
-        !record.holes.is_empty() && record.holes.iter().all(|hole| without(hole.range, &known).is_empty())
+        let known: Vec<LineRange> = self.missing.iter().chain(&report.refused).map(|gap| gap.range).collect();
+        let (known, holes) = (in_order(&known), &report.record.holes);
+        !holes.is_empty() && holes.iter().all(|hole| without(hole.range, &known).is_empty())
     }
 
     /// Whether a store has just these lines where it was given them, whatever else it has.
-    async fn is_in(&self, store: &dyn OutputReader, record: &RunRecord) -> Result<bool> {
-        if record.status == RunStatus::Running {
-            return Ok(true);
-        }
-        let mut items = store.lines(&record.key.run_id, Lines::ALL).await?.items;
+    async fn is_in(&self, store: &dyn OutputReader, run: &RunId) -> Result<bool> {
+        let mut items = store.lines(run, Lines::ALL).await?.items;
         let (mut ranges, mut found) = (self.ranges.as_slice(), SealBuilder::new());
         while let Some(item) = items.next().await {
             let OutputItem::Lines(batch) = item? else { continue };
@@ -237,12 +230,13 @@ impl<'a> Copying<'a> {
         }
     }
 
-    fn report(self) -> (CopyReport, Seal, Vec<LineRange>) {
+    fn report(self) -> (CopyReport, Given) {
         let Self { mut record, holes, refused, given, seal, .. } = self;
-        record.holes = holes;
+        let missing = std::mem::replace(&mut record.holes, holes);
         let seal = seal.seal();
         let (lines, bytes) = (seal.counts.lines, seal.counts.bytes);
-        (CopyReport { record, lines, bytes, refused, replaced: false }, seal, given)
+        let report = CopyReport { record, lines, bytes, refused, replaced: false };
+        (report, Given { ranges: given, seal, missing })
     }
 }
 

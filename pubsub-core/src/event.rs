@@ -54,8 +54,13 @@ impl Event {
     /// An event of now with a new id and payload `null`.
     #[must_use]
     pub fn new(event_type: EventType, action_id: ActionId) -> Self {
+        Self::identified(EventId::generate(), event_type, action_id)
+    }
+
+    /// As [`new`](Self::new), where the id is known: none is drawn.
+    pub(crate) fn identified(id: EventId, event_type: EventType, action_id: ActionId) -> Self {
         Self {
-            id: EventId::generate(),
+            id,
             event_type,
             action_id,
             payload: Payload::null(),

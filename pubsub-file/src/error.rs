@@ -1,6 +1,7 @@
 //! What the system's errors mean.
 
 use std::io;
+use std::path::Path;
 
 use pubsub_core::{Error, ErrorKind};
 
@@ -28,6 +29,11 @@ pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
 /// An error of the file system while `doing` something.
 pub(crate) fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::new(kind_of(&error), doing).with_source(error)
+}
+
+/// As [`io_error`], of a folder that is named.
+pub(crate) fn folder_error(doing: &'static str, folder: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |error| io_error(doing)(error).with("folder", folder.display())
 }
 
 #[cfg(test)]

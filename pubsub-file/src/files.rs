@@ -110,6 +110,14 @@ pub(crate) fn is_still(path: &Path, file: &File) -> io::Result<bool> {
     }
 }
 
+/// What became of a name that is taken away, which another may have done meanwhile.
+pub(crate) fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 /// At most so many bytes from an offset on; fewer at the end of the file.
 pub(crate) fn read_at(file: &File, offset: u64, most: usize) -> io::Result<Bytes> {
     let left = file.metadata()?.len().saturating_sub(offset);

@@ -5,7 +5,7 @@ use std::path::Path;
 use pubsub_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::error::io_error;
+use crate::error::folder_error;
 use crate::files::{self, Sync};
 
 const FILE: &str = "format.json";
@@ -18,8 +18,7 @@ struct Format {
 /// Whether a folder says its version. What is newer than `newest` is refused by name, before anything there is touched.
 pub(crate) fn is_versioned(folder: &Path, newest: u32) -> Result<bool> {
     let doing = "read the version of a folder";
-    let found =
-        files::read(&folder.join(FILE)).map_err(|e| io_error(doing)(e).with("folder", folder.display()))?;
+    let found = files::read(&folder.join(FILE)).map_err(folder_error(doing, folder))?;
     let Some(bytes) = found else { return Ok(false) };
     let format: Format = serde_json::from_slice(&bytes)
         .map_err(|e| Error::new(ErrorKind::Corrupt, doing).with("folder", folder.display()).with_source(e))?;
@@ -41,5 +40,5 @@ pub(crate) fn make_versioned(folder: &Path, version: u32, sync: Sync) -> Result<
     let json = serde_json::to_vec(&Format { version })
         .map_err(|e| Error::new(ErrorKind::Internal, doing).with_source(e))?;
     files::replace(&folder.join(FILE), &[&json[..], b"\n"].concat(), sync)
-        .map_err(|e| io_error(doing)(e).with("folder", folder.display()))
+        .map_err(folder_error(doing, folder))
 }

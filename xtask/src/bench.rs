@@ -1,16 +1,17 @@
 //! Runs the benchmarks and prints one table: the limit, ours, the ratio, and what is wanted.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::run::{Done, cargo, root};
+use crate::readme::{Place, Readme};
+use crate::run::{Done, cargo, target_folder};
 
 /// Where the table stands in the README.
-const BEGIN: &str = "<!-- speed: written by `cargo xtask bench --save` -->";
-const END: &str = "<!-- /speed -->";
+const PLACE: Place =
+    Place { begin: "<!-- speed: written by `cargo xtask bench --save` -->", end: "<!-- /speed -->" };
 
 /// What becomes of the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub(crate) enum Table {
 
 /// Measures the benchmarks whose name is given, or all.
 pub(crate) fn bench(names: &[&str], table: Table) -> Done {
-    let home = home();
+    let home = target_folder().join("bench");
     // What an earlier run measured is not part of this one.
     if home.exists() {
         std::fs::remove_dir_all(&home).map_err(|e| format!("{}: {e}", home.display()))?;
@@ -34,12 +35,7 @@ pub(crate) fn bench(names: &[&str], table: Table) -> Done {
     let rows = rows(&home)?;
     let text = format!("{}\n\n{}", machine(), markdown(&rows));
     println!("\n{text}");
-    if table == Table::Saved { save(&text) } else { Ok(()) }
-}
-
-fn home() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("bench")
+    if table == Table::Saved { Readme::with(PLACE, &text)?.write() } else { Ok(()) }
 }
 
 /// What a benchmark tells of its row.
@@ -187,13 +183,4 @@ fn machine() -> String {
     let model = told.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
     format!("Measured on {cores} cores of {}.", if model.is_empty() { "an unknown processor" } else { model })
-}
-
-fn save(text: &str) -> Done {
-    let path = root().join("README.md");
-    let readme = std::fs::read_to_string(&path).map_err(|e| e.to_string())?;
-    let around = readme.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) =
-        around.ok_or_else(|| format!("README.md has no place for the table: {BEGIN} … {END}"))?;
-    std::fs::write(&path, format!("{before}{BEGIN}\n{text}\n{END}{after}")).map_err(|e| e.to_string())
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::fuzz_seeds;
-use crate::run::{Done, Form, root};
+use crate::run::{Done, Form, root, target_folder};
 
 const TARGETS: [&str; 9] =
     ["capture", "config", "event", "frame", "ids", "index", "pattern", "record", "spool"];
@@ -41,10 +41,8 @@ impl Fuzz {
     pub(crate) fn parse(words: &[&str]) -> Option<Self> {
         let form = if words.contains(&"--long") { Form::Long } else { Form::Quick };
         let named = words.iter().filter(|word| **word != "--long");
-        let targets: Option<Vec<_>> =
-            named.map(|word| TARGETS.into_iter().find(|target| target == word)).collect();
-        let targets =
-            targets.filter(|targets| !targets.is_empty() || words.iter().all(|w| *w == "--long"))?;
+        let targets: Vec<_> =
+            named.map(|word| TARGETS.into_iter().find(|target| target == word)).collect::<Option<_>>()?;
         Some(if targets.is_empty() { Self::new(form) } else { Self { targets, form } })
     }
 }
@@ -63,7 +61,8 @@ pub(crate) fn run(fuzz: Fuzz) -> Done {
         Form::Quick => 15,
         Form::Long => 600,
     };
-    let place = target_folder();
+    // Beside everything else, so that what was built and found stays.
+    let place = target_folder().join("fuzz");
     build(&place)?;
     let waiting = Mutex::new(fuzz.targets.iter().rev().copied().collect::<Vec<_>>());
     let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
@@ -124,12 +123,6 @@ fn tool(program: &str) -> Command {
     }
     command.current_dir(root());
     command
-}
-
-/// Beside the target folder of everything else, so that what was built and found stays.
-fn target_folder() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("fuzz")
 }
 
 fn build(place: &Path) -> Done {

@@ -12,6 +12,7 @@ mod dependencies;
 mod facade;
 mod fuzz;
 mod fuzz_seeds;
+mod readme;
 mod run;
 mod style;
 mod support_table;

@@ -21,6 +21,11 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
+/// The folder that cargo builds in.
+pub(crate) fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Runs cargo in the workspace's folder and fails where it fails.
 pub(crate) fn cargo(words: &[&str], variables: &[(&str, &str)]) -> Done {
     println!("$ cargo {}", words.join(" "));
@@ -84,10 +89,11 @@ fn long_tests() -> Done {
                 "fanout_stress",
                 waits,
                 "--",
+                "--ignored",
+                "--test-threads=4",
+                "--show-output",
             ];
-            let output =
-                cargo_output(&[&words[..], &["--ignored", "--test-threads=4", "--show-output"]].concat())?;
-            println!("{output}");
+            println!("{}", cargo_output(&words)?);
             Ok(())
         });
         let rest = cargo(&[&rest[..], &["--", "--ignored", "--skip", waits]].concat(), &[]);

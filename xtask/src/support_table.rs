@@ -1,33 +1,30 @@
 //! The support table of the README, made from what the backends declare.
 
 use std::fmt::Write as _;
-use std::fs;
 
 use pubsub_pipeline::{
     BrokerCapabilities, Durability, FILE_BROKER, FILE_STORE, MEMORY_BROKER, MEMORY_STORE, Order,
     StoreCapabilities, Support,
 };
 
-use crate::run::{Done, root};
+use crate::readme::{Place, Readme};
+use crate::run::Done;
 
-const BEGIN: &str = "<!-- support table: `cargo xtask support-table` writes it -->\n";
-const END: &str = "<!-- end of the support table -->";
+const PLACE: Place = Place {
+    begin: "<!-- support table: `cargo xtask support-table` writes it -->",
+    end: "<!-- end of the support table -->",
+};
 
 const BROKERS: [BrokerCapabilities; 2] = [FILE_BROKER, MEMORY_BROKER];
 
 const STORES: [StoreCapabilities; 2] = [FILE_STORE, MEMORY_STORE];
 
 pub(crate) fn write() -> Done {
-    let (path, readme, wanted) = both()?;
-    if readme != wanted {
-        fs::write(&path, wanted).map_err(|e| e.to_string())?;
-    }
-    Ok(())
+    Readme::with(PLACE, &table())?.write()
 }
 
 pub(crate) fn check() -> Done {
-    let (_, readme, wanted) = both()?;
-    if readme == wanted {
+    if Readme::with(PLACE, &table())?.is_as_wanted() {
         Ok(())
     } else {
         Err("README's support table is not what the backends declare: run cargo xtask support-table"
@@ -35,18 +32,8 @@ pub(crate) fn check() -> Done {
     }
 }
 
-fn both() -> Result<(std::path::PathBuf, String, String), String> {
-    let path = root().join("README.md");
-    let readme = fs::read_to_string(&path).map_err(|e| e.to_string())?;
-    let missing = || "README.md has no place for the support table".to_owned();
-    let (before, rest) = readme.split_once(BEGIN).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    let wanted = format!("{before}{BEGIN}\n{}\n{END}{after}", table());
-    Ok((path, readme.clone(), wanted))
-}
-
 fn table() -> String {
-    format!("{}\n{}", brokers(), stores())
+    format!("\n{}\n{}", brokers(), stores())
 }
 
 fn brokers() -> String {

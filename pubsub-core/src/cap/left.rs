@@ -14,8 +14,8 @@ use crate::{Error, ErrorKind, FanOut, OutputReader, Result, RunId, RunKey, RunQu
 /// lines, and the gap before them. Answers of how many runs. The record of such a run stays one without an end.
 ///
 /// A run that `reader` knows as completed has nothing to be brought. One that it does not know may wait in a spool: its
-/// lines stay for a week, and [`remove_tail`] removes those of a run that was removed. What cannot be read is told in a warning and left where it is. Several processes
-/// may ask at once: each file is one's.
+/// lines stay for a week, and [`remove_tail`] removes those of a run that was removed. What cannot be read is told in a
+/// warning and left where it is. Several processes may ask at once: each file is one's.
 ///
 /// [`Cap::with_dir`]: super::Cap::with_dir
 ///

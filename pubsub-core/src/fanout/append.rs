@@ -7,8 +7,7 @@ use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineRange, Result};
 /// Brings lines to the sink until each is stored, refused, or dropped. Nothing passes a line that is to be tried again.
 pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
     if lane.is_skipped() {
-        let gaps: Vec<Gap> = batches.iter().map(|batch| batch.gap(SKIPPED)).collect();
-        return lane.dropped(&gaps);
+        return drop_all(lane, &batches, SKIPPED);
     }
     if let Some(reason) = lane.refusal() {
         // Said once, when the run was refused.
@@ -40,9 +39,7 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
             Err(error) if error.is_retryable() => stack.push(batches),
             // It began there, so it was removed: its lines are gone as was wanted, and not kept elsewhere.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let reason = format!("dropped: {}", error.chain());
-                let gaps: Vec<Gap> = batches.iter().map(|batch| batch.gap(&reason)).collect();
-                lane.dropped(&gaps);
+                drop_all(lane, &batches, &format!("dropped: {}", error.chain()));
             }
             Err(error) => {
                 let reason = error.chain();
@@ -64,6 +61,11 @@ async fn call(lane: &Lane, batches: &[LineBatch]) -> Result<Appended> {
         return Err(Error::new(ErrorKind::Unavailable, "the sink wants all lines again"));
     }
     Ok(appended)
+}
+
+fn drop_all(lane: &Lane, batches: &[LineBatch], reason: &str) {
+    let gaps: Vec<Gap> = batches.iter().map(|batch| batch.gap(reason)).collect();
+    lane.dropped(&gaps);
 }
 
 async fn refuse(lane: &Lane, refused: Vec<(LineBatch, String)>) {

@@ -55,19 +55,14 @@ impl Shared {
             let reason = format!("the chain has {} events in a row", crate::MAX_LINKS);
             return Ok(Settlement::DeadLetter { reason });
         }
-        match delivery.begin().await? {
+        let begin = delivery.begin().await?;
+        // Where nothing is run, what is left to do may wait for a store, and holds no slot.
+        let slot = slot.filter(|_| matches!(begin, Begin::Go(_)));
+        match begin {
             Begin::Go(numbers) => self.run(delivery, numbers, stop, slot).await,
-            // Where nothing is run, what is left to do may wait for a store, and holds no slot.
-            Begin::Concluded(conclusion) => {
-                drop(slot);
-                self.after(delivery, &conclusion).await
-            }
-            Begin::Cancelled(numbers) => {
-                drop(slot);
-                self.cancelled(delivery, numbers).await
-            }
+            Begin::Concluded(conclusion) => self.after(delivery, &conclusion).await,
+            Begin::Cancelled(numbers) => self.cancelled(delivery, numbers).await,
             Begin::Exhausted(numbers) => {
-                drop(slot);
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
                 let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason);
                 let verdict = Verdict::new(Outcome::Failed, Pipeline::Stops);

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    Conclusion, DEFAULT_SOURCE, Event, EventId, EventType, Headers, MAX_LINKS, Origin, Outcome, Payload,
-    Position, Result, Role, RunId, Stage, Timestamp,
+    Conclusion, Event, EventId, EventType, MAX_LINKS, Origin, Outcome, Payload, Position, Result, Role,
+    RunId, Stage,
 };
 
 /// The payload of `<stage>-completed`.
@@ -99,19 +99,9 @@ fn made(
         root_position: before.map_or_else(|| position.clone(), |origin| origin.root_position.clone()),
         links: before.map_or(0, |origin| origin.links) + 1,
     };
-    // Not by `new`, which would draw an id.
-    let mut made = Event {
-        id: EventId::derived(&event.id, stage, if role == Role::Outcome { "outcome" } else { "next" }),
-        event_type: kind,
-        action_id: event.action_id.clone(),
-        payload,
-        time: Timestamp::now(),
-        source: DEFAULT_SOURCE.to_owned(),
-        headers: Headers::new(),
-        deliver_at: None,
-        origin: Some(origin),
-        replay_of: None,
-    };
+    let id = EventId::derived(&event.id, stage, if role == Role::Outcome { "outcome" } else { "next" });
+    let mut made = Event::identified(id, kind, event.action_id.clone()).with_payload(payload);
+    made.origin = Some(origin);
     for name in ["traceparent", "tracestate"] {
         if let Some(value) = event.headers.get(name) {
             made.headers.insert(name.to_owned(), value.clone());

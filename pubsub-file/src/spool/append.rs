@@ -28,16 +28,16 @@ impl<S: OutputSink + 'static> Shared<S> {
         batches: &[LineBatch],
     ) -> Result<Appended> {
         let until = Instant::now() + self.config.call_limit / WAITS_PART;
-        let mut left = batches.to_vec();
+        let mut left = batches;
         loop {
             let freed = self.room.notified();
-            let (shared, key, own) = (Arc::clone(self), run.clone(), left.clone());
+            let (shared, key, own) = (Arc::clone(self), run.clone(), left.to_vec());
             let full = match blocking(move || shared.append(&key, &own)).await? {
                 Taken::All => return Ok(Appended::all()),
                 // The sink knows.
-                Taken::NotHere => return self.sink.append(run, &left).await,
+                Taken::NotHere => return self.sink.append(run, left).await,
                 Taken::First(taken, full) => {
-                    left.drain(..taken);
+                    left = left.get(taken..).unwrap_or_default();
                     full
                 }
             };
@@ -54,7 +54,7 @@ impl<S: OutputSink + 'static> Shared<S> {
                 WhenFull::Drop => {
                     let in_reach = waits && !*self.away.borrow();
                     if !in_reach || timeout(FREES, freed).await.is_err() {
-                        return Ok(dropped(&left, &full));
+                        return Ok(dropped(left, &full));
                     }
                 }
             }

@@ -19,7 +19,9 @@ use super::pinned::Pinned;
 use super::read::Reader;
 use super::writer::{PIECE_BYTES, Writer};
 use crate::error::io_error;
-use crate::files::{self, make_folder, open_for_reading, open_for_writing, read_at, sync_folder};
+use crate::files::{
+    self, make_folder, open_for_reading, open_for_writing, read_at, sync_folder, unless_gone,
+};
 use crate::frame::{Frame, HEAD_BYTES, decode, encode};
 
 /// Most bytes that are read at once: several frames.
@@ -179,13 +181,6 @@ fn clear(new: &RunFolder) -> io::Result<()> {
     // Where that fails, the output beside it stays as well.
     unless_gone(fs::remove_file(new.index()).and_then(|()| sync_folder(new.path())))?;
     unless_gone(fs::remove_dir_all(new.path()))
-}
-
-fn unless_gone(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
 }
 
 fn is_half_moved(new: &RunFolder) -> bool {

@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pubsub_core::{Durability, Error, ErrorKind, Result, RunId, RunKey, RunRecord, name};
 
-use crate::error::io_error;
-use crate::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique};
+use crate::error::{folder_error, io_error};
+use crate::files::{Sync, below, check_folder, make_folder, read, replace, sync_folder, unique, unless_gone};
 use crate::format;
 use crate::watch::Part;
 
@@ -75,8 +75,7 @@ impl Layout {
         if self.made.load(Ordering::Relaxed) {
             return Ok(());
         }
-        fs::create_dir_all(&self.root)
-            .map_err(|e| io_error("make the store's folder")(e).with("folder", self.root.display()))?;
+        fs::create_dir_all(&self.root).map_err(folder_error("make the store's folder", &self.root))?;
         // First: nothing is made in a folder that a newer version wrote.
         self.check_version()?;
         FOLDERS.iter().try_for_each(|folder| make_folder(&self.root.join(folder)))?;
@@ -375,10 +374,7 @@ impl RunFolder {
 
 /// What is gone already need not be removed.
 fn gone(removed: io::Result<()>) -> Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove a run")(error)),
-        _ => Ok(()),
-    }
+    unless_gone(removed).map_err(io_error("remove a run"))
 }
 
 /// Whether an error says something of one record alone: others can be read all the same.

@@ -101,8 +101,9 @@ impl FileStore {
     /// may come back by itself is [`Unavailable`](ErrorKind::Unavailable), and is best tried again.
     ///
     /// # Errors
-    /// What is wrong for good: [`TooNew`](ErrorKind::TooNew) where a newer version wrote it, and
-    /// [`Invalid`](ErrorKind::Invalid) for a path that no system takes.
+    /// What is wrong for good: [`TooNew`](ErrorKind::TooNew) where a newer version wrote it,
+    /// [`Corrupt`](ErrorKind::Corrupt) where its version cannot be read, and [`Invalid`](ErrorKind::Invalid) for a path that
+    /// no system takes.
     pub async fn connect(config: FileStoreConfig) -> Result<Self> {
         blocking(move || {
             let layout = Layout::open(config.dir, config.durability)?;
