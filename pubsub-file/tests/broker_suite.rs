@@ -61,4 +61,4 @@ impl BrokerFixture for InAFolder {
 }
 
 broker_conformance!(InAFolder, FILE_BROKER);
-pubsub_core::broker_stress!(InAFolder, FILE_BROKER, 2, 50);
+pubsub_core::broker_stress!(InAFolder, FILE_BROKER, 2, 10);

@@ -168,8 +168,9 @@ fn fuzzed(target: &str, seconds: u32, place: &Path) -> std::io::Result<(u64, Opt
     let log = fs::File::create(&log_path)?;
     // In memory where that can be had: the targets with files make many.
     let memory = tempfile_folder();
-    let status = tool("cargo")
-        .args(["+nightly", "fuzz", "run", "--target-dir"])
+    // What waits more than it works may run beside it, and is not to wait for it.
+    let status = tool("nice")
+        .args(["-n", "19", "cargo", "+nightly", "fuzz", "run", "--target-dir"])
         .arg(place)
         .arg(target)
         .arg(&corpus)

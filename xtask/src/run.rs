@@ -57,8 +57,7 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         long_tests()?;
-        fuzz::run(Fuzz::new(form))?;
-        return crash::run(Crash::new(form));
+        return beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
     }
     if is_root() {
         let words =
@@ -77,28 +76,21 @@ fn long_tests() -> Done {
     cargo(&[&built[..], &["--no-run"]].concat(), &[])?;
     // They wait more than they work: beside the others.
     let (waits, rest) = ("for_ten_minutes", [&built[..], &["--no-fail-fast"]].concat());
+    let waiting = || {
+        let words = ["test", "--locked", "--release", "-p", "pubsub-file", "--test", "fanout_stress", waits];
+        let words = [&words[..], &["--", "--ignored", "--test-threads=4", "--show-output"]].concat();
+        println!("{}", cargo_output(&words)?);
+        Ok(())
+    };
+    beside(waiting, || cargo(&[&rest[..], &["--", "--ignored", "--skip", waits]].concat(), &[]))
+}
+
+/// Does both at once, to their end.
+fn beside(one: impl FnOnce() -> Done + Send, other: impl FnOnce() -> Done) -> Done {
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            let words = [
-                "test",
-                "--locked",
-                "--release",
-                "-p",
-                "pubsub-file",
-                "--test",
-                "fanout_stress",
-                waits,
-                "--",
-                "--ignored",
-                "--test-threads=4",
-                "--show-output",
-            ];
-            println!("{}", cargo_output(&words)?);
-            Ok(())
-        });
-        let rest = cargo(&[&rest[..], &["--", "--ignored", "--skip", waits]].concat(), &[]);
-        let waited = waiting.join().unwrap_or_else(|_| Err("the tests that wait panicked".to_owned()));
-        waited.and(rest)
+        let one = scope.spawn(one);
+        let other = other();
+        one.join().unwrap_or_else(|_| Err("a task panicked".to_owned())).and(other)
     })
 }
 
