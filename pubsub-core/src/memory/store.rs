@@ -1,6 +1,6 @@
 //! A store in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub const MEMORY_STORE: StoreCapabilities = StoreCapabilities {
 /// ```
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
-    runs: Arc<Mutex<BTreeMap<RunId, Run>>>,
+    runs: Arc<Mutex<HashMap<RunId, Run>>>,
     /// Told after each change. One for all runs: who waits asks again anyway.
     changed: Arc<watch::Sender<()>>,
 }
@@ -75,7 +75,7 @@ impl MemoryStore {
     }
 
     /// No lock is held across an await, and a panic of a reader leaves the runs as they were.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<RunId, Run>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, Run>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -335,7 +335,8 @@ impl Slots {
                 Some(slot) => Some(slot),
                 None => free.acquire_owned().await.ok(),
             };
-            attempt::work(shared, delivery, stop, slot).await;
+            // Large: a task is moved several times before it runs.
+            Box::pin(attempt::work(shared, delivery, stop, slot)).await;
         });
         self.keys.push((task.id(), action.clone()));
         self.busy.insert(action);
