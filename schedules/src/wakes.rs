@@ -25,10 +25,17 @@ impl Notify {
         point();
     }
 
-    /// As [`tokio::sync::Notify::notified`].
-    pub async fn notified(&self) {
+    /// As [`tokio::sync::Notify::notify_waiters`].
+    pub fn notify_waiters(&self) {
         point();
-        self.0.notified().await;
+        self.0.notify_waiters();
+        point();
+    }
+
+    /// As [`tokio::sync::Notify::notified`].
+    pub fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        point();
+        self.0.notified()
     }
 }
 

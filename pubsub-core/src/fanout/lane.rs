@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::account::SinkAccount;
@@ -34,7 +33,7 @@ pub(super) struct Lane {
     /// For the task: there is something to do.
     pub(super) work: Notify,
     /// For everybody else: something was done. Counts nothing; who waits looks at the state again.
-    done: watch::Sender<()>,
+    done: Notify,
 }
 
 struct State {
@@ -118,7 +117,7 @@ impl Lane {
             sink,
             meters,
             work: Notify::new(),
-            done: watch::Sender::new(()),
+            done: Notify::new(),
         })
     }
 
@@ -263,15 +262,13 @@ impl Lane {
     /// Waits until it is so, or never will be because the task has ended.
     async fn until(&self, fits: impl Fn(&State) -> bool) {
         let fits = |state: &State| state.ended || fits(state);
-        if fits(&self.lock()) {
-            return;
-        }
-        let mut done = self.done.subscribe();
-        while !fits(&self.lock()) {
-            // The sender lives in `self`.
-            if done.changed().await.is_err() {
+        loop {
+            // Made before the look: it hears of every change after that.
+            let changed = self.done.notified();
+            if fits(&self.lock()) {
                 return;
             }
+            changed.await;
         }
     }
 }
@@ -290,7 +287,7 @@ impl Lane {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
-        self.done.send_replace(());
+        self.done.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -79,6 +79,14 @@ impl MemoryStore {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Of a change that was made before.
+    fn tell(&self) {
+        // Whoever listens does so before it looks, so nobody who has not begun to misses anything.
+        if self.changed.receiver_count() > 0 {
+            self.changed.send_replace(());
+        }
+    }
+
     fn put(&self, record: &RunRecord) -> Result<()> {
         if record.version > RECORD_VERSION {
             return Err(Error::new(ErrorKind::TooNew, "store a record").with("version", record.version));
@@ -100,7 +108,7 @@ impl MemoryStore {
             }
         }
         drop(runs);
-        self.changed.send_replace(());
+        self.tell();
         Ok(())
     }
 
@@ -142,7 +150,7 @@ impl OutputSink for MemoryStore {
         batches.iter().for_each(|batch| stored.insert(batch));
         stored.fill();
         drop(runs);
-        self.changed.send_replace(());
+        self.tell();
         Ok(Appended::all())
     }
 
@@ -220,7 +228,7 @@ impl Retention for MemoryStore {
     async fn remove(&self, run: &RunId) -> Result<bool> {
         let was_there = self.lock().remove(run).is_some();
         if was_there {
-            self.changed.send_replace(());
+            self.tell();
         }
         Ok(was_there)
     }
@@ -245,7 +253,7 @@ impl Retention for MemoryStore {
         }
         drop(runs);
         if removed > 0 {
-            self.changed.send_replace(());
+            self.tell();
         }
         Ok(removed)
     }

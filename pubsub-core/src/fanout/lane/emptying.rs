@@ -54,7 +54,7 @@ impl Lane {
         self.unqueued(bytes);
         if was_full {
             // Whoever waits for room need not wait for the sink's answer as well.
-            self.done.send_replace(());
+            self.done.notify_waiters();
         }
         taken
     }
