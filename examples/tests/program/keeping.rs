@@ -94,6 +94,8 @@ fn a_run_that_is_running_is_removed_by_force_alone() {
     running.signal("INT");
     running.signal("INT");
     running.ended();
+    // And its end does not bring it back.
+    place.expect(3, &["get-status", "a", "test"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One append, repeated until each of its lines is stored or refused.
 
-use super::lane::Lane;
+use super::lane::{Begun, Lane};
 use crate::sink::{in_order, without};
 use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineRange, Result};
 
@@ -8,6 +8,9 @@ use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineRange, Result};
 pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
     if lane.is_skipped() {
         return drop_all(lane, &batches, SKIPPED);
+    }
+    if lane.is_removed() {
+        return drop_all(lane, &batches, REMOVED);
     }
     if let Some(reason) = lane.refusal() {
         // Said once, when the run was refused.
@@ -39,7 +42,8 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
             Err(error) if error.is_retryable() => stack.push(batches),
             // It began there, so it was removed: its lines are gone as was wanted, and not kept elsewhere.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                drop_all(lane, &batches, &format!("dropped: {}", error.chain()));
+                lane.set_begun(Begun::Removed);
+                drop_all(lane, &batches, REMOVED);
             }
             Err(error) => {
                 let reason = error.chain();
@@ -51,6 +55,9 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
 
 /// Why lines of a run that was left out are missing.
 const SKIPPED: &str = "dropped: too many runs wait for this store";
+
+/// Why lines of a run that somebody removed are missing.
+const REMOVED: &str = "dropped: the run was removed here";
 
 /// One append. A store that wants every line again takes nothing now: that is a failure of the store, for which all runs
 /// wait together.

@@ -71,6 +71,8 @@ pub(super) enum Begun {
     Refused(ErrorKind, String),
     /// Not even tried: too many runs wait for the sink.
     Skipped,
+    /// It was removed at the sink since, and is not to come back.
+    Removed,
 }
 
 /// What the task does next.
@@ -255,7 +257,7 @@ impl Lane {
                 .with("sink", &self.sink.config.name)
                 .with_source(reason.clone())),
             Begun::Not => Err(super::closed().with("sink", &self.sink.config.name)),
-            Begun::Yes | Begun::Skipped => Ok(()),
+            Begun::Yes | Begun::Skipped | Begun::Removed => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::append::append;
 use super::lane::{Begun, Lane, Next};
-use crate::RunRecord;
+use crate::{ErrorKind, RunRecord};
 
 /// Empties a lane until its run has ended.
 pub(super) fn work(lane: Arc<Lane>) -> impl Future<Output = ()> + Send {
@@ -58,8 +58,21 @@ async fn begin(lane: &Lane) {
     }
 }
 
+/// Whether somebody removed the run at the sink since it began there: a later record would bring it back.
+async fn was_removed(lane: &Lane) -> bool {
+    if lane.has_begun() {
+        let sink = &lane.sink.config.sink;
+        // The answer to lines that are none says whether the run is there.
+        let answer = lane.sink.gate.call(|| sink.append(&lane.key, &[])).await;
+        if answer.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            lane.set_begun(Begun::Removed);
+        }
+    }
+    lane.is_removed()
+}
+
 async fn update(lane: &Lane, record: RunRecord) {
-    if lane.refusal().is_some() {
+    if lane.refusal().is_some() || was_removed(lane).await {
         return;
     }
     // Through the gate as well: a sign of life is no second probe of a sink that fails.
@@ -71,7 +84,7 @@ async fn update(lane: &Lane, record: RunRecord) {
 
 async fn finish(lane: &Lane, record: RunRecord) {
     let revision = record.revision;
-    if lane.is_skipped() {
+    if lane.is_skipped() || was_removed(lane).await {
         return lane.set_finished(revision, true);
     }
     // Also where the begin was refused: a store that takes the end at least says that the run was there.

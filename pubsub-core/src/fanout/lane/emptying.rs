@@ -94,12 +94,20 @@ impl Lane {
     pub(in super::super) fn refusal(&self) -> Option<String> {
         match &self.lock().begun {
             Begun::Refused(_, reason) => Some(reason.clone()),
-            Begun::Not | Begun::Yes | Begun::Skipped => None,
+            Begun::Not | Begun::Yes | Begun::Skipped | Begun::Removed => None,
         }
     }
 
     pub(in super::super) fn is_skipped(&self) -> bool {
         matches!(self.lock().begun, Begun::Skipped)
+    }
+
+    pub(in super::super) fn is_removed(&self) -> bool {
+        matches!(self.lock().begun, Begun::Removed)
+    }
+
+    pub(in super::super) fn has_begun(&self) -> bool {
+        matches!(self.lock().begun, Begun::Yes)
     }
 
     /// This sink's record: with its own holes.

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 
 use super::{Fake, Said, batch, config, ended, range, record};
 use crate::{
-    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, MemoryRefusedLines, OutputSink, Refused,
-    RefusedLines, Result, RunId, RunKey, RunRecord, SinkConfig,
+    Appended, Backoff, Error, ErrorKind, FanOut, Gap, LineBatch, MemoryRefusedLines, MemoryStore,
+    OutputReader, OutputSink, Refused, RefusedLines, Result, Retention, RunId, RunKey, RunQuery, RunRecord,
+    SinkConfig,
 };
 
 fn refuses(lines: crate::LineRange, reason: &'static str) -> Arc<Fake> {
@@ -60,8 +61,28 @@ async fn the_lines_of_a_run_that_was_removed_are_dropped_and_kept_nowhere() {
     let account = &report.sinks[0];
     assert_eq!((account.stored, account.dropped, account.dead_lettered), (10, 10, 0));
     assert!(report.record.output_incomplete && account.balances());
-    assert_eq!(account.holes, [batch(11, 10).gap("dropped: the run was removed: not found")]);
+    assert_eq!(account.holes, [batch(11, 10).gap("dropped: the run was removed here")]);
     assert_eq!(kept.list(None, 1).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_removed_is_brought_back_by_no_sign_of_life_and_no_end() {
+    let store = MemoryStore::new();
+    let fan_out = FanOut::new(vec![SinkConfig::required("memory", Arc::new(store.clone()))]);
+    let mut record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.append(&[batch(1, 10)]);
+    run.drained().await;
+    assert!(store.remove(&record.key.run_id).await.unwrap());
+    record.beat(record.counts);
+    run.update(&record);
+    run.append(&[batch(11, 10)]);
+    run.drained().await;
+    let report = run.finish(ended(record.clone())).await.unwrap();
+    assert_eq!((report.sinks[0].stored, report.sinks[0].dropped), (10, 10));
+    record.conclude();
+    run.finish(record).await.unwrap();
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
