@@ -56,8 +56,9 @@ pub(crate) fn cargo_output(words: &[&str]) -> Result<String, String> {
 pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
-        long_tests()?;
-        return beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
+        // All of it is run, whatever fails.
+        let tests = long_tests();
+        return tests.and(beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form))));
     }
     if is_root() {
         let words =

@@ -98,11 +98,12 @@ pub async fn a_release_comes_back_at_once_or_after_its_time(
     }
     let began = Instant::now();
     member.release(&again, soon()).await;
-    assert_eq!(member.take().await, "2");
-    let last = member.next().await;
+    let mut came = vec![member.next().await];
+    assert!(came[0].event.id.as_str() == "2" || began.elapsed() >= soon(), "it came before its time");
+    came.push(member.next().await);
     assert_came_after(began, soon());
-    assert_eq!(last.event.id.as_str(), "1");
-    assert_eq!(go(member.begin(&last).await.unwrap()), (1, 0, 0));
+    let again = came.iter().find(|leased| leased.event == first.event).expect("it comes back");
+    assert_eq!(go(member.begin(again).await.unwrap()), (1, 0, 0));
 }
 
 /// §4.12: each settlement has its own answer; what cannot be settled keeps nothing else from being.
@@ -158,7 +159,9 @@ pub async fn what_is_put_off_outlives_its_member_and_its_handle(
     drop(broker);
     let broker = fixture.another().await;
     let mut next = Member::join(&*broker, on("s", &["t:a"])).await;
-    assert_eq!(depth(&*broker, &Scope::default()).await, (0, 2, 0));
+    let left = depth(&*broker, &Scope::default()).await;
+    // Where this took long, their time has come.
+    assert!(left == (0, 2, 0) || began.elapsed() >= wait, "{left:?}");
     for _ in 0..2 {
         let again = next.next().await;
         assert_came_after(began, wait);
