@@ -88,4 +88,4 @@ impl StoreFixture for InASpool {
 }
 
 store_conformance!(InASpool, MEMORY_STORE);
-pubsub_core::store_stress!(InASpool, MEMORY_STORE, 2, 50);
+pubsub_core::store_stress!(InASpool, MEMORY_STORE, 2, 10);

@@ -31,4 +31,4 @@ impl StoreFixture for InFolder {
 }
 
 pubsub_core::store_conformance!(InFolder, FILE_STORE);
-pubsub_core::store_stress!(InFolder, FILE_STORE, 2, 50);
+pubsub_core::store_stress!(InFolder, FILE_STORE, 2, 10);
