@@ -51,7 +51,7 @@ impl Point {
         let median = times.get(times.len() / 2).copied().unwrap_or_default();
         let Self { row, many, what } = self;
         let told = serde_json::json!({
-            "id": row.id, "size": row.size, "unit": row.unit, "many": many, "what": what,
+            "id": row.id, "size": row.size, "many": many, "what": what,
             "seconds": median.as_secs_f64(),
         });
         println!("{} at {many} {what}: {median:?}", row.id);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -13,7 +13,6 @@ use crate::bench::{counted, read, time};
 struct Point {
     id: String,
     size: f64,
-    unit: String,
     many: f64,
     what: String,
     seconds: f64,
@@ -43,16 +42,16 @@ pub(crate) fn curves(home: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn entries(folder: &Path) -> Result<Vec<std::path::PathBuf>, String> {
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(|e| e.to_string())).collect()
 }
 
 impl Point {
     fn shown(&self) -> String {
-        let one = self.unit.strip_suffix('s').unwrap_or(&self.unit);
         let cost = time(self.seconds / self.size * 1e9);
-        format!("{}: {cost} a {one}", counted(self.many, &self.what))
+        let each = if self.size > 1.0 { " each" } else { "" };
+        format!("{}: {cost}{each}", counted(self.many, &self.what))
     }
 }
 
