@@ -61,8 +61,8 @@ fn consumed(runtime: &Runtime, many: u64) -> Duration {
         let mut options = FileConsumerOptions::new(ConsumerMode::LoadBalanced);
         options.set_consumer_group(ConsumerGroup::new("build")).unwrap();
         options.set_auto_stream_reset(AutoStreamReset::Earliest);
-        let begun = Instant::now();
         let consumer = streamer.create_consumer(&[key()], options).await.unwrap();
+        let begun = Instant::now();
         for _ in 0..many {
             drop(consumer.next().await.unwrap());
         }

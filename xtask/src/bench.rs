@@ -60,8 +60,8 @@ pub(crate) fn bench(asked: &Bench<'_>) -> Done {
         measure(&asked.names, &[("CRITERION_HOME", &home), ("PIPELINE_BENCH_CURVES", "yes")])?;
         texts.push(curves(Path::new(&home))?);
     }
-    let text = texts.join("\n\n");
-    println!("\n{text}");
+    let text = format!("\n{}", texts.join("\n"));
+    println!("{text}");
     if asked.what == What::Saved { Readme::with(PLACE, &text)?.write() } else { Ok(()) }
 }
 
@@ -242,5 +242,8 @@ fn machine() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = told.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
-    format!("Measured on {cores} cores of {}.", if model.is_empty() { "an unknown processor" } else { model })
+    format!(
+        "Measured on {cores} cores of {}.\n",
+        if model.is_empty() { "an unknown processor" } else { model }
+    )
 }
