@@ -4,7 +4,7 @@
 
 mod curve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -42,7 +42,7 @@ pub enum Curve {
     No,
     /// Its own size.
     OverSize,
-    /// So many of what it has to do with, but one: a question among so many runs.
+    /// What it is asked among: a question among so many runs, a line with so many followers.
     Among(u64, &'static str),
 }
 
@@ -115,7 +115,7 @@ fn home() -> Option<PathBuf> {
     std::env::var_os("CRITERION_HOME").map(PathBuf::from)
 }
 
-fn write(folder: &std::path::Path, name: &str, told: &serde_json::Value) {
+fn write(folder: &Path, name: &str, told: &serde_json::Value) {
     let written =
         std::fs::create_dir_all(folder).and_then(|()| std::fs::write(folder.join(name), told.to_string()));
     assert!(written.is_ok(), "{}: {written:?}", folder.display());

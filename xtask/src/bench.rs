@@ -14,9 +14,11 @@ use crate::run::{Done, cargo, target_folder};
 const PLACE: Place =
     Place { begin: "<!-- speed: written by `cargo xtask bench --save` -->", end: "<!-- /speed -->" };
 
-/// A package of its own, with its own lock: what users would pick instead is no dependency of the workspace. Those of
-/// the benchmarks that it has peers for.
-const PEERS: (&str, [&str; 1]) = ("peers/Cargo.toml", ["broker"]);
+/// A package of its own, with its own lock: what users would pick instead is no dependency of the workspace.
+const PEERS: &str = "peers/Cargo.toml";
+
+/// The benchmarks that it has peers for.
+const WITH_PEERS: [&str; 1] = ["broker"];
 
 /// What is asked for.
 #[derive(Debug)]
@@ -83,15 +85,14 @@ fn measure(names: &[&str], variables: &[(&str, &str)]) -> Done {
 
 /// Measures peers of the rows that were measured.
 fn peers(names: &[&str], home: &str) -> Done {
-    let (manifest, there) = PEERS;
-    let named = there.iter().filter(|peer| names.is_empty() || names.contains(peer));
+    let named = WITH_PEERS.iter().filter(|peer| names.is_empty() || names.contains(peer));
     let named: Vec<_> = named.flat_map(|name| ["--bench", name]).collect();
     if named.is_empty() {
         return Ok(());
     }
     let target = target_folder();
     let target = target.to_str().ok_or("the target folder's name is not UTF-8")?;
-    let words = [&["bench", "--locked", "--manifest-path", manifest], &named[..]].concat();
+    let words = [&["bench", "--locked", "--manifest-path", PEERS], &named[..]].concat();
     cargo(&words, &[("CRITERION_HOME", home), ("CARGO_TARGET_DIR", target)])
 }
 
@@ -138,6 +139,9 @@ fn rows(home: &Path) -> Result<Vec<Measured>, String> {
     for entry in entries {
         let folder = entry.map_err(|e| e.to_string())?.path();
         if !folder.join("row.json").exists() {
+            if folder.join("peer").exists() {
+                return Err(format!("{}: a peer of no row", folder.display()));
+            }
             continue;
         }
         let time = |who: &str| {
