@@ -10,14 +10,15 @@ use pubsub_pipeline::{
     ActionId, Deliveries, Event, EventType, FileBroker, FileBrokerConfig, FileDurability, Payload,
     Publisher as _, PublisherExt as _, Stage, Subscription,
 };
-use pubsub_pipeline_benches::{Row, Target, runtime};
+use pubsub_pipeline_benches::{Awaited, CONSUMED, Curve, PUBLISHED, Row, Target, payload, runtime, sizes};
 use rusqlite::{Connection, params};
+use tokio::runtime::Runtime;
 
-/// Published in one pass.
-const EVENTS: usize = 20_000;
+/// Published one at a time in one pass.
+const ONE_BY_ONE: u64 = 5_000;
 
-fn event(n: usize) -> Event {
-    let payload: Payload = format!("\"{}\"", "x".repeat(198)).parse().unwrap();
+fn event(n: u64) -> Event {
+    let payload: Payload = payload().parse().unwrap();
     Event::new(
         EventType::new("build-requested").unwrap(),
         ActionId::new(format!("action-{}", n % 100)).unwrap(),
@@ -25,7 +26,7 @@ fn event(n: usize) -> Event {
     .with_payload(payload)
 }
 
-fn events(many: usize) -> Vec<Event> {
+fn events(many: u64) -> Vec<Event> {
     (0..many).map(event).collect()
 }
 
@@ -64,148 +65,165 @@ fn with_bodies(events: Vec<Event>) -> Vec<(Event, String)> {
     events.into_iter().map(|event| (event.clone(), event.to_cloud_event().unwrap())).collect()
 }
 
+/// SQLite itself, a transaction for each batch.
+fn inserted(runtime: &Runtime, many: u64, batch: usize, synchronous: &str) -> Duration {
+    let folder = tempfile::tempdir().unwrap();
+    let mut db = runtime.block_on(raw(folder.path(), synchronous));
+    let rows = with_bodies(events(many));
+    let begun = Instant::now();
+    rows.chunks(batch).for_each(|rows| insert(&mut db, rows));
+    begun.elapsed()
+}
+
+/// A call of the broker for each batch.
+fn published(runtime: &Runtime, awaited: Awaited, many: u64, batch: usize) -> Duration {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, events) = (folder.path().to_owned(), events(many));
+    awaited.run(runtime, async move {
+        let broker = open(&dir, FileDurability::ProcessCrash).await;
+        let batches: Vec<Vec<Event>> = events.chunks(batch).map(<[Event]>::to_vec).collect();
+        let begun = Instant::now();
+        for batch in batches {
+            assert!(broker.publish(batch).await.iter().all(Result::is_ok));
+        }
+        let took = begun.elapsed();
+        broker.close().await.unwrap();
+        took
+    })
+}
+
 fn publishing(criterion: &mut Criterion) {
     let runtime = runtime();
     for (id, batch) in [("publish-100", 100), ("publish-1000", 1000)] {
-        Row { id, size: EVENTS as u64, unit: "events", target: Target::Speed(0.7) }
+        for many in sizes(PUBLISHED, [PUBLISHED / 10, PUBLISHED * 10]) {
+            Row { id, size: many, unit: "events", target: Target::Speed(0.7), curve: Curve::OverSize }
+                .measure(criterion)
+                .limit(|| inserted(&runtime, many, batch, "NORMAL"))
+                .ours(|| published(&runtime, Awaited::InMain, many, batch));
+        }
+    }
+    let rows = [("publish-one-from-main", ONE_BY_ONE, 1), ("publish-100-from-main", PUBLISHED, 100)];
+    for (id, size, batch) in rows {
+        Row { id, size, unit: "events", target: Target::Speed(0.8), curve: Curve::No }
             .measure(criterion)
-            .limit(|| {
-                let folder = tempfile::tempdir().unwrap();
-                let mut db = runtime.block_on(raw(folder.path(), "NORMAL"));
-                let rows = with_bodies(events(EVENTS));
-                let begun = Instant::now();
-                rows.chunks(batch).for_each(|rows| insert(&mut db, rows));
-                begun.elapsed()
-            })
-            .ours(|| {
-                let folder = tempfile::tempdir().unwrap();
-                let batches: Vec<Vec<Event>> = events(EVENTS).chunks(batch).map(<[Event]>::to_vec).collect();
-                runtime.block_on(async {
-                    let broker = open(folder.path(), FileDurability::ProcessCrash).await;
-                    let begun = Instant::now();
-                    for batch in batches {
-                        assert!(broker.publish(batch).await.iter().all(Result::is_ok));
-                    }
-                    let took = begun.elapsed();
-                    broker.close().await.unwrap();
-                    took
-                })
-            });
+            .limit(|| published(&runtime, Awaited::InTask, size, batch))
+            .ours(|| published(&runtime, Awaited::InMain, size, batch));
     }
 }
 
 /// 64 tasks that each await their publish, where each commit waits for the disk.
 fn grouping(criterion: &mut Criterion) {
     let runtime = runtime();
-    let (tasks, each) = (64_usize, 20_usize);
-    Row {
-        id: "publish-64-tasks-full",
-        size: (tasks * each) as u64,
-        unit: "events",
-        target: Target::Speed(5.0),
-    }
-    .measure(criterion)
-    .limit(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let mut db = runtime.block_on(raw(folder.path(), "FULL"));
-        let rows = with_bodies(events(tasks * each));
-        let begun = Instant::now();
-        rows.chunks(1).for_each(|row| insert(&mut db, row));
-        begun.elapsed()
-    })
-    .ours(|| {
-        let folder = tempfile::tempdir().unwrap();
-        runtime.block_on(async {
-            let broker = open(folder.path(), FileDurability::PowerLoss).await;
-            let begun = Instant::now();
-            let publishing = (0..tasks).map(|task| {
-                let broker = broker.clone();
-                tokio::spawn(async move {
-                    for n in 0..each {
-                        broker.publish_one(event(task * each + n)).await.unwrap();
-                    }
-                })
-            });
-            join_all(publishing).await.into_iter().for_each(Result::unwrap);
-            let took = begun.elapsed();
-            broker.close().await.unwrap();
-            took
-        })
-    });
-}
-
-fn consuming(criterion: &mut Criterion) {
-    let runtime = runtime();
-    let many = 100_000;
-    Row { id: "consume", size: many as u64, unit: "events", target: Target::PerSecond(200_000.0) }
+    let (tasks, each) = (64, 20);
+    let size = tasks * each;
+    let id = "publish-64-tasks-full";
+    Row { id, size, unit: "events", target: Target::Speed(5.0), curve: Curve::No }
         .measure(criterion)
+        .limit(|| inserted(&runtime, size, 1, "FULL"))
         .ours(|| {
             let folder = tempfile::tempdir().unwrap();
             runtime.block_on(async {
-                let broker = open(folder.path(), FileDurability::ProcessCrash).await;
-                for batch in events(many).chunks(1000) {
-                    assert!(broker.publish(batch.to_vec()).await.iter().all(Result::is_ok));
-                }
-                let on =
-                    Subscription::for_stage(Stage::new("build").unwrap(), ["*:*".parse().unwrap()]).unwrap();
-                let mut deliveries = Deliveries::open(&broker, on.with_prefetch(1000)).await.unwrap();
+                let broker = open(folder.path(), FileDurability::PowerLoss).await;
                 let begun = Instant::now();
-                // As many in flight as were taken in advance.
-                let mut settling = Vec::with_capacity(500);
-                for _ in 0..many {
-                    settling.push(deliveries.next().await.unwrap().unwrap().ack());
-                    if settling.len() == 500 {
-                        join_all(settling.drain(..)).await.into_iter().for_each(Result::unwrap);
-                    }
-                }
-                join_all(settling).await.into_iter().for_each(Result::unwrap);
+                let publishing = (0..tasks).map(|task| {
+                    let broker = broker.clone();
+                    tokio::spawn(async move {
+                        for n in 0..each {
+                            broker.publish_one(event(task * each + n)).await.unwrap();
+                        }
+                    })
+                });
+                join_all(publishing).await.into_iter().for_each(Result::unwrap);
                 let took = begun.elapsed();
-                deliveries.close().await;
                 broker.close().await.unwrap();
                 took
             })
         });
 }
 
-/// A group of one action among a million events.
+/// Publishes them in large batches.
+async fn filled(dir: &Path, many: u64) -> FileBroker {
+    let broker = open(dir, FileDurability::ProcessCrash).await;
+    for first in (0..many).step_by(1000) {
+        let events = (first..many.min(first + 1000)).map(event).collect();
+        assert!(broker.publish(events).await.iter().all(Result::is_ok));
+    }
+    broker
+}
+
+/// Takes and settles all of them, as many in flight as were taken in advance.
+fn consumed(runtime: &Runtime, awaited: Awaited, many: u64) -> Duration {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_owned();
+    awaited.run(runtime, async move {
+        let broker = filled(&dir, many).await;
+        let on = Subscription::for_stage(Stage::new("build").unwrap(), ["*:*".parse().unwrap()]).unwrap();
+        let mut deliveries = Deliveries::open(&broker, on.with_prefetch(1000)).await.unwrap();
+        let begun = Instant::now();
+        let mut settling = Vec::with_capacity(500);
+        for _ in 0..many {
+            settling.push(deliveries.next().await.unwrap().unwrap().ack());
+            if settling.len() == 500 {
+                join_all(settling.drain(..)).await.into_iter().for_each(Result::unwrap);
+            }
+        }
+        join_all(settling).await.into_iter().for_each(Result::unwrap);
+        let took = begun.elapsed();
+        deliveries.close().await;
+        broker.close().await.unwrap();
+        took
+    })
+}
+
+fn consuming(criterion: &mut Criterion) {
+    let runtime = runtime();
+    for many in sizes(CONSUMED, [CONSUMED / 10, CONSUMED * 10]) {
+        let target = Target::PerSecond(200_000.0);
+        Row { id: "consume", size: many, unit: "events", target, curve: Curve::OverSize }
+            .measure(criterion)
+            .ours(|| consumed(&runtime, Awaited::InMain, many));
+    }
+    let (id, target) = ("consume-from-main", Target::Speed(0.8));
+    Row { id, size: CONSUMED, unit: "events", target, curve: Curve::No }
+        .measure(criterion)
+        .limit(|| consumed(&runtime, Awaited::InTask, CONSUMED))
+        .ours(|| consumed(&runtime, Awaited::InMain, CONSUMED));
+}
+
+/// From the subscription to the only event of a new action.
+fn started(runtime: &Runtime, broker: &FileBroker, name: &str) -> Duration {
+    runtime.block_on(async {
+        let on = ActionId::new(name).unwrap();
+        let event = Event::new(EventType::new("build-requested").unwrap(), on);
+        broker.publish_one(event).await.unwrap();
+        let pattern = format!("build-requested:{name}").parse().unwrap();
+        let on = Subscription::for_stage(Stage::new("build").unwrap(), [pattern]).unwrap();
+        let begun = Instant::now();
+        let mut deliveries = Deliveries::open(broker, on).await.unwrap();
+        let delivery = deliveries.next().await.unwrap().unwrap();
+        let took = begun.elapsed();
+        delivery.ack().await.unwrap();
+        deliveries.close().await;
+        took
+    })
+}
+
+/// A group of one action among the events of others.
 fn starting(criterion: &mut Criterion) {
     let runtime = runtime();
-    let folder = tempfile::tempdir().unwrap();
-    let broker = runtime.block_on(async {
-        let broker = open(folder.path(), FileDurability::ProcessCrash).await;
-        for batch in 0..1000 {
-            let events = (0..1000).map(|n| event(batch * 1000 + n)).collect();
-            assert!(broker.publish(events).await.iter().all(Result::is_ok));
-        }
-        broker
-    });
-    let mut number = 0;
-    Row {
-        id: "group-among-a-million",
-        size: 1,
-        unit: "group",
-        target: Target::Within(Duration::from_millis(5)),
+    for many in sizes(1_000_000, [10_000, 100_000]) {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = runtime.block_on(filled(folder.path(), many));
+        let mut number = 0;
+        let (target, curve) = (Target::Within(Duration::from_millis(5)), Curve::Among(many, "events"));
+        Row { id: "group-of-one-action", size: 1, unit: "group", target, curve }.measure(criterion).ours(
+            || {
+                number += 1;
+                started(&runtime, &broker, &format!("one-{number}"))
+            },
+        );
+        runtime.block_on(broker.close()).unwrap();
     }
-    .measure(criterion)
-    .ours(|| {
-        number += 1;
-        let name = format!("one-{number}");
-        runtime.block_on(async {
-            let on = ActionId::new(name.clone()).unwrap();
-            let event = Event::new(EventType::new("build-requested").unwrap(), on);
-            broker.publish_one(event).await.unwrap();
-            let pattern = format!("build-requested:{name}").parse().unwrap();
-            let on = Subscription::for_stage(Stage::new("build").unwrap(), [pattern]).unwrap();
-            let begun = Instant::now();
-            let mut deliveries = Deliveries::open(&broker, on).await.unwrap();
-            let delivery = deliveries.next().await.unwrap().unwrap();
-            let took = begun.elapsed();
-            delivery.ack().await.unwrap();
-            deliveries.close().await;
-            took
-        })
-    });
-    runtime.block_on(broker.close()).unwrap();
 }
 
 criterion_group!(benches, publishing, grouping, consuming, starting);

@@ -16,7 +16,7 @@ use pubsub_pipeline::{
     ActionId, Command, Event, EventType, Execution, FanOut, FileStore, FileStoreConfig, Finality, RunKey,
     SinkConfig, Stage, Stop,
 };
-use pubsub_pipeline_benches::{Row, Target, runtime};
+use pubsub_pipeline_benches::{Curve, Row, Target, runtime, sizes};
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::Runtime;
 
@@ -136,22 +136,29 @@ fn produced_in(run: impl FnOnce(&str)) -> Duration {
 
 fn capture(criterion: &mut Criterion) {
     let (runtime, producer) = (runtime(), producer());
-    Row { id: "capture-blocks", size: LINES, unit: "lines", target: Target::Speed(0.5) }
+    for lines in sizes(LINES, [LINES / 10, LINES * 10]) {
+        let target = Target::Speed(0.5);
+        Row { id: "capture-blocks", size: lines, unit: "lines", target, curve: Curve::OverSize }
+            .measure(criterion)
+            .limit(|| bare(&runtime, "blocks", lines))
+            .ours(|| captured(&runtime, &producing("blocks", lines)));
+    }
+    for lines in sizes(FLUSHED, [FLUSHED / 10, FLUSHED * 10]) {
+        let target = Target::Speed(0.7);
+        Row { id: "capture-flushed-lines", size: lines, unit: "lines", target, curve: Curve::OverSize }
+            .measure(criterion)
+            .limit(|| shell(&format!("{producer} produce lines {lines} | wc -l")))
+            .ours(|| captured(&runtime, &producing("lines", lines)));
+    }
+    let (id, target) = ("capture-beside-ts", Target::Peer(20.0));
+    Row { id, size: FLUSHED, unit: "lines", target, curve: Curve::No }
         .measure(criterion)
-        .limit(|| bare(&runtime, "blocks", LINES))
-        .ours(|| captured(&runtime, &producing("blocks", LINES)));
-    Row { id: "capture-flushed-lines", size: FLUSHED, unit: "lines", target: Target::Speed(0.7) }
-        .measure(criterion)
-        .limit(|| shell(&format!("{producer} produce lines {FLUSHED} | wc -l")))
-        .ours(|| captured(&runtime, &producing("lines", FLUSHED)));
-    Row { id: "capture-beside-ts", size: FLUSHED, unit: "lines", target: Target::Speed(20.0) }
-        .measure(criterion)
-        .limit(|| shell(&format!("{producer} produce blocks {FLUSHED} | ts")))
-        .ours(|| captured(&runtime, &producing("blocks", FLUSHED)));
+        .ours(|| captured(&runtime, &producing("blocks", FLUSHED)))
+        .peer(|| shell(&format!("{producer} produce blocks {FLUSHED} | ts")));
     for (id, kind, lines) in
         [("capture-child-blocks", "blocks", LINES), ("capture-child-lines", "lines", FLUSHED)]
     {
-        Row { id, size: lines, unit: "lines", target: Target::Cost(1.4) }
+        Row { id, size: lines, unit: "lines", target: Target::Cost(1.4), curve: Curve::No }
             .measure(criterion)
             .limit(|| {
                 produced_in(|file| {

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group};
 use futures::StreamExt as _;
+use futures::future::join_all;
 use pubsub_pipeline::{
     ActionId, Command, Deliveries, Event, EventId, EventType, Execution, FanOut, FileBroker,
     FileBrokerConfig, FileStore, FileStoreConfig, Finality, Follow, FollowFrom, Followed, LineNumber,
     OutputItem, OutputSink as _, Publisher as _, PublisherExt as _, RunKey, RunRecord, SinkConfig, Stage,
     Stop, Subscription, Target as Wanted, follow,
 };
-use pubsub_pipeline_benches::{Row, Target, runtime};
+use pubsub_pipeline_benches::{Curve, Row, Target, runtime, sizes};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 
@@ -40,9 +41,8 @@ fn own(words: &[&str]) -> std::process::Command {
 
 /// Which of the sorted times this share is below.
 fn percentile(mut times: Vec<Duration>, share: usize) -> Duration {
-    assert_eq!(times.len(), MANY);
     times.sort_unstable();
-    *times.get(MANY * share / 100).unwrap()
+    *times.get(times.len() * share / 100).unwrap()
 }
 
 /// A process of its own, which is waited for.
@@ -84,8 +84,24 @@ fn capture(dir: &Path) {
     });
 }
 
-/// From printed to seen by a follower in another process.
-fn followed(runtime: &Runtime) -> Duration {
+/// When each line was seen by a follower, counted from when it was printed.
+async fn seen(store: FileStore) -> Vec<Duration> {
+    let key = key();
+    let target = Wanted::Stage(key.action_id, key.stage);
+    let mut output = follow(Arc::new(store), Follow { target, from: FollowFrom::Line(LineNumber::FIRST) });
+    let mut times = Vec::with_capacity(MANY);
+    while let Some(item) = output.next().await {
+        let Followed::Item(OutputItem::Lines(lines)) = item.unwrap() else { continue };
+        let seen = now();
+        let printed = |text: &str| Duration::from_nanos(text.parse().unwrap());
+        times.extend(lines.lines().map(|line| seen.saturating_sub(printed(&line.text()))));
+    }
+    assert_eq!(times.len(), MANY);
+    times
+}
+
+/// From printed to seen by followers in another process.
+fn followed(runtime: &Runtime, followers: u64) -> Duration {
     let dir = tempfile::tempdir().unwrap();
     let times = runtime.block_on(async {
         let store = FileStore::connect(FileStoreConfig::new(dir.path())).await.unwrap();
@@ -93,19 +109,9 @@ fn followed(runtime: &Runtime) -> Duration {
         let other =
             RunKey::new(ActionId::new("b").unwrap(), Stage::new("s").unwrap(), EventId::generate(), 1);
         store.begin(&RunRecord::begun(other, "bench")).await.unwrap();
-        let key = key();
-        let target = Wanted::Stage(key.action_id, key.stage);
-        let mut output =
-            follow(Arc::new(store), Follow { target, from: FollowFrom::Line(LineNumber::FIRST) });
+        let following: Vec<_> = (0..followers).map(|_| tokio::spawn(seen(store.clone()))).collect();
         let _capture = Beside(own(&["capture", dir.path().to_str().unwrap()]).spawn().unwrap());
-        let mut times = Vec::with_capacity(MANY);
-        while let Some(item) = output.next().await {
-            let Followed::Item(OutputItem::Lines(lines)) = item.unwrap() else { continue };
-            let seen = now();
-            let printed = |text: &str| Duration::from_nanos(text.parse().unwrap());
-            times.extend(lines.lines().map(|line| seen.saturating_sub(printed(&line.text()))));
-        }
-        times
+        join_all(following).await.into_iter().flat_map(Result::unwrap).collect()
     });
     percentile(times, 99)
 }
@@ -152,12 +158,15 @@ fn handled(runtime: &Runtime) -> Duration {
 
 fn latency(criterion: &mut Criterion) {
     let runtime = runtime();
-    let target = Target::Within(Duration::from_millis(2));
-    Row { id: "printed-to-seen-p99", size: 1, unit: "line", target }
-        .measure(criterion)
-        .ours(|| followed(&runtime));
-    let target = Target::Within(Duration::from_millis(1));
-    Row { id: "publish-to-handler-p50", size: 1, unit: "event", target }
+    for followers in sizes(1, [10, 100]) {
+        let (target, curve) =
+            (Target::Within(Duration::from_millis(2)), Curve::Among(followers, "followers"));
+        Row { id: "printed-to-seen-p99", size: 1, unit: "line", target, curve }
+            .measure(criterion)
+            .ours(|| followed(&runtime, followers));
+    }
+    let (id, target) = ("publish-to-handler-p50", Target::Within(Duration::from_millis(1)));
+    Row { id, size: 1, unit: "event", target, curve: Curve::No }
         .measure(criterion)
         .ours(|| handled(&runtime));
 }

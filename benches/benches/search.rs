@@ -1,5 +1,10 @@
-//! Reading and searching a run of a gibibyte, beside ripgrep on the same file; and a folder with many runs.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark fails where it cannot measure")]
+//! Reading and searching a run of a gibibyte, beside ripgrep and grep on the same file; and a folder with many runs.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark fails where it cannot measure"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,19 +17,19 @@ use pubsub_pipeline::{
     OutputReader as _, OutputSink as _, RunId, RunKey, RunQuery, RunRecord, Search, Stage, Stream, Timestamp,
     current_run,
 };
-use pubsub_pipeline_benches::{Row, Target, runtime};
+use pubsub_pipeline_benches::{Awaited, Curve, Row, Target, runtime, sizes};
 use tokio::runtime::Runtime;
 
 /// 160 characters and a line feed, as a build prints: one line in a thousand has an error, and one in all is rare.
-const LINE_BYTES: usize = 161;
+const LINE_BYTES: u64 = 161;
 
-/// So many make a gibibyte.
-const LINES: u64 = (1 << 30) / LINE_BYTES as u64;
+/// Of the run that is searched: a gibibyte.
+const RUN_BYTES: u64 = 1 << 30;
 
 /// In one append.
 const BATCH: u64 = 400;
 
-fn line(n: u64) -> Vec<u8> {
+fn line(n: u64, of: u64) -> Vec<u8> {
     let mut line = format!(
         "[{n:>9}] compile unit {:08x} of the target, with warnings turned on",
         n.wrapping_mul(0x9e37_79b9)
@@ -32,10 +37,11 @@ fn line(n: u64) -> Vec<u8> {
     if n.is_multiple_of(1000) {
         line.push_str(" error: it does not");
     }
-    if n == LINES / 2 {
+    if n == of / 2 {
         line.push_str(" the needle of all");
     }
-    line.push_str(&".".repeat(LINE_BYTES - 1 - line.len()));
+    let line_bytes = usize::try_from(LINE_BYTES).unwrap();
+    line.push_str(&".".repeat(line_bytes - 1 - line.len()));
     line.push('\n');
     line.into_bytes()
 }
@@ -50,7 +56,7 @@ async fn written(store: &FileStore, key: RunKey, lines: u64) -> RunId {
     let mut first = 1;
     while first <= lines {
         let last = lines.min(first + BATCH - 1);
-        let bytes: Vec<u8> = (first..=last).flat_map(line).collect();
+        let bytes: Vec<u8> = (first..=last).flat_map(|n| line(n, lines)).collect();
         let number = LineNumber::new(first).unwrap();
         let batch =
             LineBatch::split(number, Timestamp::now(), Stream::Stdout, bytes.into(), LineEnd::None).unwrap();
@@ -61,15 +67,15 @@ async fn written(store: &FileStore, key: RunKey, lines: u64) -> RunId {
     record.key.run_id
 }
 
-/// The plain output of the only run in a folder.
-fn plain(dir: &Path) -> PathBuf {
+/// The plain output of the only run in a folder, of so many bytes.
+fn plain(dir: &Path, bytes: u64) -> PathBuf {
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_dir() {
                 folders.push(entry.path());
-            } else if entry.metadata().unwrap().len() > 1 << 29 {
+            } else if entry.metadata().unwrap().len() == bytes {
                 return entry.path();
             }
         }
@@ -79,27 +85,30 @@ fn plain(dir: &Path) -> PathBuf {
 
 /// Hits, and how long all of them took.
 fn found(runtime: &Runtime, store: &FileStore, run: &RunId, search: &Search) -> (u64, Duration) {
-    runtime.block_on(async {
-        let (store, run, search) = (store.clone(), run.clone(), search.clone());
-        let searching = tokio::spawn(async move {
-            let begun = Instant::now();
-            let mut hits = store.search(&RunQuery::of_run(run), &search).await.unwrap();
-            let mut many = 0;
-            while let Some(hit) = hits.next().await {
-                hit.unwrap();
-                many += 1;
-            }
-            (many, begun.elapsed())
-        });
-        searching.await.unwrap()
+    let (store, run, search) = (store.clone(), run.clone(), search.clone());
+    Awaited::InTask.run(runtime, async move {
+        let begun = Instant::now();
+        let mut hits = store.search(&RunQuery::of_run(run), &search).await.unwrap();
+        let mut many = 0;
+        while let Some(hit) = hits.next().await {
+            hit.unwrap();
+            many += 1;
+        }
+        (many, begun.elapsed())
     })
 }
 
 /// `rg` with line numbers and as many threads as it takes for one file: one.
-fn ripgrep(words: &[&str], file: &Path, hits: u64) -> Duration {
+const RIPGREP: [&str; 4] = ["rg", "--no-config", "-j1", "-n"];
+
+/// The same of `grep`.
+const GREP: [&str; 2] = ["grep", "-n"];
+
+/// How long a program takes that searches a file and prints these hits.
+fn searched(program: &[&str], words: &[&str], file: &Path, hits: u64) -> Duration {
     let begun = Instant::now();
-    let output = std::process::Command::new("rg")
-        .args(["--no-config", "-j1", "-n"])
+    let output = std::process::Command::new(program[0])
+        .args(&program[1..])
         .args(words)
         .arg(file)
         .stderr(Stdio::inherit())
@@ -111,30 +120,31 @@ fn ripgrep(words: &[&str], file: &Path, hits: u64) -> Duration {
 }
 
 fn searching(criterion: &mut Criterion) {
-    let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
-    let store = runtime.block_on(FileStore::connect(FileStoreConfig::new(folder.path()))).unwrap();
-    let run = runtime.block_on(written(&store, key("a"), LINES));
-    let file = plain(folder.path());
-    let errors = Search::regex("error|exception").unwrap();
-    let needle = Search::literal("the needle of all").unwrap();
-    for (id, search, words) in [
-        ("search-alternatives", &errors, &["error|exception"][..]),
-        ("search-rare-literal", &needle, &["-F", "the needle of all"]),
-    ] {
-        let (hits, _) = found(&runtime, &store, &run, search);
-        Row { id, size: LINES, unit: "lines", target: Target::Speed(0.5) }
+    let runtime = runtime();
+    for bytes in sizes(RUN_BYTES, [16 << 20, 128 << 20]) {
+        let lines = bytes / LINE_BYTES;
+        let folder = tempfile::tempdir().unwrap();
+        let store = runtime.block_on(FileStore::connect(FileStoreConfig::new(folder.path()))).unwrap();
+        let run = runtime.block_on(written(&store, key("a"), lines));
+        let file = plain(folder.path(), lines * LINE_BYTES);
+        let errors = Search::regex("error|exception").unwrap();
+        let needle = Search::literal("the needle of all").unwrap();
+        for (id, search, of_ripgrep, of_grep) in [
+            ("search-alternatives", &errors, ["-e", "error|exception"], ["-E", "error|exception"]),
+            ("search-rare-literal", &needle, ["-F", "the needle of all"], ["-F", "the needle of all"]),
+        ] {
+            let (hits, _) = found(&runtime, &store, &run, search);
+            Row { id, size: lines, unit: "lines", target: Target::Speed(0.5), curve: Curve::OverSize }
+                .measure(criterion)
+                .limit(|| searched(&RIPGREP, &of_ripgrep, &file, hits))
+                .ours(|| found(&runtime, &store, &run, search).1)
+                .peer(|| searched(&GREP, &of_grep, &file, hits));
+        }
+        let (target, curve) = (Target::Within(Duration::from_millis(2)), Curve::Among(lines, "lines"));
+        Row { id: "last-100-lines", size: 1, unit: "question", target, curve }
             .measure(criterion)
-            .limit(|| ripgrep(words, &file, hits))
-            .ours(|| found(&runtime, &store, &run, search).1);
+            .ours(|| last(&runtime, &store, &run));
     }
-    Row {
-        id: "last-100-of-a-gibibyte",
-        size: 1,
-        unit: "question",
-        target: Target::Within(Duration::from_millis(2)),
-    }
-    .measure(criterion)
-    .ours(|| last(&runtime, &store, &run));
 }
 
 fn last(runtime: &Runtime, store: &FileStore, run: &RunId) -> Duration {
@@ -153,50 +163,41 @@ fn last(runtime: &Runtime, store: &FileStore, run: &RunId) -> Duration {
     })
 }
 
-/// A folder with 100,000 runs, each asked for with nothing opened before, as `pipeline` does.
+/// A folder with many runs, each asked for with nothing opened before, as `pipeline` does.
 fn asking(criterion: &mut Criterion) {
-    let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
-    let open = || FileStore::connect(FileStoreConfig::new(folder.path()));
-    runtime.block_on(async {
-        let store = open().await.unwrap();
-        for n in 0..100_000 {
-            written(&store, key(&format!("a-{n}")), u64::from(n % 100 == 0) * 200 + 1).await;
-        }
-    });
-    let of = |action: &str| (ActionId::new(action).unwrap(), Stage::new("s").unwrap());
-    let (action, stage) = of("a-50000");
-    Row {
-        id: "status-among-100000-runs",
-        size: 1,
-        unit: "question",
-        target: Target::Within(Duration::from_millis(10)),
-    }
-    .measure(criterion)
-    .ours(|| {
+    let runtime = runtime();
+    for runs in sizes(100_000, [1_000, 10_000]) {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || FileStore::connect(FileStoreConfig::new(folder.path()));
         runtime.block_on(async {
-            let begun = Instant::now();
             let store = open().await.unwrap();
-            assert!(current_run(&store, &action, &stage).await.unwrap().is_some());
-            begun.elapsed()
-        })
-    });
-    Row {
-        id: "logs-100-among-100000-runs",
-        size: 1,
-        unit: "question",
-        target: Target::Within(Duration::from_millis(10)),
-    }
-    .measure(criterion)
-    .ours(|| {
-        let begun = Instant::now();
-        let (store, run) = runtime.block_on(async {
-            let store = open().await.unwrap();
-            let run = current_run(&store, &action, &stage).await.unwrap().unwrap();
-            (store, run.key.run_id)
+            for n in 0..runs {
+                written(&store, key(&format!("a-{n}")), u64::from(n % 100 == 0) * 200 + 1).await;
+            }
         });
-        last(&runtime, &store, &run);
-        begun.elapsed()
-    });
+        // One of those with more than one line.
+        let action = ActionId::new(format!("a-{}", runs / 2)).unwrap();
+        let stage = Stage::new("s").unwrap();
+        let (target, curve) = (Target::Within(Duration::from_millis(10)), Curve::Among(runs, "runs"));
+        Row { id: "status", size: 1, unit: "question", target, curve }.measure(criterion).ours(|| {
+            runtime.block_on(async {
+                let begun = Instant::now();
+                let store = open().await.unwrap();
+                assert!(current_run(&store, &action, &stage).await.unwrap().is_some());
+                begun.elapsed()
+            })
+        });
+        Row { id: "logs-100", size: 1, unit: "question", target, curve }.measure(criterion).ours(|| {
+            let begun = Instant::now();
+            let (store, run) = runtime.block_on(async {
+                let store = open().await.unwrap();
+                let run = current_run(&store, &action, &stage).await.unwrap().unwrap();
+                (store, run.key.run_id)
+            });
+            last(&runtime, &store, &run);
+            begun.elapsed()
+        });
+    }
 }
 
 criterion_group!(benches, searching, asking);

@@ -1,11 +1,24 @@
 //! What the benchmarks of `pubsub-pipeline` share: a row of the table measures a limit and ours in one run, and says
-//! what ratio is wanted. `cargo xtask bench` runs them and prints the table.
+//! what ratio is wanted; a row's curve measures ours at several sizes. `cargo xtask bench` runs them and prints the table,
+//! with `--curves` the curves.
 
-use std::path::PathBuf;
+mod curve;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
+use tokio::runtime::Runtime;
+
+pub use curve::sizes;
+use curve::{Point, are_curves};
+
+/// Published in one pass, where the table has it.
+pub const PUBLISHED: u64 = 20_000;
+
+/// Consumed in one pass, where the table has it.
+pub const CONSUMED: u64 = 100_000;
 
 /// What is wanted of a row.
 #[derive(Clone, Copy, Debug)]
@@ -18,9 +31,22 @@ pub enum Target {
     Within(Duration),
     /// At least so many in a second.
     PerSecond(f64),
+    /// At least so many times the peer's speed.
+    Peer(f64),
 }
 
-/// One row of the table.
+/// What a row's curve is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Curve {
+    /// It has none: its size is a part of what it says.
+    No,
+    /// Its own size.
+    OverSize,
+    /// What it is asked among: a question among so many runs, a line with so many followers.
+    Among(u64, &'static str),
+}
+
+/// One row of the table, or one point of its curve.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// Names it.
@@ -31,39 +57,75 @@ pub struct Row {
     pub unit: &'static str,
     /// What is wanted.
     pub target: Target,
+    /// What its curve is over.
+    pub curve: Curve,
 }
 
 /// A row that is being measured. Each of its passes answers how long the work took without what prepares it.
 #[expect(missing_debug_implementations, reason = "criterion's group has none")]
-pub struct Measured<'a>(BenchmarkGroup<'a, WallTime>);
+pub struct Measured<'a>(How<'a>);
+
+enum How<'a> {
+    Row(BenchmarkGroup<'a, WallTime>),
+    Point(Point),
+    /// Curves are measured, and this row has none.
+    Left,
+}
 
 impl Row {
     /// Begins to measure it.
     pub fn measure(self, criterion: &mut Criterion) -> Measured<'_> {
+        if are_curves() {
+            return Measured(Point::of(self).map_or(How::Left, How::Point));
+        }
         self.tell();
-        let mut group = criterion.benchmark_group(self.id);
-        group.throughput(Throughput::Elements(self.size)).sampling_mode(SamplingMode::Flat).sample_size(10);
-        group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
-        Measured(group)
+        Measured(How::Row(group(criterion, self.id, self.size)))
+    }
+
+    /// What its curve is over, and how much of that there is.
+    fn over(self) -> Option<(u64, &'static str)> {
+        match self.curve {
+            Curve::No => None,
+            Curve::OverSize => Some((self.size, self.unit)),
+            Curve::Among(many, what) => Some((many, what)),
+        }
     }
 
     /// Leaves for `cargo xtask bench` what the measured times do not say.
     fn tell(self) {
-        let Some(home) = std::env::var_os("CRITERION_HOME") else { return };
+        let Some(home) = home() else { return };
         let (kind, value) = match self.target {
             Target::Speed(share) => ("speed", share),
             Target::Cost(times) => ("cost", times),
             Target::Within(time) => ("within", time.as_secs_f64()),
             Target::PerSecond(many) => ("per_second", many),
+            Target::Peer(times) => ("peer", times),
         };
+        let (many, what) = self.over().unwrap_or((self.size, self.unit));
         let row = serde_json::json!({
             "id": self.id, "size": self.size, "unit": self.unit, "target": { "kind": kind, "value": value },
+            "many": many, "what": what,
         });
-        let folder = PathBuf::from(home).join(self.id);
-        let written = std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::write(folder.join("row.json"), row.to_string()));
-        assert!(written.is_ok(), "{}: {written:?}", folder.display());
+        write(&home.join(self.id), "row.json", &row);
     }
+}
+
+/// Where what is measured is left.
+fn home() -> Option<PathBuf> {
+    std::env::var_os("CRITERION_HOME").map(PathBuf::from)
+}
+
+fn write(folder: &Path, name: &str, told: &serde_json::Value) {
+    let written =
+        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(folder.join(name), told.to_string()));
+    assert!(written.is_ok(), "{}: {written:?}", folder.display());
+}
+
+fn group<'a>(criterion: &'a mut Criterion, id: &str, size: u64) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(id);
+    group.throughput(Throughput::Elements(size)).sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+    group
 }
 
 impl Measured<'_> {
@@ -74,6 +136,10 @@ impl Measured<'_> {
 
     /// Ours.
     pub fn ours(&mut self, pass: impl FnMut() -> Duration) -> &mut Self {
+        if let How::Point(point) = &self.0 {
+            point.measure(pass);
+            return self;
+        }
         self.passes("ours", pass)
     }
 
@@ -83,11 +149,24 @@ impl Measured<'_> {
     }
 
     fn passes(&mut self, who: &str, mut pass: impl FnMut() -> Duration) -> &mut Self {
-        self.0.bench_function(who, |bencher| {
-            bencher.iter_custom(|passes| (0..passes).map(|_| pass()).sum());
-        });
+        if let How::Row(group) = &mut self.0 {
+            group.bench_function(who, |bencher| {
+                bencher.iter_custom(|passes| (0..passes).map(|_| pass()).sum());
+            });
+        }
         self
     }
+}
+
+/// Measures what users would pick instead of ours, for a row of this name and size that another package measures.
+pub fn peer(criterion: &mut Criterion, id: &str, size: u64, pass: impl FnMut() -> Duration) {
+    Measured(How::Row(group(criterion, id, size))).peer(pass);
+}
+
+/// The payload that is published: JSON text of 200 bytes.
+#[must_use]
+pub fn payload() -> String {
+    format!("\"{}\"", "x".repeat(198))
 }
 
 /// A runtime as users have it.
@@ -95,8 +174,37 @@ impl Measured<'_> {
 /// # Panics
 /// Where the system has no threads left.
 #[must_use]
-pub fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     #[expect(clippy::expect_used, reason = "a benchmark without a runtime measures nothing")]
     runtime.expect("a runtime")
+}
+
+/// Where the work of a pass is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// In the future that the runtime blocks on.
+    InMain,
+    /// In a spawned task.
+    InTask,
+}
+
+impl Awaited {
+    /// Runs the work there, to its end.
+    ///
+    /// # Panics
+    /// Where the work does.
+    pub fn run<T: Send + 'static>(
+        self,
+        runtime: &Runtime,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        #[expect(clippy::expect_used, reason = "a benchmark fails as its work does")]
+        runtime.block_on(async {
+            match self {
+                Self::InMain => work.await,
+                Self::InTask => tokio::spawn(work).await.expect("the work of a pass"),
+            }
+        })
+    }
 }

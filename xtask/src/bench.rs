@@ -1,4 +1,4 @@
-//! Runs the benchmarks and prints one table: the limit, ours, the ratio, and what is wanted.
+//! Runs the benchmarks and prints one table: the limit, ours, the ratio, and what is wanted; another one of curves.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::curves::curves;
 use crate::readme::{Place, Readme};
 use crate::run::{Done, cargo, target_folder};
 
@@ -13,29 +14,86 @@ use crate::run::{Done, cargo, target_folder};
 const PLACE: Place =
     Place { begin: "<!-- speed: written by `cargo xtask bench --save` -->", end: "<!-- /speed -->" };
 
-/// What becomes of the table.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Table {
-    Printed,
+/// A package of its own, with its own lock: what users would pick instead is no dependency of the workspace.
+const PEERS: &str = "peers/Cargo.toml";
+
+/// The benchmarks that it has peers for.
+const WITH_PEERS: [&str; 1] = ["broker"];
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Bench<'a> {
+    /// Those of these names, or all.
+    names: Vec<&'a str>,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Table,
+    Curves,
+    /// Both, into the README.
     Saved,
 }
 
-/// Measures the benchmarks whose name is given, or all.
-pub(crate) fn bench(names: &[&str], table: Table) -> Done {
-    let home = target_folder().join("bench");
-    // What an earlier run measured is not part of this one.
+impl<'a> Bench<'a> {
+    /// From the words of the command line; `None` for what is none of them.
+    pub(crate) fn parse(words: &[&'a str]) -> Option<Self> {
+        let (what, names) = match words {
+            ["--save", names @ ..] => (What::Saved, names),
+            ["--curves", names @ ..] => (What::Curves, names),
+            names => (What::Table, names),
+        };
+        names.iter().all(|name| !name.starts_with('-')).then(|| Self { names: names.to_vec(), what })
+    }
+}
+
+/// Measures and prints.
+pub(crate) fn bench(asked: &Bench<'_>) -> Done {
+    let mut texts = vec![machine()];
+    if asked.what != What::Curves {
+        let home = fresh("bench")?;
+        measure(&asked.names, &[("CRITERION_HOME", &home)])?;
+        peers(&asked.names, &home)?;
+        texts.push(markdown(&rows(Path::new(&home))?));
+    }
+    if asked.what != What::Table {
+        let home = fresh("bench-curves")?;
+        measure(&asked.names, &[("CRITERION_HOME", &home), ("PIPELINE_BENCH_CURVES", "yes")])?;
+        texts.push(curves(Path::new(&home))?);
+    }
+    let text = format!("\n{}", texts.join("\n"));
+    println!("{text}");
+    if asked.what == What::Saved { Readme::with(PLACE, &text)?.write() } else { Ok(()) }
+}
+
+/// A folder in which nothing is that an earlier run measured.
+fn fresh(name: &str) -> Result<String, String> {
+    let home = target_folder().join(name);
     if home.exists() {
         std::fs::remove_dir_all(&home).map_err(|e| format!("{}: {e}", home.display()))?;
     }
-    let home_text = home.to_str().ok_or("the target folder's name is not UTF-8")?;
+    home.into_os_string().into_string().map_err(|_| "the target folder's name is not UTF-8".to_owned())
+}
+
+fn measure(names: &[&str], variables: &[(&str, &str)]) -> Done {
     let named = names.iter().flat_map(|name| ["--bench", name]);
-    let mut words = vec!["bench", "--locked", "-p", "pubsub-pipeline-benches"];
-    words.extend(named);
-    cargo(&words, &[("CRITERION_HOME", home_text)])?;
-    let rows = rows(&home)?;
-    let text = format!("{}\n\n{}", machine(), markdown(&rows));
-    println!("\n{text}");
-    if table == Table::Saved { Readme::with(PLACE, &text)?.write() } else { Ok(()) }
+    let words: Vec<_> =
+        ["bench", "--locked", "-p", "pubsub-pipeline-benches"].into_iter().chain(named).collect();
+    cargo(&words, variables)
+}
+
+/// Measures peers of the rows that were measured.
+fn peers(names: &[&str], home: &str) -> Done {
+    let named = WITH_PEERS.iter().filter(|peer| names.is_empty() || names.contains(peer));
+    let named: Vec<_> = named.flat_map(|name| ["--bench", name]).collect();
+    if named.is_empty() {
+        return Ok(());
+    }
+    let target = target_folder();
+    let target = target.to_str().ok_or("the target folder's name is not UTF-8")?;
+    let words = [&["bench", "--locked", "--manifest-path", PEERS], &named[..]].concat();
+    cargo(&words, &[("CRITERION_HOME", home), ("CARGO_TARGET_DIR", target)])
 }
 
 /// What a benchmark tells of its row.
@@ -45,6 +103,9 @@ struct Row {
     size: f64,
     unit: String,
     target: Target,
+    /// Its size, or that of what it is one of.
+    many: f64,
+    what: String,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +139,9 @@ fn rows(home: &Path) -> Result<Vec<Measured>, String> {
     for entry in entries {
         let folder = entry.map_err(|e| e.to_string())?.path();
         if !folder.join("row.json").exists() {
+            if folder.join("peer").exists() {
+                return Err(format!("{}: a peer of no row", folder.display()));
+            }
             continue;
         }
         let time = |who: &str| {
@@ -93,19 +157,22 @@ fn rows(home: &Path) -> Result<Vec<Measured>, String> {
     Ok(rows)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
     serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn markdown(rows: &[Measured]) -> String {
-    let mut text =
-        String::from("| row | limit | ours | ratio | wanted | met | peer |\n|---|---|---|---|---|---|---|\n");
+    let mut text = String::from(
+        "| row | size | limit | ours | ratio | wanted | met | peer |\n|---|---|---|---|---|---|---|---|\n",
+    );
     for row in rows {
         let (ratio, wanted, met) = row.judged();
         let shown = |time: Option<f64>| time.map_or_else(|| "–".to_owned(), |time| row.shown(time));
         let met = if met { "yes" } else { "**no**" };
-        let cells = [shown(row.limit), row.shown(row.ours), ratio, wanted, met.to_owned(), shown(row.peer)];
+        let size = counted(row.row.many, &row.row.what);
+        let cells =
+            [size, shown(row.limit), row.shown(row.ours), ratio, wanted, met.to_owned(), shown(row.peer)];
         // Writing to a string cannot fail.
         let _ = writeln!(text, "| {} | {} |", row.row.id, cells.join(" | "));
     }
@@ -115,39 +182,29 @@ fn markdown(rows: &[Measured]) -> String {
 impl Measured {
     /// The ratio, what is wanted, and whether it is met.
     fn judged(&self) -> (String, String, bool) {
-        let limit = self.limit.unwrap_or(f64::NAN);
-        match self.row.target.kind.as_str() {
+        let Target { kind, value: wanted } = &self.row.target;
+        let ratio = |other: Option<f64>| other.unwrap_or(f64::NAN) / self.ours;
+        let none = || "–".to_owned();
+        match kind.as_str() {
             "speed" => {
-                let ratio = limit / self.ours;
-                (
-                    format!("{ratio:.2}"),
-                    format!("≥ {:.2}", self.row.target.value),
-                    ratio >= self.row.target.value,
-                )
+                let ratio = ratio(self.limit);
+                (format!("{ratio:.2}"), format!("≥ {wanted:.2}"), ratio >= *wanted)
             }
             "cost" => {
-                let ratio = self.ours / limit;
-                (
-                    format!("{ratio:.2}"),
-                    format!("≤ {:.2}", self.row.target.value),
-                    ratio <= self.row.target.value,
-                )
+                let ratio = 1.0 / ratio(self.limit);
+                (format!("{ratio:.2}"), format!("≤ {wanted:.2}"), ratio <= *wanted)
+            }
+            "peer" => {
+                let ratio = ratio(self.peer);
+                (format!("{ratio:.2}"), format!("≥ {wanted:.0} × peer"), ratio >= *wanted)
             }
             "within" => {
                 let each = self.ours / self.row.size / 1e9;
-                (
-                    "–".to_owned(),
-                    format!("≤ {}", time(self.row.target.value * 1e9)),
-                    each <= self.row.target.value,
-                )
+                (none(), format!("≤ {}", time(wanted * 1e9)), each <= *wanted)
             }
             _ => {
                 let rate = self.row.size / self.ours * 1e9;
-                (
-                    "–".to_owned(),
-                    format!("≥ {}/s", many(self.row.target.value)),
-                    rate >= self.row.target.value,
-                )
+                (none(), format!("≥ {}/s", many(*wanted)), rate >= *wanted)
             }
         }
     }
@@ -160,6 +217,12 @@ impl Measured {
     }
 }
 
+/// So many of what is named in the plural.
+pub(crate) fn counted(number: f64, what: &str) -> String {
+    let one = if number <= 1.0 { what.strip_suffix('s') } else { None };
+    format!("{} {}", many(number), one.unwrap_or(what))
+}
+
 fn many(number: f64) -> String {
     match number {
         n if n >= 1e6 => format!("{:.2} M", n / 1e6),
@@ -168,11 +231,12 @@ fn many(number: f64) -> String {
     }
 }
 
-fn time(nanoseconds: f64) -> String {
+pub(crate) fn time(nanoseconds: f64) -> String {
     match nanoseconds {
         n if n >= 1e9 => format!("{:.2} s", n / 1e9),
         n if n >= 1e6 => format!("{:.2} ms", n / 1e6),
-        n => format!("{:.1} µs", n / 1e3),
+        n if n >= 1e3 => format!("{:.1} µs", n / 1e3),
+        n => format!("{n:.1} ns"),
     }
 }
 
@@ -182,5 +246,8 @@ fn machine() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = told.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
-    format!("Measured on {cores} cores of {}.", if model.is_empty() { "an unknown processor" } else { model })
+    format!(
+        "Measured on {cores} cores of {}.\n",
+        if model.is_empty() { "an unknown processor" } else { model }
+    )
 }

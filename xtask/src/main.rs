@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod crash;
+mod curves;
 mod dependencies;
 mod facade;
 mod fuzz;
@@ -22,7 +23,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask <task>
 
-  bench [--save] [NAME..]  each benchmark beside its limit, as one table; --save writes it into README
+  bench [--curves | --save] [NAME..]
+                           each benchmark beside its limit, as one table, or with --curves at several sizes;
+                           --save writes both into README
   test [--long]            every test; with --long also those marked `long: ...`, and 1,000 rounds of `crash`
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
@@ -38,8 +41,10 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
-        ["bench", "--save", names @ ..] => bench::bench(names, bench::Table::Saved),
-        ["bench", names @ ..] => bench::bench(names, bench::Table::Printed),
+        ["bench", words @ ..] => match bench::Bench::parse(words) {
+            Some(asked) => bench::bench(&asked),
+            None => return usage(),
+        },
         ["check"] => check::all(),
         ["crash", words @ ..] => match crash::Crash::parse(words) {
             Some(crash) => crash::run(crash),

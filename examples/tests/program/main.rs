@@ -11,6 +11,8 @@ mod events;
 mod keeping;
 #[cfg(target_os = "linux")]
 mod kills;
+#[cfg(target_os = "linux")]
+mod quiet;
 mod refusing;
 mod removals;
 #[cfg(target_os = "linux")]

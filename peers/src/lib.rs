@@ -1,0 +1,1 @@
+//! What users would pick instead, measured for rows of `pubsub-pipeline-benches`.
