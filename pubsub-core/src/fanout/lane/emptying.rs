@@ -50,8 +50,9 @@ impl Lane {
         state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
         state.since = state.queue.front().map(|_| since);
         state.hurried &= state.since.is_some();
-        drop(state);
+        // Under the lock: whoever finds room finds it in what is counted over all runs as well.
         self.unqueued(bytes);
+        drop(state);
         if was_full {
             // Whoever waits for room need not wait for the sink's answer as well.
             self.done.notify_waiters();
