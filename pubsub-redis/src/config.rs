@@ -1,6 +1,9 @@
 //! How a Redis deployment is reached: one configuration for broker and store.
 
+mod url;
+
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pubsub_core::{Error, Result};
@@ -40,6 +43,16 @@ pub struct RedisConfig {
     user: Option<String>,
     #[serde(default)]
     password: Option<String>,
+    #[serde(default)]
+    sentinel_user: Option<String>,
+    #[serde(default)]
+    sentinel_password: Option<String>,
+    #[serde(default)]
+    ca: Option<PathBuf>,
+    #[serde(default)]
+    certificate: Option<PathBuf>,
+    #[serde(default)]
+    key: Option<PathBuf>,
     #[serde(default = "default_prefix")]
     prefix: String,
     #[serde(default = "default_connect_limit")]
@@ -61,7 +74,7 @@ const fn default_answer_limit() -> Duration {
 }
 
 impl RedisConfig {
-    /// The server at this URL: `redis://[user[:password]@]host[:port][/db]`, `rediss://…` with TLS, or
+    /// The server at this URL: `redis://[user[:password]@]host[:port][/database]`, `rediss://…` with TLS, or
     /// `redis+unix:///path`. In a URL, characters of a password that mean something there are percent-encoded;
     /// [`with_password`](Self::with_password) takes it as it is.
     #[must_use]
@@ -71,10 +84,33 @@ impl RedisConfig {
             deployment: Deployment::default(),
             user: None,
             password: None,
+            sentinel_user: None,
+            sentinel_password: None,
+            ca: None,
+            certificate: None,
+            key: None,
             prefix: default_prefix(),
             connect_limit: default_connect_limit(),
             answer_limit: default_answer_limit(),
         }
+    }
+
+    /// All settings as one text: besides what [`new`](Self::new) takes, `redis+cluster://host:port,host:port` and
+    /// `redis+sentinel://host:port,host:port/master[/database]`, each with `rediss` for TLS, and the options `prefix`,
+    /// `ca`, `certificate`, `key`, `connect-limit`, `answer-limit` (`500ms`, `5s`), `sentinel-user` and
+    /// `sentinel-password`. User and password are those of the servers, for all hosts.
+    ///
+    /// ```
+    /// use pubsub_redis::{Deployment, RedisConfig};
+    /// let config = RedisConfig::from_url("rediss+cluster://:p%23@one:7000,two:7000?ca=/etc/ca.pem&prefix=ci")?;
+    /// assert_eq!(config.prefix(), "ci");
+    /// # Ok::<_, pubsub_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Invalid`](pubsub_core::ErrorKind::Invalid) for what is no such URL; nothing of it is in the message.
+    pub fn from_url(text: &str) -> Result<Self> {
+        url::parse(text)
     }
 
     /// With one more address, of another sentinel or another node of the cluster.
@@ -102,6 +138,35 @@ impl RedisConfig {
     #[must_use]
     pub fn with_password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(password.into());
+        self
+    }
+
+    /// As this user at the sentinels. They have users and passwords of their own; by default none.
+    #[must_use]
+    pub fn with_sentinel_user(mut self, user: impl Into<String>) -> Self {
+        self.sentinel_user = Some(user.into());
+        self
+    }
+
+    /// With this password at the sentinels, taken as it is.
+    #[must_use]
+    pub fn with_sentinel_password(mut self, password: impl Into<String>) -> Self {
+        self.sentinel_password = Some(password.into());
+        self
+    }
+
+    /// With the certificates in this PEM file as the only authorities that vouch for a server; by default those of the
+    /// system do. A server's name is always checked.
+    #[must_use]
+    pub fn with_ca(mut self, file: impl Into<PathBuf>) -> Self {
+        self.ca = Some(file.into());
+        self
+    }
+
+    /// With this certificate of our own, and its key: two PEM files.
+    #[must_use]
+    pub fn with_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        (self.certificate, self.key) = (Some(certificate.into()), Some(key.into()));
         self
     }
 
@@ -148,6 +213,26 @@ impl RedisConfig {
         self.password.as_deref()
     }
 
+    pub(crate) fn sentinel_user(&self) -> Option<&str> {
+        self.sentinel_user.as_deref()
+    }
+
+    pub(crate) fn sentinel_password(&self) -> Option<&str> {
+        self.sentinel_password.as_deref()
+    }
+
+    pub(crate) const fn ca(&self) -> Option<&PathBuf> {
+        self.ca.as_ref()
+    }
+
+    /// Our own certificate and its key.
+    pub(crate) const fn certificate(&self) -> Option<(&PathBuf, &PathBuf)> {
+        match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            _ => None,
+        }
+    }
+
     pub(crate) const fn connect_limit(&self) -> Duration {
         self.connect_limit
     }
@@ -162,6 +247,9 @@ impl RedisConfig {
         };
         if self.urls.is_empty() {
             return wrong("urls", "at least one URL");
+        }
+        if self.certificate.is_some() != self.key.is_some() {
+            return wrong("certificate", "a certificate and its key");
         }
         // Braces would change the slot of a key ("Redis cluster specification", hash tags).
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');

@@ -2,79 +2,110 @@
 //!
 //! Neither can be reached from outside, so no clone of a handle gets a read that waits in front of a command.
 
-use std::time::Duration;
+mod address;
+mod check;
+mod cluster;
+mod commands;
+mod node;
+mod open;
+mod sentinel;
+mod slots;
 
-use pubsub_core::{Error, Result};
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _};
+use std::sync::Arc;
 
-use crate::config::{Deployment, RedisConfig};
-use crate::error::{failed, kind_of};
+use pubsub_core::Result;
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{Client, ConnectionInfo, RedisResult};
+use tokio::sync::OnceCell;
 
-/// Longest pause between two tries to connect again.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+use crate::config::RedisConfig;
+use crate::error::failed;
+use address::{Places, places};
+use cluster::Cluster;
+pub(crate) use commands::Commands;
+use node::{Limits, Node, Place};
+use sentinel::Sentinels;
 
 /// Opens connections to one deployment.
-#[derive(Clone)]
-pub(crate) struct Link {
-    client: Client,
-    config: RedisConfig,
-}
+#[derive(Clone, Debug)]
+pub(crate) struct Link(Arc<Inner>);
 
-impl std::fmt::Debug for Link {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("config", &self.config).finish_non_exhaustive()
-    }
+#[derive(Debug)]
+struct Inner {
+    config: RedisConfig,
+    commands: Commands,
+    checked: OnceCell<()>,
 }
 
 impl Link {
     /// Reaches nothing yet.
     pub(crate) fn new(config: RedisConfig) -> Result<Self> {
         config.check()?;
-        if *config.deployment() != Deployment::Standalone {
-            return Err(Error::unsupported("connect to sentinels or a cluster"));
-        }
-        let url = config.urls().first().map(String::as_str).unwrap_or_default();
-        // The driver's own text may repeat the URL, and with it a password.
-        let malformed = |error: redis::RedisError| {
-            Error::new(
-                kind_of(&error),
-                "this is no URL of a Redis server; it takes redis://[user[:password]@]host[:port][/db], \
-                 rediss://… with TLS, or redis+unix:///path",
-            )
+        let limits = Limits { connect: config.connect_limit(), answer: config.answer_limit() };
+        let node = |place| Commands::One(Arc::new(Node::new(place, limits)));
+        let commands = match places(&config)? {
+            Places::Server(info) => node(Place::At(Box::new(info))),
+            Places::Sentinels { addresses, master, servers } => {
+                node(Place::Master(Arc::new(Sentinels::new(addresses, master, servers))))
+            }
+            Places::Cluster { seeds, servers } => {
+                Commands::Cluster(Arc::new(Cluster::new(&seeds, servers, limits)))
+            }
         };
-        let mut info = url.into_connection_info().map_err(malformed)?;
-        let mut settings = info.redis_settings().clone();
-        if let Some(user) = config.user() {
-            settings = settings.set_username(user);
+        Ok(Self(Arc::new(Inner { config, commands, checked: OnceCell::new() })))
+    }
+
+    pub(crate) fn config(&self) -> &RedisConfig {
+        &self.0.config
+    }
+
+    /// For commands that answer at once. All handles share their connections.
+    pub(crate) fn commands(&self) -> Commands {
+        self.0.commands.clone()
+    }
+
+    /// Refuses a server that is too old, and warns of one that may lose what it stores; once for all clones. Broker and
+    /// store call it before they first use the server, for connecting reaches nothing.
+    pub(crate) async fn check(&self) -> Result<()> {
+        self.0.checked.get_or_try_init(|| check::check(&self.0.commands)).await.map(|_| ())
+    }
+
+    /// A connection for one read that waits at this key, as long as it wants; who uses it says how long. Once it fails, a
+    /// new one is asked for: the key may be served elsewhere by then.
+    pub(crate) async fn waiting(&self, key: &[u8]) -> Result<MultiplexedConnection> {
+        let info = self.serving(Some(key)).await.map_err(failed("connect"))?;
+        open::open(&info, self.config().connect_limit(), None).await.map_err(failed("connect"))
+    }
+
+    /// A connection for what is published on channels.
+    pub(crate) async fn listening(&self) -> Result<PubSub> {
+        let listening = async {
+            let info = self.serving(None).await?;
+            let client = Client::open(info.as_ref().clone())?;
+            let opening = client.get_async_pubsub();
+            let limit = self.config().connect_limit();
+            match tokio::time::timeout(limit, opening).await {
+                Ok(Ok(listening)) => Ok(listening),
+                Ok(Err(error)) => Err(open::explained(&info, error).await),
+                Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+            }
+        };
+        listening.await.map_err(failed("connect"))
+    }
+
+    /// Where a key is served, or commands without one.
+    async fn serving(&self, key: Option<&[u8]>) -> RedisResult<Arc<ConnectionInfo>> {
+        match (&self.0.commands, key) {
+            (Commands::One(node), _) => node.info().await,
+            (Commands::Cluster(cluster), Some(key)) => {
+                // The read before it may have failed because its slot moved, which nobody told the cluster.
+                cluster.doubt();
+                cluster.serving(slots::slot(key)).await?.info().await
+            }
+            (Commands::Cluster(cluster), None) => cluster.any().await?.info().await,
         }
-        if let Some(password) = config.password() {
-            settings = settings.set_password(password);
-        }
-        info = info.set_redis_settings(settings);
-        let client = Client::open(info).map_err(malformed)?;
-        Ok(Self { client, config })
-    }
-
-    pub(crate) const fn config(&self) -> &RedisConfig {
-        &self.config
-    }
-
-    /// A connection for commands that answer at once. It connects again by itself; what was under way fails.
-    pub(crate) fn commands(&self) -> Result<ConnectionManager> {
-        let settings = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(self.config.connect_limit()))
-            .set_response_timeout(Some(self.config.answer_limit()))
-            .set_max_delay(MAX_PAUSE)
-            .set_number_of_retries(3);
-        ConnectionManager::new_lazy_with_config(self.client.clone(), settings).map_err(failed("connect"))
-    }
-
-    /// A connection for one read that waits, as long as it wants; who uses it says how long.
-    pub(crate) async fn waiting(&self) -> Result<MultiplexedConnection> {
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.config.connect_limit()))
-            .set_response_timeout(None);
-        self.client.get_multiplexed_async_connection_with_config(&settings).await.map_err(failed("connect"))
     }
 }
+
+#[cfg(test)]
+mod tests;
