@@ -5,7 +5,7 @@
 mod address;
 mod check;
 mod cluster;
-mod commands;
+mod connection;
 mod node;
 mod open;
 mod sentinel;
@@ -22,7 +22,7 @@ use crate::config::RedisConfig;
 use crate::error::failed;
 use address::{Places, places};
 use cluster::Cluster;
-pub(crate) use commands::Commands;
+pub(crate) use connection::Connection;
 use node::{Limits, Node, Place};
 use sentinel::Sentinels;
 
@@ -33,7 +33,7 @@ pub(crate) struct Link(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: RedisConfig,
-    commands: Commands,
+    commands: Connection,
     checked: OnceCell<()>,
 }
 
@@ -42,14 +42,14 @@ impl Link {
     pub(crate) fn new(config: RedisConfig) -> Result<Self> {
         config.check()?;
         let limits = Limits { connect: config.connect_limit(), answer: config.answer_limit() };
-        let node = |place| Commands::One(Arc::new(Node::new(place, limits)));
+        let node = |place| Connection::One(Arc::new(Node::new(place, limits)));
         let commands = match places(&config)? {
             Places::Server(info) => node(Place::At(Box::new(info))),
             Places::Sentinels { addresses, master, servers } => {
                 node(Place::Master(Arc::new(Sentinels::new(addresses, master, servers))))
             }
             Places::Cluster { seeds, servers } => {
-                Commands::Cluster(Arc::new(Cluster::new(&seeds, servers, limits)))
+                Connection::Cluster(Arc::new(Cluster::new(&seeds, servers, limits)))
             }
         };
         Ok(Self(Arc::new(Inner { config, commands, checked: OnceCell::new() })))
@@ -60,14 +60,18 @@ impl Link {
     }
 
     /// For commands that answer at once. All handles share their connections.
-    pub(crate) fn commands(&self) -> Commands {
+    pub(crate) fn commands(&self) -> Connection {
         self.0.commands.clone()
     }
 
     /// Refuses a server that is too old, and warns of one that may lose what it stores; once for all clones. Broker and
     /// store call it before they first use the server, for connecting reaches nothing.
     pub(crate) async fn check(&self) -> Result<()> {
-        self.0.checked.get_or_try_init(|| check::check(&self.0.commands)).await.map(|_| ())
+        self.0
+            .checked
+            .get_or_try_init(|| check::check(&self.0.commands, self.config().deployment()))
+            .await
+            .map(|_| ())
     }
 
     /// A connection for one read that waits at this key, as long as it wants; who uses it says how long. Once it fails, a
@@ -96,16 +100,14 @@ impl Link {
     /// Where a key is served, or commands without one.
     async fn serving(&self, key: Option<&[u8]>) -> RedisResult<Arc<ConnectionInfo>> {
         match (&self.0.commands, key) {
-            (Commands::One(node), _) => node.info().await,
-            (Commands::Cluster(cluster), Some(key)) => {
-                // The read before it may have failed because its slot moved, which nobody told the cluster.
-                cluster.doubt();
-                cluster.serving(slots::slot(key)).await?.info().await
-            }
-            (Commands::Cluster(cluster), None) => cluster.any().await?.info().await,
+            (Connection::One(node), _) => node.info().await,
+            (Connection::Cluster(cluster), Some(key)) => cluster.found(key).await?.info().await,
+            (Connection::Cluster(cluster), None) => cluster.any().await?.info().await,
         }
     }
 }
 
+#[cfg(test)]
+mod deployments_tests;
 #[cfg(test)]
 mod tests;

@@ -110,9 +110,8 @@ fn address(
     if let ConnectionAddr::TcpTls { .. } = info.addr() {
         cryptography();
         if let Some(certificates) = certificates {
-            let made = Client::build_with_tls(info, certificates.clone()).map_err(|error| {
-                Error::new(kind_of(&error), "a certificate or key cannot be used").with_source(error)
-            })?;
+            let made = Client::build_with_tls(info, certificates.clone())
+                .map_err(|error| Error::invalid("a certificate or key cannot be used").with_source(error))?;
             info = made.get_connection_info().clone();
         }
     } else if certificates.is_some() {

@@ -3,27 +3,28 @@
 use pubsub_core::{Error, ErrorKind, Result};
 use redis::{RedisResult, Value};
 
-use super::commands::Commands;
+use super::connection::Connection;
 use super::node::Node;
+use crate::config::Deployment;
 use crate::error::failed;
 
 /// The oldest version whose commands are used.
 const OLDEST: (u32, u32) = (7, 0);
 
 /// Refuses a server that is too old; warns of one that may lose what is stored in it.
-pub(crate) async fn check(commands: &Commands) -> Result<()> {
-    match commands {
-        Commands::One(node) => check_node(node).await,
-        Commands::Cluster(cluster) => {
+pub(crate) async fn check(connection: &Connection, deployment: &Deployment) -> Result<()> {
+    match connection {
+        Connection::One(node) => check_node(node, deployment).await,
+        Connection::Cluster(cluster) => {
             for node in cluster.masters().await.map_err(failed("connect"))? {
-                check_node(&node).await?;
+                check_node(&node, deployment).await?;
             }
             Ok(())
         }
     }
 }
 
-async fn check_node(node: &Node) -> Result<()> {
+async fn check_node(node: &Node, deployment: &Deployment) -> Result<()> {
     let info = match ask(node, &["INFO"]).await.map_err(failed("connect")) {
         Ok(info) => text(info),
         // A user who must not ask may be right all the same.
@@ -34,6 +35,9 @@ async fn check_node(node: &Node) -> Result<()> {
         Err(error) => return Err(error),
     };
     let seen = Seen::read(&info);
+    if let Some(text) = seen.contradicts(deployment) {
+        return Err(Error::invalid(text).with("setting", "deployment"));
+    }
     if seen.is_too_old() {
         let text = format!("Redis {} is too old: it takes 7.0 or later, or Valkey", seen.version);
         return Err(Error::unsupported(text));
@@ -75,6 +79,7 @@ fn is_unauthenticated(error: &Error) -> bool {
 struct Seen {
     version: String,
     server: String,
+    mode: String,
     max_memory: String,
     policy: String,
     appends: String,
@@ -89,6 +94,7 @@ impl Seen {
         Self {
             version: field("redis_version"),
             server: field("run_id"),
+            mode: field("redis_mode"),
             max_memory: field("maxmemory"),
             policy: field("maxmemory_policy"),
             appends: field("aof_enabled"),
@@ -99,6 +105,19 @@ impl Seen {
     fn is_too_old(&self) -> bool {
         let mut numbers = self.version.split('.').map_while(|number| number.parse::<u32>().ok());
         matches!((numbers.next(), numbers.next()), (Some(major), minor) if (major, minor.unwrap_or(0)) < OLDEST)
+    }
+
+    /// What is wrong where it is another kind of deployment than was configured.
+    fn contradicts(&self, deployment: &Deployment) -> Option<&'static str> {
+        match (self.mode.as_str(), deployment) {
+            ("cluster", Deployment::Standalone) => Some(
+                "the Redis server is a node of a cluster, which takes Deployment::Cluster or redis+cluster://",
+            ),
+            ("sentinel", _) => Some(
+                "this is a sentinel and no server, which takes Deployment::Sentinel or redis+sentinel://",
+            ),
+            _ => None,
+        }
     }
 
     /// `snapshots` is the setting `save`, where it is known.
@@ -145,6 +164,21 @@ mod tests {
         ] {
             let seen = Seen::read(&format!("# Server\r\nredis_version:{version}\r\n"));
             assert_eq!(seen.is_too_old(), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn another_kind_of_deployment_is_told() {
+        let sentinel = Deployment::Sentinel { master: "main".to_owned() };
+        for (mode, deployment, expected) in [
+            ("standalone", &Deployment::Standalone, false),
+            ("standalone", &sentinel, false),
+            ("cluster", &Deployment::Cluster, false),
+            ("cluster", &Deployment::Standalone, true),
+            ("sentinel", &Deployment::Standalone, true),
+        ] {
+            let seen = Seen::read(&format!("redis_mode:{mode}"));
+            assert_eq!(seen.contradicts(deployment).is_some(), expected, "{mode}");
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::address::Servers;
 use super::node::{Limits, Node, Place};
-use super::slots::{Goes, SLOTS, goes};
+use super::slots::{Goes, SLOTS, goes, slot};
 
 /// Most redirects of one command.
 const REDIRECTS: usize = 8;
@@ -72,7 +72,7 @@ impl Cluster {
 
     pub(crate) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
         match goes(command) {
-            Goes::To(slot) => self.at_slot(slot, command).await,
+            Goes::To(slot) => Ok(self.at_slot(slot, command).await?.1),
             Goes::Anywhere => self.judged(self.any().await?.command(command).await),
             Goes::Everywhere => {
                 let mut answers = Vec::new();
@@ -145,13 +145,14 @@ impl Cluster {
                     Some(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain)
                 )
             {
-                *answer = self.at_slot(*slot, command).await?;
+                *answer = self.at_slot(*slot, command).await?.1;
             }
         }
         Ok(answers)
     }
 
-    async fn at_slot(&self, slot: u16, command: &Cmd) -> RedisResult<Value> {
+    /// The answer, and the node that gave it.
+    async fn at_slot(&self, slot: u16, command: &Cmd) -> RedisResult<(Arc<Node>, Value)> {
         let mut node = self.serving(slot).await?;
         let mut is_asking = false;
         for _ in 0..REDIRECTS {
@@ -164,7 +165,7 @@ impl Cluster {
                 self.judged(node.command(command).await)?
             };
             match self.next(&answer) {
-                Next::Done => return Ok(answer),
+                Next::Done => return Ok((node, answer)),
                 Next::At(other) => (node, is_asking) = (other, false),
                 Next::Asking(other) => (node, is_asking) = (other, true),
                 Next::Again => tokio::time::sleep(MOVING.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
@@ -239,6 +240,12 @@ impl Cluster {
         })
     }
 
+    /// The node that has this key now, by its own word: what is known may be old, and a read that waits hears of no move
+    /// before it waits.
+    pub(crate) async fn found(&self, key: &[u8]) -> RedisResult<Arc<Node>> {
+        Ok(self.at_slot(slot(key), redis::cmd("EXISTS").arg(key)).await?.0)
+    }
+
     /// One that answered the last look.
     pub(crate) async fn any(&self) -> RedisResult<Arc<Node>> {
         self.serving(fastrand::u16(..SLOTS)).await
@@ -255,11 +262,6 @@ impl Cluster {
             }
         }
         Ok(masters)
-    }
-
-    /// What is known is no longer believed.
-    pub(crate) fn doubt(&self) {
-        self.lock().is_doubtful = true;
     }
 
     /// Asks the nodes who serves what, where that is not known or in doubt.

@@ -11,6 +11,7 @@ use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, S
 
 use super::open::open;
 use super::sentinel::Sentinels;
+use crate::error::kind_of;
 
 /// Pauses between tries to connect, each shortened by chance; the limit on connecting bounds all of them together.
 const PAUSES: [Duration; 3] =
@@ -187,7 +188,7 @@ async fn connect(place: Place, limits: Limits) -> RedisResult<Opened> {
         };
         let pause = pauses.next().map(|pause| pause.mul_f64(0.5 + fastrand::f64() / 2.0));
         match pause {
-            Some(pause) if is_passing(&error) && began.elapsed() + pause < limits.connect => {
+            Some(pause) if kind_of(&error).is_retryable() && began.elapsed() + pause < limits.connect => {
                 tokio::time::sleep(pause).await;
             }
             _ => return Err(error),
@@ -214,16 +215,6 @@ async fn connect_once(place: &Place, limits: Limits) -> RedisResult<Opened> {
         }
     }
     Ok(Opened { connection, info })
-}
-
-/// Whether connecting may succeed a moment later.
-fn is_passing(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Io
-            | ErrorKind::Parse
-            | ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain)
-    )
 }
 
 /// Whether the connection is of no more use. One that does not answer may be one that leads nowhere.

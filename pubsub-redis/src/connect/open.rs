@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::error::io_error;
+
 /// Longest time that is spent on finding out why a connection could not be opened.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -60,16 +62,11 @@ pub(crate) async fn explained(info: &ConnectionInfo, error: RedisError) -> Redis
         ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => error,
         ErrorKind::Server(_) | ErrorKind::Extension if why.is_empty() => error,
         _ => {
-            let kind = io_kind(&error);
+            let own = io_error(&error).map_or(io::ErrorKind::NotConnected, io::Error::kind);
+            let kind = if why.is_empty() { own } else { io::ErrorKind::InvalidInput };
             io::Error::new(kind, format!("connect to {}: {error}{why}", info.addr())).into()
         }
     }
-}
-
-fn io_kind(error: &RedisError) -> io::ErrorKind {
-    use std::error::Error as _;
-    let own = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    own.map_or(io::ErrorKind::NotConnected, io::Error::kind)
 }
 
 /// The first byte that comes back where these bytes are sent.

@@ -14,12 +14,12 @@ use super::node::Node;
 /// It connects when it is first used, and again after a connection was lost; what is under way then fails. In a cluster
 /// each command goes to the node of its first key, also those of one pipeline, and redirects are followed.
 #[derive(Clone, Debug)]
-pub(crate) enum Commands {
+pub(crate) enum Connection {
     One(Arc<Node>),
     Cluster(Arc<Cluster>),
 }
 
-impl ConnectionLike for Commands {
+impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::One(node) => node.command(cmd).boxed(),
