@@ -5,10 +5,13 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+
+use crate::place::Place;
 
 /// How long an engine may take to start, to stop, or to come to a state; slow only where the machine is busy.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -32,18 +35,19 @@ pub(crate) struct Engine {
     words: Vec<String>,
     folder: PathBuf,
     child: Option<Child>,
-    outlives: bool,
+    // After all else, so that it is dropped last.
+    place: Arc<Place>,
 }
 
 impl Engine {
     /// Starts it; whether it is ready is asked by [`until`].
     pub(crate) fn start(
+        place: &Arc<Place>,
         program: PathBuf,
         words: Vec<String>,
         folder: PathBuf,
-        outlives: bool,
     ) -> io::Result<Self> {
-        let mut engine = Self { program, words, folder, child: None, outlives };
+        let mut engine = Self { program, words, folder, child: None, place: Arc::clone(place) };
         engine.spawn()?;
         Ok(engine)
     }
@@ -137,7 +141,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if !self.outlives {
+        if !self.place.is_kept() {
             // The guardian of its place does it otherwise.
             let _ = self.kill();
         }

@@ -1,10 +1,11 @@
 //! Where engines run: a folder, and a guardian that ends them when this process dies.
 
+use std::fs;
 use std::io::{self, PipeWriter, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::{fs, mem};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the guardian runs. It sleeps until its pipe closes, which the system does however this process dies; then it
 /// kills what has its working folder in the place: so no id of a process can be another's by then. A signal that a
@@ -23,7 +24,8 @@ rm -rf -- "$1"
 #[derive(Debug)]
 pub struct Place {
     folder: PathBuf,
-    guardian: Option<Guardian>,
+    /// None once what runs here is to outlive this process.
+    guardian: Mutex<Option<Guardian>>,
 }
 
 #[derive(Debug)]
@@ -50,16 +52,14 @@ impl Place {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        Ok(Self { folder, guardian: Some(Guardian { child, alive }) })
+        Ok(Self { folder, guardian: Mutex::new(Some(Guardian { child, alive })) })
     }
 
-    /// A place that outlives this process, as do its engines.
-    ///
-    /// # Errors
-    /// Where no folder can be made.
-    pub fn kept() -> io::Result<Self> {
-        let folder = fs::canonicalize(tempfile::Builder::new().prefix("services-").tempdir()?.keep())?;
-        Ok(Self { folder, guardian: None })
+    /// From now on the place outlives this process, as do its engines.
+    pub fn keep(&self) {
+        if let Some(guardian) = self.lock().take() {
+            guardian.dismiss();
+        }
     }
 
     /// Its folder.
@@ -75,19 +75,33 @@ impl Place {
         Ok(folder)
     }
 
-    pub(crate) const fn is_kept(&self) -> bool {
-        self.guardian.is_none()
+    pub(crate) fn is_kept(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Guardian>> {
+        self.guardian.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Guardian {
+    fn dismiss(mut self) {
+        // Where it does not hear it, it is gone.
+        let _ = self.alive.write_all(b"done\n");
+        drop(self.alive);
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(mut guardian) = mem::take(&mut self.guardian) else { return };
-        // Where any of it fails, the guardian does the same once the pipe closes.
+        let Some(guardian) = self.lock().take() else { return };
         if fs::remove_dir_all(&self.folder).is_ok() {
-            let _ = guardian.alive.write_all(b"done\n");
+            return guardian.dismiss();
         }
-        drop(guardian.alive);
-        let _ = guardian.child.wait();
+        // It does what was left once its pipe closes.
+        let Guardian { mut child, alive } = guardian;
+        drop(alive);
+        let _ = child.wait();
     }
 }

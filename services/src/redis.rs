@@ -31,8 +31,6 @@ pub struct Redis {
     port: u16,
     password: Option<String>,
     certificates: Option<Certificates>,
-    // After the engine, so that it is dropped last.
-    _place: Arc<Place>,
 }
 
 impl Redis {
@@ -73,13 +71,12 @@ impl Redis {
             fs::write(folder.join(USERS), users)?;
         }
         let words = options.words(port, &folder);
-        let engine = Engine::start(program.to_owned(), words, folder, place.is_kept())?;
+        let engine = Engine::start(place, program.to_owned(), words, folder)?;
         let mut redis = Self {
             engine,
             port,
             password: options.password().map(str::to_owned),
             certificates: options.tls().cloned(),
-            _place: Arc::clone(place),
         };
         redis.ready()?;
         Ok(redis)

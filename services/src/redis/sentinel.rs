@@ -19,8 +19,6 @@ const NAME: &str = "main";
 pub struct RedisSentinel {
     sentinels: Vec<Sentinel>,
     servers: [Redis; 2],
-    // After the engines, so that it is dropped last.
-    _place: Arc<Place>,
 }
 
 #[derive(Debug)]
@@ -54,8 +52,7 @@ impl RedisSentinel {
         let replica =
             Redis::start_in(place, "replica", &options.clone().with_setting("replicaof", of.clone()))?;
         until("replica", || replica.info("master_link_status").is_ok_and(|link| link == "up"))?;
-        let mut watching =
-            Self { sentinels: Vec::new(), servers: [master, replica], _place: Arc::clone(place) };
+        let mut watching = Self { sentinels: Vec::new(), servers: [master, replica] };
         for number in 0..3 {
             let sentinel = start_sentinel(place, number, &of, options)?;
             watching.sentinels.push(sentinel);
@@ -157,7 +154,7 @@ fn start_sentinel(
     // The sentinel writes into it what it learns.
     fs::write(folder.join("sentinel.conf"), text)?;
     let words = vec!["sentinel.conf".to_owned(), "--sentinel".to_owned()];
-    let engine = Engine::start(redis_server(options.version())?, words, folder, place.is_kept())?;
+    let engine = Engine::start(place, redis_server(options.version())?, words, folder)?;
     let mut sentinel = Sentinel { engine, port };
     let address = ["-p".to_owned(), port.to_string()];
     sentinel.engine.until("sentinel", || ask(&address, None, &["PING"]).is_ok_and(|a| a == "PONG"))?;
