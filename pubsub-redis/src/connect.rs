@@ -111,3 +111,5 @@ impl Link {
 mod deployments_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -20,6 +20,14 @@ pub enum RedisVersion {
     Valkey9,
 }
 
+impl RedisVersion {
+    /// Whether it was built with TLS: those of the registry were not.
+    #[must_use]
+    pub const fn speaks_tls(self) -> bool {
+        matches!(self, Self::Installed)
+    }
+}
+
 /// The program of this server. `redis-cli` is installed with it.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ fn a_restart_keeps_the_data_or_loses_it() {
 
 #[test]
 #[ignore = "needs Redis"]
-fn users_passwords_and_certificates_are_taken() {
+fn users_passwords_and_certificates_of_tls_are_taken() {
     let place = Arc::new(Place::new().unwrap());
     let certificates = Certificates::make(place.folder()).unwrap();
     let options = RedisOptions::new()

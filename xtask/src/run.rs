@@ -61,11 +61,12 @@ pub(crate) fn test(form: Form) -> Done {
     if form == Form::Long {
         with_redis(RedisVersion::Installed, long_tests)?;
         for version in [RedisVersion::Redis82, RedisVersion::Valkey9] {
-            with_redis(version, redis_tests)?;
+            with_redis(version, |servers| redis_tests(version, servers))?;
         }
         return beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
     }
-    with_redis(RedisVersion::Installed, redis_tests)?;
+    let installed = RedisVersion::Installed;
+    with_redis(installed, |servers| redis_tests(installed, servers))?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -75,10 +76,14 @@ pub(crate) fn test(form: Form) -> Done {
     Ok(())
 }
 
-/// Those marked `needs Redis`. Long ones among them are in modules `long`.
-fn redis_tests(variables: &[(&str, &str)]) -> Done {
-    let words = ["test", "--locked", "-p", "services", "-p", "pubsub-redis", "--lib", "--tests"];
-    cargo(&[&words[..], &["--no-fail-fast", "--", "--ignored", "--skip", "long::"]].concat(), variables)
+/// Those marked `needs Redis`. Long ones among them are in modules `long`; the name of one that needs TLS has `tls` in it.
+fn redis_tests(version: RedisVersion, variables: &[(&str, &str)]) -> Done {
+    let mut words = vec!["test", "--locked", "-p", "services", "-p", "pubsub-redis", "--lib", "--tests"];
+    words.extend(["--no-fail-fast", "--", "--ignored", "--skip", "long::"]);
+    if !version.speaks_tls() {
+        words.extend(["--skip", "tls"]);
+    }
+    cargo(&words, variables)
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

@@ -21,7 +21,7 @@ pub(crate) struct Started {
     told: Told,
     // They end when they are dropped.
     _standalone: Redis,
-    _tls: Redis,
+    _tls: Option<Redis>,
     _cluster: RedisCluster,
     _sentinel: RedisSentinel,
 }
@@ -47,27 +47,25 @@ impl Started {
         let certificates = Certificates::make(place.folder())?;
         let standalone = Redis::start_in(place, "standalone", &open)?;
         let closed = open.clone().with_password(PASSWORD).with_tls(&certificates);
-        let tls = Redis::start_in(place, "tls", &closed)?;
+        let tls = version.speaks_tls().then(|| Redis::start_in(place, "tls", &closed)).transpose()?;
         let cluster = RedisCluster::start_in(place, 0, &open)?;
         let sentinel = RedisSentinel::start_in(place, &open)?;
-        let of_tls = format!(
-            "rediss://:{}@127.0.0.1:{}?ca={}",
-            encoded(PASSWORD),
-            tls.port(),
-            certificates.authority().display()
-        );
-        let variables = [
+        let mut variables = vec![
             ("PIPELINE_TEST_REDIS", standalone.url()),
-            ("PIPELINE_TEST_REDIS_TLS", of_tls),
             ("PIPELINE_TEST_REDIS_CLUSTER", cluster.url()),
             ("PIPELINE_TEST_REDIS_SENTINEL", sentinel.url()),
         ];
-        let servers = [&standalone, &tls].into_iter().chain(cluster.nodes()).chain(sentinel.servers());
+        if let Some(tls) = &tls {
+            let (word, at, ca) = (encoded(PASSWORD), tls.port(), certificates.authority());
+            let url = format!("rediss://:{word}@127.0.0.1:{at}?ca={}", ca.display());
+            variables.push(("PIPELINE_TEST_REDIS_TLS", url));
+        }
+        let servers = [&standalone].into_iter().chain(&tls).chain(cluster.nodes()).chain(sentinel.servers());
         let servers = servers.filter_map(|server| Some((server.id()?, server.folder())));
         let processes = servers.chain(sentinel.sentinels());
         let told = Told {
             folder: place.folder().to_owned(),
-            variables: variables.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            variables: variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             processes: processes.map(|(id, folder)| Process { id, folder: folder.to_owned() }).collect(),
         };
         Ok(Self { told, _standalone: standalone, _tls: tls, _cluster: cluster, _sentinel: sentinel })

@@ -94,7 +94,8 @@ impl Seen {
         Self {
             version: field("redis_version"),
             server: field("run_id"),
-            mode: field("redis_mode"),
+            // Valkey's name for it is the second.
+            mode: field("redis_mode") + &field("server_mode"),
             max_memory: field("maxmemory"),
             policy: field("maxmemory_policy"),
             appends: field("aof_enabled"),
@@ -171,13 +172,14 @@ mod tests {
     fn another_kind_of_deployment_is_told() {
         let sentinel = Deployment::Sentinel { master: "main".to_owned() };
         for (mode, deployment, expected) in [
-            ("standalone", &Deployment::Standalone, false),
-            ("standalone", &sentinel, false),
-            ("cluster", &Deployment::Cluster, false),
-            ("cluster", &Deployment::Standalone, true),
-            ("sentinel", &Deployment::Standalone, true),
+            ("redis_mode:standalone", &Deployment::Standalone, false),
+            ("redis_mode:standalone", &sentinel, false),
+            ("redis_mode:cluster", &Deployment::Cluster, false),
+            ("redis_mode:cluster", &Deployment::Standalone, true),
+            ("server_mode:cluster", &Deployment::Standalone, true),
+            ("redis_mode:sentinel", &Deployment::Standalone, true),
         ] {
-            let seen = Seen::read(&format!("redis_mode:{mode}"));
+            let seen = Seen::read(mode);
             assert_eq!(seen.contradicts(deployment).is_some(), expected, "{mode}");
         }
     }
