@@ -94,11 +94,9 @@ impl Cluster {
     ) -> RedisResult<Vec<Value>> {
         let slots = slots(pipeline);
         let mut parts: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
+        let anywhere = fastrand::u16(..SLOTS);
         for (index, slot) in slots.iter().enumerate() {
-            let node = match slot {
-                Some(slot) => self.serving(*slot).await?,
-                None => self.any().await?,
-            };
+            let node = self.serving(slot.unwrap_or(anywhere)).await?;
             match parts.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &node)) {
                 Some((_, indices)) => indices.push(index),
                 None => parts.push((node, vec![index])),

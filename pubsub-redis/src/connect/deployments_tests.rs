@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pubsub_core::{ErrorKind, Result};
 use redis::{AsyncCommands as _, Script};
-use services::{Data, RedisCluster, RedisOptions, RedisSentinel};
+use services::{Data, Redis, RedisCluster, RedisOptions, RedisSentinel};
 
 use super::tests::works;
 use super::{Link, slots};
@@ -101,6 +101,34 @@ async fn a_forced_failover_is_followed() {
     watched.fail_over().unwrap();
     let (count, _) = counted(&link, "counter").await;
     assert_eq!(watched.servers()[1].ask(&["GET", "counter"]).unwrap(), count.to_string());
+}
+
+/// As long as nobody else says who the master is, the one that is known goes on.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Redis"]
+async fn sentinels_that_are_away_hold_up_nothing() {
+    let mut watched = RedisSentinel::start(&RedisOptions::new()).unwrap();
+    let link = link(&watched.url());
+    works(&link).await.unwrap();
+    for number in 0..3 {
+        watched.kill_sentinel(number).unwrap();
+    }
+    // The master was named a moment ago; only after that are the sentinels missed.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let began = Instant::now();
+    for count in 1..20 {
+        assert_eq!(counted(&link, "counter").await, (count, 0));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Redis"]
+async fn one_server_is_no_cluster_and_that_is_told() {
+    let redis = Redis::start(&RedisOptions::new()).unwrap();
+    let link = link(&redis.url().replace("redis://", "redis+cluster://"));
+    let error = works(&link).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.chain());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::time::Instant;
 
 use super::open::open;
 use super::sentinel::Sentinels;
@@ -64,7 +65,7 @@ struct State {
 enum Held {
     #[default]
     Nothing,
-    Opening(Opening),
+    Opening(Opening, Instant),
     Open(Opened),
 }
 
@@ -156,11 +157,14 @@ impl Node {
             let mut state = self.lock();
             match &state.held {
                 Held::Open(opened) => return Ok((state.number, opened.clone())),
-                Held::Opening(opening) => (state.number, opening.clone()),
-                Held::Nothing => {
+                // One that is older was dropped by all who waited for it, and stands still.
+                Held::Opening(opening, since) if since.elapsed() <= self.limits.connect => {
+                    (state.number, opening.clone())
+                }
+                Held::Opening(..) | Held::Nothing => {
                     let opening = connect(self.place.clone(), self.limits).boxed().shared();
                     state.number = state.number.wrapping_add(1);
-                    state.held = Held::Opening(opening.clone());
+                    state.held = Held::Opening(opening.clone(), Instant::now());
                     (state.number, opening)
                 }
             }
@@ -168,7 +172,7 @@ impl Node {
         let result = opening.await;
         let mut state = self.lock();
         // The first of those who waited says so.
-        if state.number == number && matches!(state.held, Held::Opening(_)) {
+        if state.number == number && matches!(state.held, Held::Opening(..)) {
             state.held = result.as_ref().map_or(Held::Nothing, |opened| Held::Open(opened.clone()));
         }
         drop(state);
@@ -177,19 +181,23 @@ impl Node {
 }
 
 async fn connect(place: Place, limits: Limits) -> RedisResult<Opened> {
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let mut pauses = PAUSES.into_iter();
+    let mut before: Option<RedisError> = None;
     loop {
         let left = limits.connect.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
         let limits = Limits { connect: left, ..limits };
         let error = match connect_once(&place, limits).await {
             Ok(opened) => return Ok(opened),
+            // Of two failures the one that says more than that the time was over.
+            Err(error) if error.is_timeout() => before.take().unwrap_or(error),
             Err(error) => error,
         };
         let pause = pauses.next().map(|pause| pause.mul_f64(0.5 + fastrand::f64() / 2.0));
         match pause {
             Some(pause) if kind_of(&error).is_retryable() && began.elapsed() + pause < limits.connect => {
                 tokio::time::sleep(pause).await;
+                before = Some(error);
             }
             _ => return Err(error),
         }

@@ -44,29 +44,27 @@ pub(crate) async fn open(
 
 /// The same failure with the address, and with what is wrong where that can be seen.
 pub(crate) async fn explained(info: &ConnectionInfo, error: RedisError) -> RedisError {
-    let why = match info.addr() {
+    if !matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse | ErrorKind::Client) {
+        // What the server answered; the driver's text for a wrong password holds neither it nor the user.
+        return error;
+    }
+    let (why, kind) = match info.addr() {
         ConnectionAddr::Tcp(host, port)
             if answer(host, *port, &TLS_PROBE).await.is_some_and(|byte| TLS.contains(&byte)) =>
         {
-            ": the server takes TLS alone, so the URL has to be rediss://"
+            (": the server takes TLS alone, so the URL has to be rediss://", io::ErrorKind::InvalidInput)
         }
         ConnectionAddr::TcpTls { host, port, .. }
             if answer(host, *port, b"PING\r\n").await.is_some_and(|byte| b"+-".contains(&byte)) =>
         {
-            ": the server does not speak TLS here, so the URL has to be redis://"
+            (
+                ": the server does not speak TLS here, so the URL has to be redis://",
+                io::ErrorKind::InvalidInput,
+            )
         }
-        _ => "",
+        _ => ("", io_error(&error).map_or(io::ErrorKind::NotConnected, io::Error::kind)),
     };
-    match error.kind() {
-        // The driver's text for a wrong password holds neither it nor the user.
-        ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => error,
-        ErrorKind::Server(_) | ErrorKind::Extension if why.is_empty() => error,
-        _ => {
-            let own = io_error(&error).map_or(io::ErrorKind::NotConnected, io::Error::kind);
-            let kind = if why.is_empty() { own } else { io::ErrorKind::InvalidInput };
-            io::Error::new(kind, format!("connect to {}: {error}{why}", info.addr())).into()
-        }
-    }
+    io::Error::new(kind, format!("connect to {}: {error}{why}", info.addr())).into()
 }
 
 /// The first byte that comes back where these bytes are sent.

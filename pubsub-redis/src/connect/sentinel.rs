@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::address::Servers;
 use super::open::open;
@@ -14,8 +14,11 @@ use super::open::open;
 /// sentinels name its server still.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
-/// How long one sentinel may take.
+/// How long one sentinel may take; and all of them, where an answer waits for their word.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// How long no answer waits for sentinels that did not answer.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Sentinels, asked one after the other until one answers.
 #[derive(Debug)]
@@ -31,6 +34,18 @@ pub(crate) struct Sentinels {
 #[derive(Debug, Default)]
 struct Named {
     master: Option<(ConnectionAddr, Instant)>,
+    quiet_until: Option<Instant>,
+}
+
+impl Named {
+    fn is_confirmed(&self, info: &ConnectionInfo) -> bool {
+        match &self.master {
+            Some((addr, at)) if addr == info.addr() => {
+                at.elapsed() < CONFIRMED || self.quiet_until.is_some_and(|until| Instant::now() < until)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Sentinels {
@@ -52,7 +67,8 @@ impl Sentinels {
             match self.ask(index, &mut asked).await {
                 Ok(Some((host, port))) => {
                     let info = self.servers.at(&host, port);
-                    self.lock().master = Some((info.addr().clone(), Instant::now()));
+                    let master = Some((info.addr().clone(), Instant::now()));
+                    *self.lock() = Named { master, quiet_until: None };
                     return Ok(info);
                 }
                 Ok(None) => {
@@ -92,22 +108,23 @@ impl Sentinels {
     /// Whether an answer of this server is one of the master. Where no sentinel can be reached, it is believed: nobody
     /// made another one the master that we could hear of.
     pub(crate) async fn confirm(&self, info: &ConnectionInfo) -> bool {
-        let is_fresh = |named: &Named| matches!(&named.master, Some((addr, at)) if addr == info.addr() && at.elapsed() < CONFIRMED);
-        if is_fresh(&self.lock()) {
+        if self.lock().is_confirmed(info) {
             return true;
         }
-        match self.master().await {
-            Ok(master) => master.addr() == info.addr(),
-            Err(error) => {
-                tracing::debug!(%error, "no sentinel says who the master is");
-                let mut named = self.lock();
-                if let Some((_, at)) = &mut named.master {
-                    // Not before each command.
-                    *at = Instant::now();
-                }
-                true
-            }
+        match timeout(LIMIT, self.master()).await {
+            Ok(Ok(master)) => master.addr() == info.addr(),
+            Ok(Err(error)) => self.unheard(&error.to_string()),
+            Err(_) => self.unheard("none answered in time"),
         }
+    }
+
+    fn unheard(&self, why: &str) -> bool {
+        let before = self.lock().quiet_until.replace(Instant::now() + QUIET);
+        // One line for each time that they are away.
+        if before.is_none() {
+            tracing::warn!(why, "no sentinel says who the master of Redis is");
+        }
+        true
     }
 
     /// Whether another server was named since.

@@ -61,7 +61,7 @@ pub(super) async fn all_work(configs: impl IntoIterator<Item = RedisConfig>) {
 /// Each of them fails as this kind, and tells neither this password nor the right one, which is `another`.
 pub(super) async fn none_tells(cases: impl IntoIterator<Item = (RedisConfig, ErrorKind)>) {
     for (config, kind) in cases {
-        let link = link(config.with_connect_limit(Duration::from_millis(500)));
+        let link = link(config);
         let error = works(&link).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{}", told(&error));
         for secret in [PASSWORD, &encoded(PASSWORD), "another"] {
