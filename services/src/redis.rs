@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::certificates::Certificates;
-use crate::engine::{Data, Engine};
+use crate::engine::{Data, Engine, until};
 use crate::install::redis_server;
 use crate::place::Place;
 use crate::port;
@@ -104,6 +104,21 @@ impl Redis {
     /// As [`ask`](Self::ask).
     pub fn info(&self, field: &str) -> io::Result<String> {
         Ok(info(&self.ask(&["INFO"])?, field).to_owned())
+    }
+
+    /// Waits until its replicas have all that it has now.
+    ///
+    /// # Errors
+    /// Where it has none, or they do not get there.
+    pub fn replicated(&self) -> io::Result<()> {
+        let now: u64 = self.info("master_repl_offset")?.parse().map_err(io::Error::other)?;
+        let offset =
+            |line: &str| line.split(',').find_map(|part| part.strip_prefix("offset=")?.parse::<u64>().ok());
+        until("replicas", || {
+            let told = self.ask(&["INFO", "replication"]).unwrap_or_default();
+            let replicas: Vec<&str> = told.lines().filter(|line| line.contains("offset=")).collect();
+            !replicas.is_empty() && replicas.iter().all(|line| offset(line).is_some_and(|has| has >= now))
+        })
     }
 
     /// `redis://…`, or `rediss://…` where it takes TLS alone; without the password.

@@ -14,9 +14,7 @@ use crate::error::kind_of;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn link(url: &str) -> Link {
-    let config = RedisConfig::from_url(url).unwrap();
-    Link::new(config.with_answer_limit(Duration::from_secs(2)).with_connect_limit(Duration::from_secs(2)))
-        .unwrap()
+    Link::new(RedisConfig::from_url(url).unwrap()).unwrap()
 }
 
 /// Counts one up, again and again until it is answered, as a program would; how often it was refused.
@@ -47,7 +45,7 @@ async fn the_master_is_found_by_its_name_and_again_after_it_died() {
     // One sentinel less is enough.
     watched.kill_sentinel(0).unwrap();
     let replica = watched.servers()[1].port();
-    watched.servers()[0].ask(&["WAIT", "1", "5000"]).unwrap();
+    watched.servers()[0].replicated().unwrap();
     watched.servers_mut()[0].kill().unwrap();
     let (count, refused) = counted(&link, "counter").await;
     assert!(refused > 0);
@@ -78,7 +76,7 @@ async fn nothing_is_acknowledged_by_a_master_that_was_replaced() {
     let link = link(&watched.url());
     counted(&link, "counter").await;
     let [old, new] = watched.servers();
-    old.ask(&["WAIT", "1", "5000"]).unwrap();
+    old.replicated().unwrap();
     old.pause().unwrap();
     watched.until_not(0).unwrap();
     old.go_on().unwrap();
@@ -97,7 +95,7 @@ async fn a_forced_failover_is_followed() {
     let watched = RedisSentinel::start(&RedisOptions::new()).unwrap();
     let link = link(&watched.url());
     counted(&link, "counter").await;
-    watched.servers()[0].ask(&["WAIT", "1", "5000"]).unwrap();
+    watched.servers()[0].replicated().unwrap();
     watched.fail_over().unwrap();
     let (count, _) = counted(&link, "counter").await;
     assert_eq!(watched.servers()[1].ask(&["GET", "counter"]).unwrap(), count.to_string());
@@ -246,7 +244,7 @@ async fn a_replica_that_takes_over_in_a_cluster_is_found() {
     let slot = slots::slot(b"counter");
     assert_eq!(counted(&link, "counter").await, (1, 0));
     let master = cluster.serves(slot).unwrap();
-    cluster.nodes()[master].ask(&["WAIT", "1", "5000"]).unwrap();
+    cluster.nodes()[master].replicated().unwrap();
     cluster.nodes_mut()[master].kill().unwrap();
     let (count, _) = counted(&link, "counter").await;
     assert_eq!(count, 2);

@@ -15,7 +15,7 @@ use super::open::open;
 const CONFIRMED: Duration = Duration::from_secs(1);
 
 /// How long one sentinel may take; and all of them, where an answer waits for their word.
-const LIMIT: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// How long no answer waits for sentinels that did not answer.
 const QUIET: Duration = Duration::from_secs(10);

@@ -154,7 +154,7 @@ async fn what_is_called_after_a_connection_was_lost_waits_for_the_new_one() {
     let mut redis = Redis::start(&RedisOptions::new().with_persistence(Persistence::EachWrite)).unwrap();
     let mut proxy = Proxy::start(redis.port()).unwrap();
     let url = format!("redis://127.0.0.1:{}", proxy.port());
-    let link = link(RedisConfig::new(url).with_answer_limit(Duration::from_millis(500)));
+    let link = link(RedisConfig::new(url).with_answer_limit(Duration::from_secs(2)));
     let mut commands = link.commands();
     let () = commands.set("key", 1).await.unwrap();
 
