@@ -53,7 +53,7 @@ impl Crash {
 pub(crate) fn run(crash: Crash) -> Done {
     let program = build(crash.form)?;
     if crash.scenes {
-        faketime()?;
+        services::installed("faketime", &["faketime"]).map_err(|e| e.to_string())?;
         let failed = scenes(&program);
         if !failed.is_empty() {
             return Err(format!("scenes that failed: {}", failed.join("; ")));
@@ -103,18 +103,4 @@ fn build(form: Form) -> Result<PathBuf, String> {
 fn points(program: &PathBuf) -> Result<Vec<String>, String> {
     let told = std::process::Command::new(program).arg("fault-points").output().map_err(|e| e.to_string())?;
     Ok(String::from_utf8_lossy(&told.stdout).lines().map(str::to_owned).collect())
-}
-
-/// Installs Debian's faketime where it is missing.
-fn faketime() -> Done {
-    let is_there = || std::process::Command::new("faketime").arg("--version").output().is_ok();
-    if is_there() {
-        return Ok(());
-    }
-    for words in [&["update", "--quiet"][..], &["install", "--yes", "--no-install-recommends", "faketime"]] {
-        println!("$ apt-get {}", words.join(" "));
-        // What fails is seen below.
-        let _ = std::process::Command::new("apt-get").args(words).status();
-    }
-    if is_there() { Ok(()) } else { Err("faketime cannot be had: install it by hand".to_owned()) }
 }

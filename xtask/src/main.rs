@@ -15,6 +15,7 @@ mod fuzz;
 mod fuzz_seeds;
 mod readme;
 mod run;
+mod services;
 mod style;
 mod support_table;
 
@@ -26,13 +27,16 @@ cargo xtask <task>
   bench [--curves | --save] [NAME..]
                            each benchmark beside its limit, as one table, or with --curves at several sizes;
                            --save writes both into README
-  test [--long]            every test; with --long also those marked `long: ...`, and 1,000 rounds of `crash`
+  test [--long]            every test, with the servers that they need; with --long also those marked `long: ...`,
+                           those for Redis on Redis 8.2 and Valkey 9 too, and 1,000 rounds of `crash`
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
                            (1,000 with --long); with --seed the rounds alone
   fuzz [--long] [TARGET..] fuzz targets for 15 s each, two at once (10 minutes each with --long)
   fuzz seeds               writes the seeds of the fuzz targets anew
+  services up|down|status  starts the servers that tests need and prints the variables that name them, as a shell's
+                           eval takes them; ends them; says what runs
   support-table [--check]  writes README's support table from the declared capabilities, or compares it";
 
 fn main() -> ExitCode {
@@ -55,6 +59,9 @@ fn main() -> ExitCode {
             Some(fuzz) => fuzz::run(fuzz),
             None => return usage(),
         },
+        ["services", "up"] => services::up(),
+        ["services", "down"] => services::down(),
+        ["services", "status"] => services::status(),
         ["support-table"] => support_table::write(),
         ["support-table", "--check"] => support_table::check(),
         _ => return usage(),

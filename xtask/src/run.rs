@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use services::RedisVersion;
+
 use crate::crash::{self, Crash};
 use crate::fuzz::{self, Fuzz};
+use crate::services::with_redis;
 
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
@@ -52,14 +55,19 @@ pub(crate) fn cargo_output(words: &[&str]) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|e| e.to_string())
 }
 
-/// Every test. No engine has to be started yet; tests that will need one are found by their name.
+/// Every test, with the servers that they need.
 pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         // All of it is run, whatever fails.
-        let tests = long_tests();
-        return tests.and(beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form))));
+        let tests = with_redis(RedisVersion::Installed, long_tests);
+        let others = [RedisVersion::Redis82, RedisVersion::Valkey9]
+            .map(|version| with_redis(version, |servers| redis_tests(version, servers)));
+        let kills = beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
+        return others.into_iter().fold(tests, Result::and).and(kills);
     }
+    let installed = RedisVersion::Installed;
+    with_redis(installed, |servers| redis_tests(installed, servers))?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -69,9 +77,19 @@ pub(crate) fn test(form: Form) -> Done {
     Ok(())
 }
 
+/// Those marked `needs Redis`. Long ones among them are in modules `long`; the name of one that needs TLS has `tls` in it.
+fn redis_tests(version: RedisVersion, variables: &[(&str, &str)]) -> Done {
+    let mut words = vec!["test", "--locked", "-p", "services", "-p", "pubsub-redis", "--lib", "--tests"];
+    words.extend(["--no-fail-fast", "--", "--ignored", "--skip", "long::"]);
+    if !version.speaks_tls() {
+        words.extend(["--skip", "tls"]);
+    }
+    cargo(&words, variables)
+}
+
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that
 /// are ignored are no long forms.
-fn long_tests() -> Done {
+fn long_tests(servers: &[(&str, &str)]) -> Done {
     cargo(&["build", "--locked", "--release", "-p", "pubsub-pipeline-examples", "--examples"], &[])?;
     let built = ["test", "--locked", "--release", "--workspace", "--lib", "--bins", "--tests"];
     cargo(&[&built[..], &["--no-run"]].concat(), &[])?;
@@ -83,7 +101,7 @@ fn long_tests() -> Done {
         println!("{}", cargo_output(&words)?);
         Ok(())
     };
-    beside(waiting, || cargo(&[&rest[..], &["--", "--ignored", "--skip", waits]].concat(), &[]))
+    beside(waiting, || cargo(&[&rest[..], &["--", "--ignored", "--skip", waits]].concat(), servers))
 }
 
 /// Does both at once, to their end.

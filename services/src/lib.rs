@@ -1,0 +1,32 @@
+//! Real engines for the tests: started on free ports of 127.0.0.1, each in a folder of its own, and gone with whoever
+//! started them.
+//!
+//! Every call blocks; in a test that runs on a runtime of one thread nothing else goes on meanwhile.
+//!
+//! ```no_run
+//! // Not run: it needs a server.
+//! use services::{Redis, RedisOptions};
+//! # fn start() -> std::io::Result<()> {
+//! let redis = Redis::start(&RedisOptions::new().with_password("secret"))?;
+//! assert_eq!(redis.ask(&["PING"])?, "PONG");
+//! # Ok(())
+//! # }
+//! ```
+
+mod certificates;
+mod engine;
+mod install;
+mod place;
+mod port;
+mod proxy;
+mod redis;
+
+pub use certificates::Certificates;
+pub use engine::{Data, end, is_running};
+pub use install::{RedisVersion, installed, redis_server};
+pub use place::Place;
+pub use proxy::{Proxy, Weather};
+pub use redis::cluster::RedisCluster;
+pub use redis::options::{Persistence, RedisOptions};
+pub use redis::sentinel::RedisSentinel;
+pub use redis::{Redis, encoded};
