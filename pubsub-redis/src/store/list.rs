@@ -1,5 +1,7 @@
 //! Which runs there are: sets of ids, and the records that decide.
 
+use std::collections::HashSet;
+
 use pubsub_core::{Error, ErrorKind, Result, RunId, RunKey, RunQuery, RunRecord};
 use redis::Value;
 
@@ -10,7 +12,8 @@ use super::server::{self, taken};
 /// How many records are asked for at once.
 const PAGE: usize = 200;
 
-/// How many of the oldest entries of a set are looked at whenever a run with an end to its time has ended.
+/// How many entries of a set, by chance, are looked at whenever a run has ended that goes by itself: so of those that are
+/// in it about one in so many may be gone.
 const TIDIED: usize = 8;
 
 const DOING: &str = "list runs";
@@ -22,11 +25,11 @@ pub(super) struct Entered {
     pub(super) began: String,
 }
 
-/// Where a walk through a set is: after so many entries of this score.
+/// Where a walk through a set is: after these entries of a score.
 #[derive(Debug, Default)]
 struct Place {
     score: Option<String>,
-    ties: usize,
+    seen: HashSet<String>,
 }
 
 impl Inner {
@@ -72,20 +75,21 @@ impl Inner {
         let until = query.until.map_or_else(|| "+inf".to_owned(), |until| format!("({}", until.as_micros()));
         let mut range = redis::cmd("ZRANGE");
         range.arg(set).arg(place.score.as_ref().unwrap_or(&until)).arg(since).arg("BYSCORE").arg("REV");
-        range.arg("LIMIT").arg(place.ties).arg(count).arg("WITHSCORES");
-        let (mut entered, mut given) = (Vec::with_capacity(count), 0);
-        for (run, began) in entries(self.server.ask(DOING, range).await?)? {
-            given += 1;
-            match &mut place.score {
-                Some(score) if *score == began => place.ties += 1,
-                score => {
-                    *score = Some(began.clone());
-                    place.ties = 1;
-                }
+        let asked = count + place.seen.len();
+        range.arg("LIMIT").arg(0).arg(asked).arg("WITHSCORES");
+        let given = entries(self.server.ask(DOING, range).await?)?;
+        let is_last = given.len() < asked;
+        let mut entered = Vec::with_capacity(count);
+        for (member, began) in given {
+            if place.score.as_ref() != Some(&began) {
+                place.score = Some(began.clone());
+                place.seen.clear();
             }
-            entered.extend(run.map(|run| Entered { run, began }));
+            if place.seen.insert(member.clone()) {
+                entered.extend(RunId::new(member).ok().map(|run| Entered { run, began }));
+            }
         }
-        Ok((entered, given < count))
+        Ok((entered, is_last))
     }
 
     /// The records of these. What is not there any more is taken out of the set.
@@ -149,7 +153,7 @@ impl Inner {
         let sets = self.layout.sets(key);
         let mut commands = redis::pipe();
         for set in &sets {
-            commands.cmd("ZRANGE").arg(set).arg(0).arg(TIDIED - 1).arg("WITHSCORES");
+            commands.cmd("ZRANDMEMBER").arg(set).arg(TIDIED).arg("WITHSCORES");
         }
         let mut answers = self.server.run(DOING, commands).await?;
         for set in &sets {
@@ -168,8 +172,8 @@ impl Inner {
     }
 }
 
-/// Ids with their scores, one after the other as in RESP2, or in pairs as in RESP3; no id for what is none.
-fn entries(answer: Value) -> Result<Vec<(Option<RunId>, String)>> {
+/// Members with their scores, one after the other as in RESP2, or in pairs as in RESP3.
+fn entries(answer: Value) -> Result<Vec<(String, String)>> {
     let Value::Array(values) = answer else { return Err(server::strange(DOING)) };
     let is_pair = |value: &Value| matches!(value, Value::Array(_));
     let flat: Vec<Value> = if values.iter().all(is_pair) {
@@ -178,21 +182,23 @@ fn entries(answer: Value) -> Result<Vec<(Option<RunId>, String)>> {
     } else {
         values
     };
-    let pairs = flat.chunks_exact(2).map(|pair| {
-        let score = match pair {
-            [_, Value::BulkString(score)] => String::from_utf8_lossy(score).into_owned(),
-            [_, Value::Double(score)] => score.to_string(),
-            _ => return Err(server::strange(DOING)),
-        };
-        let [Value::BulkString(run), _] = pair else { return Err(server::strange(DOING)) };
-        let run = std::str::from_utf8(run).ok().and_then(|run| RunId::new(run).ok());
-        Ok((run, score))
+    let pairs = flat.chunks_exact(2).map(|pair| match pair {
+        [Value::BulkString(member), score] => {
+            let score = match score {
+                Value::BulkString(score) => String::from_utf8_lossy(score).into_owned(),
+                Value::Double(score) => score.to_string(),
+                _ => return Err(server::strange(DOING)),
+            };
+            Ok((String::from_utf8_lossy(member).into_owned(), score))
+        }
+        _ => Err(server::strange(DOING)),
     });
     pairs.collect()
 }
 
-fn runs_of(entries: Vec<(Option<RunId>, String)>) -> Vec<Entered> {
-    let entered = |(run, began): (Option<RunId>, String)| Some(Entered { run: run?, began });
+/// What is no run is passed over.
+fn runs_of(entries: Vec<(String, String)>) -> Vec<Entered> {
+    let entered = |(member, began)| Some(Entered { run: RunId::new(member).ok()?, began });
     entries.into_iter().filter_map(entered).collect()
 }
 
