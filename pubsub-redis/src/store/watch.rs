@@ -9,6 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamReadReply};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::connect::Link;
 use crate::error::failed;
@@ -22,6 +23,9 @@ const READ: usize = 500;
 
 /// About how many changes the stream keeps.
 pub(super) const KEPT: usize = 1_000;
+
+/// So often at most the server is asked for changes: where many come, they are read together.
+const BETWEEN: Duration = Duration::from_millis(2);
 
 /// First and longest pause before the server is asked again after it failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -206,26 +210,33 @@ impl Watching {
         }
         // What was not seen may be anything.
         self.shared.tell_all(&Told(None));
+        let mut looked = Instant::now();
         loop {
+            let not_before = Instant::now() + BETWEEN;
             let entries = self.read(&mut connection, &last).await?;
-            if let Some(newest) = entries.last() {
-                last.clone_from(&newest.id);
-                if entries.len() < READ {
-                    self.shared.tell(&entries)
-                } else {
-                    self.shared.tell_all(&Told(None))
+            if looked.elapsed() >= BLOCK {
+                looked = Instant::now();
+                if self.ends() {
+                    return Ok(());
+                }
+            }
+            let Some(newest) = entries.last() else {
+                // A server that lost its data, with a clock that went back, would be silent for long.
+                let now = self.last(&mut connection).await?;
+                if now != last {
+                    last = now;
+                    self.shared.tell_all(&Told(None));
                 }
                 continue;
-            }
-            if self.ends() {
-                return Ok(());
-            }
-            // A server that lost its data, with a clock that went back, would be silent for long.
-            let now = self.last(&mut connection).await?;
-            if now != last {
-                last = now;
+            };
+            last.clone_from(&newest.id);
+            if entries.len() < READ {
+                self.shared.tell(&entries);
+            } else {
                 self.shared.tell_all(&Told(None));
             }
+            // One that came alone is told at once, and the next one hardly later.
+            tokio::time::sleep_until(not_before).await;
         }
     }
 
