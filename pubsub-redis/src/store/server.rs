@@ -58,7 +58,7 @@ impl Server {
                     self.load().await.map_err(failed(doing))?;
                 }
                 Ok(answers) => return Ok(answers.into_iter()),
-                Err(error) if !connected && error.is_connection_dropped() && !error.is_timeout() => {
+                Err(error) if !connected && is_cut(&error) => {
                     connected = true;
                 }
                 Err(error) => return Err(failed(doing)(error)),
@@ -80,6 +80,11 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Whether a connection that was there is not there any more: another one may be had at once.
+fn is_cut(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
 }
 
 fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
