@@ -62,15 +62,20 @@ pub trait StoreFixture: Send + Sync {
 
 /// Makes one test of each rule: `store_conformance!(Fixture, CAPABILITIES)`, where the fixture is a
 /// [`StoreFixture`](crate::conformance::store::StoreFixture) and the capabilities are the store's
-/// [`StoreCapabilities`](crate::StoreCapabilities). Attributes in front are those of each test:
-/// `store_conformance!(#[ignore = "needs Redis"] Fixture, CAPABILITIES)`.
+/// [`StoreCapabilities`](crate::StoreCapabilities).
+///
+/// Where they need a server, each test gets an attribute that says so:
+/// `store_conformance!(#[ignore = "needs a server"] Fixture, CAPABILITIES)`.
 ///
 /// The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! store_conformance {
-    ($(#[$attribute:meta])* $fixture:ty, $capabilities:expr) => {
+    ($fixture:ty, $capabilities:expr) => {
+        $crate::store_rules! { [$crate::__rule_tests] store::StoreFixture, $fixture, $capabilities }
+    };
+    (#[$attribute:meta] $fixture:ty, $capabilities:expr) => {
         $crate::store_rules! {
-            [$crate::__rule_tests] [$(#[$attribute])*] store::StoreFixture, $fixture, $capabilities
+            [$crate::__rule_tests] [$attribute] store::StoreFixture, $fixture, $capabilities
         }
     };
 }
