@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::Server;
+use common::{Proxy, Server};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use pubsub_core::conformance::store::{SampleRun, at, batch, lines, read, read_lines, shape, until};
 use pubsub_core::{
@@ -128,6 +128,31 @@ async fn cut_connections_are_made_anew_and_nothing_is_lost() {
         };
         soon("a change is told", told).await;
     }
+    run.finish(&store).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+#[ignore = "needs Redis"]
+async fn connections_on_which_nothing_comes_any_more_are_given_up() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(&server).await;
+    let config = proxy.config().with_answer_limit(Duration::from_millis(500));
+    let store = RedisStore::connect(RedisStoreConfig::new(config)).await.unwrap();
+    let mut run = SampleRun::new();
+    run.begin(&store).await;
+    let mut changes = store.changes(&run.query()).await.unwrap();
+    changes.next().await.unwrap().unwrap();
+    soon("the stream is watched", changes.next()).await.unwrap().unwrap();
+    assert_eq!(proxy.connections(), 2, "one of commands and one that waits");
+    proxy.silence();
+    let error = store.append(run.key(), &[lines(1, ["a"])]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error:?}");
+    run.append(&store, &[lines(1, ["a"])]).await;
+    // The one that waits was silent as well; that may be told, and then all is as before.
+    until("both are made anew", || std::future::ready(proxy.connections() >= 4).boxed()).await;
+    run.append(&store, &[lines(2, ["b"])]).await;
+    while soon("a change is told", changes.next()).await.unwrap().is_err() {}
     run.finish(&store).await;
     assert!(verify(&store, run.id()).await.unwrap().agrees());
 }

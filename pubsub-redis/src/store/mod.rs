@@ -86,7 +86,7 @@ impl RedisStore {
         config.check()?;
         let link = Link::new(config.redis().clone())?;
         let layout = Layout::new(config.redis().prefix());
-        let server = Server::new(link.commands()?);
+        let server = Server::new(link.clone())?;
         let watch = Watch::new(link, layout.wakes());
         Ok(Self(Arc::new(Inner { server, layout, config, watch, unreadable: Seldom::default() })))
     }

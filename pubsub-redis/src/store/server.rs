@@ -1,15 +1,20 @@
 //! Asks the server: several commands in one round trip, scripts among them.
 
+use std::sync::{Mutex, PoisonError};
+
 use pubsub_core::{Error, ErrorKind, Result};
 use redis::aio::ConnectionManager;
 use redis::{Cmd, ErrorKind as Driver, Pipeline, RedisError, RedisResult, Script, ServerErrorKind, Value};
 
 use super::layout::{FORMAT, RunKeys};
+use crate::connect::Link;
 use crate::error::failed;
 
 /// The scripts and the connection that runs them. All commands here may be repeated.
 pub(super) struct Server {
-    commands: ConnectionManager,
+    link: Link,
+    /// The connection, and how many there were before it.
+    commands: Mutex<(ConnectionManager, u64)>,
     pub(super) append: Script,
     pub(super) put: Script,
     pub(super) remove: Script,
@@ -34,21 +39,37 @@ pub(super) fn call(script: &Script, keys: &RunKeys) -> Cmd {
 }
 
 impl Server {
-    pub(super) fn new(commands: ConnectionManager) -> Self {
-        Self {
+    pub(super) fn new(link: Link) -> Result<Self> {
+        let commands = Mutex::new((link.commands()?, 0));
+        Ok(Self {
+            link,
             commands,
             append: Script::new(include_str!("append.lua")),
             put: Script::new(include_str!("put.lua")),
             remove: Script::new(include_str!("remove.lua")),
             numbers: Script::new(include_str!("numbers.lua")),
+        })
+    }
+
+    fn commands(&self) -> (ConnectionManager, u64) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives up a connection on which nothing comes any more: the driver does so only where it was closed, and one that
+    /// was cut without a word would be waited for each time.
+    fn give_up(&self, connection: u64) -> Result<()> {
+        let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if commands.1 == connection {
+            *commands = (self.link.commands()?, connection + 1);
         }
+        Ok(())
     }
 
     /// Runs all of these in one round trip. A script that the server does not know is loaded, and all of them are run again;
     /// so they are where an idle connection turns out to be closed.
     pub(super) async fn run(&self, doing: &'static str, mut commands: Pipeline) -> Result<Answers> {
         commands.ignore_errors();
-        let mut connection = self.commands.clone();
+        let (mut connection, at) = self.commands();
         let (mut loaded, mut connected) = (false, false);
         loop {
             let answers: RedisResult<Vec<RedisResult<Value>>> = commands.query_async(&mut connection).await;
@@ -61,7 +82,12 @@ impl Server {
                 Err(error) if !connected && is_cut(&error) => {
                     connected = true;
                 }
-                Err(error) => return Err(failed(doing)(error)),
+                Err(error) => {
+                    if error.is_timeout() {
+                        self.give_up(at)?;
+                    }
+                    return Err(failed(doing)(error));
+                }
             }
         }
     }
@@ -74,7 +100,7 @@ impl Server {
     }
 
     async fn load(&self) -> RedisResult<()> {
-        let mut connection = self.commands.clone();
+        let (mut connection, _) = self.commands();
         for script in [&self.append, &self.put, &self.remove, &self.numbers] {
             script.load_async(&mut connection).await?;
         }

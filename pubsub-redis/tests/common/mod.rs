@@ -5,9 +5,15 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pubsub_redis::RedisConfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinSet;
 
 /// The server that the variable names, with a prefix that no other test has.
 pub(crate) fn config() -> RedisConfig {
@@ -17,6 +23,62 @@ pub(crate) fn config() -> RedisConfig {
 
 fn prefix() -> String {
     format!("test-{:016x}", fastrand::u64(..))
+}
+
+/// Stands between a store and a server, and can leave connections open on which nothing comes any more.
+pub(crate) struct Proxy {
+    port: u16,
+    /// How many connections there were, and up to which of them nothing is passed on.
+    count: Arc<AtomicU64>,
+    silent: Arc<AtomicU64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(server: &Server) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, to) = (listener.local_addr().unwrap().port(), server.port);
+        let (count, silent) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (counted, silenced) = (Arc::clone(&count), Arc::clone(&silent));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut pumps = JoinSet::new();
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let number = counted.fetch_add(1, Ordering::SeqCst) + 1;
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                pumps.spawn(pump(from_client, to_server, number, Arc::clone(&silenced)));
+                pumps.spawn(pump(from_server, to_client, number, Arc::clone(&silenced)));
+            }
+        });
+        Self { port, count, silent, _tasks: tasks }
+    }
+
+    pub(crate) fn config(&self) -> RedisConfig {
+        RedisConfig::new(format!("redis://127.0.0.1:{}", self.port)).with_prefix(prefix())
+    }
+
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// From now on nothing passes on the connections that there are.
+    pub(crate) fn silence(&self) {
+        self.silent.store(self.connections(), Ordering::SeqCst);
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: u64, silent: Arc<AtomicU64>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read) = from.read(&mut buffer).await {
+        let is_silent = number <= silent.load(Ordering::SeqCst);
+        if read == 0 || (!is_silent && to.write_all(buffer.get(..read).unwrap()).await.is_err()) {
+            return;
+        }
+    }
 }
 
 /// A port that nobody has, a moment ago.
