@@ -137,7 +137,7 @@ async fn cut_connections_are_made_anew_and_nothing_is_lost() {
 async fn connections_on_which_nothing_comes_any_more_are_given_up() {
     let server = Server::start(&[]).await;
     let proxy = Proxy::start(&server).await;
-    let config = proxy.config().with_answer_limit(Duration::from_millis(500));
+    let config = proxy.config().with_answer_limit(Duration::from_secs(2));
     let store = RedisStore::connect(RedisStoreConfig::new(config)).await.unwrap();
     let mut run = SampleRun::new();
     run.begin(&store).await;
