@@ -14,5 +14,7 @@
 mod config;
 mod connect;
 mod error;
+mod store;
 
 pub use config::{Deployment, RedisConfig};
+pub use store::{REDIS_STORE, RedisStore, RedisStoreConfig};

@@ -1,0 +1,143 @@
+//! Appends lines: scripts of bounded size, one after the other, so that no line passes one that was refused for a while.
+
+use pubsub_core::{
+    Appended, Error, ErrorKind, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunKey,
+};
+use redis::Value;
+
+use super::Inner;
+use super::server::{Said, call, said, taken, texts};
+
+/// About how many bytes of lines, and how many lines, one script appends: the server does nothing else meanwhile.
+const SCRIPT_BYTES: usize = 256 * 1024;
+const SCRIPT_LINES: usize = 1_000;
+
+const DOING: &str = "append lines";
+
+impl Inner {
+    pub(super) async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        let mut appended = Appended::all();
+        let mut parts = Parts { batches, within: None };
+        // Also of no lines: it asks whether the run is there.
+        let mut part = parts.next_part();
+        loop {
+            self.append_part(run, &part, &mut appended).await?;
+            part = parts.next_part();
+            if part.is_empty() {
+                return Ok(appended);
+            }
+        }
+    }
+
+    async fn append_part(&self, run: &RunKey, part: &[LineBatch], appended: &mut Appended) -> Result<()> {
+        let keys = self.layout.of(run);
+        let mut append = call(&self.server.append, &keys);
+        append.arg(self.config.max_run_bytes());
+        for batch in part {
+            let recovered = u8::from(batch.is_recovered());
+            append.arg(batch.len()).arg(batch.time().to_string()).arg(batch.stream().as_str()).arg(recovered);
+            batch.for_each(|number, end, content| {
+                append.arg(number.get()).arg(end.as_str()).arg(content);
+            });
+        }
+        let mut commands = redis::pipe();
+        commands.add_command(append);
+        if !part.is_empty() {
+            commands.add_command(self.wake(run));
+        }
+        let mut answers = self.server.run(DOING, commands).await?;
+        let (said, rest) = said(DOING, taken(DOING, &mut answers)?)?;
+        if said != Said::Done {
+            return Err(Error::new(ErrorKind::NotFound, DOING).with("run", &run.run_id));
+        }
+        if !part.is_empty() {
+            taken(DOING, &mut answers)?;
+        }
+        let mut lists = rest.into_iter();
+        let late = "it came after later lines, which this store cannot put it before";
+        appended.refused.extend(gaps(part, lists.next(), late));
+        let over = format!("over the bound of {} bytes per run in this store", self.config.max_run_bytes());
+        appended.dropped.extend(gaps(part, lists.next(), &over));
+        Ok(())
+    }
+}
+
+/// What is still to be appended.
+struct Parts<'a> {
+    batches: &'a [LineBatch],
+    /// What is left of a batch that was cut.
+    within: Option<LineBatch>,
+}
+
+impl Parts<'_> {
+    /// As much as one script takes; nothing at the end.
+    fn next_part(&mut self) -> Vec<LineBatch> {
+        let (mut part, mut lines, mut bytes) = (Vec::new(), 0, 0);
+        while lines < SCRIPT_LINES && bytes < SCRIPT_BYTES {
+            let Some(batch) = self.within.take().or_else(|| self.take_batch()) else { break };
+            let most = (SCRIPT_LINES - lines) as u64;
+            let cut = LineRange::new(batch.first(), batch.first().plus(most - 1));
+            let rest = LineRange::new(cut.last.plus(1), LineNumber::MAX);
+            self.within = batch.slice(rest);
+            let Some(now) = batch.slice(cut) else { break };
+            (lines, bytes) = (lines + now.len(), bytes + now.bytes().len());
+            part.push(now);
+        }
+        part
+    }
+
+    fn take_batch(&mut self) -> Option<LineBatch> {
+        let (first, rest) = self.batches.split_first()?;
+        self.batches = rest;
+        Some(first.clone())
+    }
+}
+
+/// The lines of `part` with these numbers, as gaps.
+fn gaps(part: &[LineBatch], numbers: Option<Value>, reason: &str) -> Vec<Gap> {
+    let Some(Value::Array(numbers)) = numbers else { return Vec::new() };
+    let mut ranges: Vec<LineRange> = Vec::new();
+    for number in texts(numbers) {
+        let number = std::str::from_utf8(&number).ok().and_then(|text| text.parse().ok());
+        let Some(number) = number.and_then(LineNumber::new) else { continue };
+        match ranges.last_mut() {
+            Some(range) if range.last.plus(1) == number => range.last = number,
+            _ => ranges.push(LineRange::new(number, number)),
+        }
+    }
+    let of_range = |range: LineRange| part.iter().filter_map(move |batch| batch.slice(range));
+    ranges.into_iter().flat_map(of_range).map(|lines| lines.gap(reason)).collect()
+}
+
+/// The script knows each end by its name.
+const _: [&str; 4] =
+    [LineEnd::Lf.as_str(), LineEnd::CrLf.as_str(), LineEnd::None.as_str(), LineEnd::Part.as_str()];
+
+#[cfg(test)]
+mod tests {
+    use super::{Parts, SCRIPT_BYTES, SCRIPT_LINES};
+    use pubsub_core::conformance::store::lines;
+
+    #[test]
+    fn parts_are_bounded_and_have_each_line_once_in_order() {
+        let long = "x".repeat(60_000);
+        let mut batches = vec![lines(1, vec![""; 2_500])];
+        batches.extend((2_501..2_520).map(|n| lines(n, [&long])));
+        let (mut parts, mut next) = (Parts { batches: &batches, within: None }, 1);
+        loop {
+            let part = parts.next_part();
+            if part.is_empty() {
+                break;
+            }
+            let (count, bytes) = part
+                .iter()
+                .fold((0, 0), |(count, bytes), batch| (count + batch.len(), bytes + batch.bytes().len()));
+            assert!(count <= SCRIPT_LINES && bytes < SCRIPT_BYTES + 70_000, "{count} lines, {bytes} bytes");
+            for batch in part {
+                assert_eq!(batch.first().get(), next);
+                next = batch.last().get() + 1;
+            }
+        }
+        assert_eq!(next, 2_520);
+    }
+}

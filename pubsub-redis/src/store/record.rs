@@ -1,0 +1,320 @@
+//! The record of a run: read, and written where it is still the one that was seen.
+
+use pubsub_core::{
+    Error, ErrorKind, Gap, LineNumber, LineRange, RECORD_VERSION, Result, RunId, RunKey, RunRecord, RunStatus,
+};
+use redis::{Cmd, Pipeline, Value};
+
+use super::Inner;
+use super::entry::late_number;
+use super::layout::{FORMAT, RunKeys, late_range, score};
+use super::server::{self, Said, call, said, taken, texts};
+
+/// How often a record is written anew where others are faster each time.
+const MAX_TRIES: usize = 50;
+
+/// How many numbers are looked at in one script.
+const NUMBERS: usize = 1_000;
+
+/// What the hash of a run says.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) record: RunRecord,
+    /// Its JSON as it lies there.
+    pub(super) text: Vec<u8>,
+    pub(super) keys: RunKeys,
+    pub(super) made: Vec<u8>,
+    pub(super) bytes: u64,
+    pub(super) last_line: u64,
+    pub(super) late: u64,
+    pub(super) dropped: Dropped,
+}
+
+/// The first lines of a run, which went for its bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) through: u64,
+    bytes: u64,
+}
+
+const FIELDS: [&str; 8] =
+    ["version", "record", "made", "bytes", "last_line", "late", "dropped_through", "dropped_bytes"];
+
+/// Asks for what the hash of a run says.
+pub(super) fn asked(record_key: &str) -> Cmd {
+    let mut command = redis::cmd("HMGET");
+    command.arg(record_key).arg(&FIELDS);
+    command
+}
+
+/// Asks whether it is still the same run, and what went of it.
+pub(super) fn asked_again(record_key: &str) -> Cmd {
+    let mut command = redis::cmd("HMGET");
+    command.arg(record_key).arg(&["made", "dropped_through", "dropped_bytes"]);
+    command
+}
+
+/// What [`asked_again`] got.
+pub(super) fn again(values: Vec<Value>) -> (Vec<u8>, Dropped) {
+    let mut fields = values.into_iter();
+    let made = bytes(fields.next()).unwrap_or_default();
+    (made, Dropped { through: number(fields.next()), bytes: number(fields.next()) })
+}
+
+fn bytes(value: Option<Value>) -> Option<Vec<u8>> {
+    if let Some(Value::BulkString(text)) = value { Some(text) } else { None }
+}
+
+fn number(value: Option<Value>) -> u64 {
+    let text = bytes(value).unwrap_or_default();
+    std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+impl Dropped {
+    /// The hole, without what nobody kept.
+    pub(super) fn enter(self, max_bytes: u64, record: &mut RunRecord) {
+        let Some(through) = LineNumber::new(self.through) else { return };
+        let range = LineRange::new(LineNumber::FIRST, through);
+        record.fill(range);
+        let reason = match max_bytes {
+            0 => "over the bound of a run in this store".to_owned(),
+            most => format!("over the bound of {most} bytes per run in this store"),
+        };
+        record.holes.insert(0, Gap { range, bytes: Some(self.bytes), reason });
+        for gap in record.gaps.clone() {
+            record.fill(gap.range);
+        }
+    }
+}
+
+impl Inner {
+    /// What [`asked`] got; `None` where the run is not there.
+    pub(super) fn stored(&self, doing: &'static str, values: Vec<Value>) -> Result<Option<Stored>> {
+        let mut fields = values.into_iter();
+        let (version, text) = (bytes(fields.next()), bytes(fields.next()));
+        let Some(version) = version else { return Ok(None) };
+        if number(Some(Value::BulkString(version.clone()))) > u64::from(FORMAT) {
+            return Err(server::newer(doing, Some(&version)));
+        }
+        let text = text.unwrap_or_default();
+        let record = RunRecord::from_json(&text)?;
+        Ok(Some(Stored {
+            keys: self.layout.of(&record.key),
+            record,
+            text,
+            made: bytes(fields.next()).unwrap_or_default(),
+            bytes: number(fields.next()),
+            last_line: number(fields.next()),
+            late: number(fields.next()),
+            dropped: Dropped { through: number(fields.next()), bytes: number(fields.next()) },
+        }))
+    }
+
+    pub(super) async fn find(&self, doing: &'static str, run: &RunId) -> Result<Option<Stored>> {
+        let answer = self.server.ask(doing, asked(&self.layout.record(run))).await?;
+        let Value::Array(values) = answer else { return Err(server::strange(doing)) };
+        self.stored(doing, values)
+    }
+
+    /// As readers see it: with what went for the bound.
+    pub(super) fn seen(&self, stored: &Stored) -> RunRecord {
+        let mut record = stored.record.clone();
+        stored.dropped.enter(self.config.max_run_bytes(), &mut record);
+        record
+    }
+
+    /// Takes a record, where it moves the run forward, and fills holes whose lines have come.
+    pub(super) async fn put(&self, record: &RunRecord) -> Result<()> {
+        let doing = "store a record";
+        if record.version > RECORD_VERSION {
+            return Err(Error::new(ErrorKind::TooNew, doing).with("version", record.version));
+        }
+        for _ in 0..MAX_TRIES {
+            let stored = self.find(doing, &record.key.run_id).await?;
+            let mut next = match &stored {
+                None => record.clone(),
+                Some(stored) => stored.record.followed_by(record).unwrap_or_else(|| stored.record.clone()),
+            };
+            if let Some(stored) = &stored {
+                self.fill(stored, &mut next).await?;
+                if next == stored.record {
+                    // Also where nothing changed: whoever repeats a call does not know whether the first one was told.
+                    return self.tell(doing, &next.key).await;
+                }
+            }
+            if self.write(doing, stored.as_ref(), &next).await? == Said::Done {
+                if next.status == RunStatus::Completed && self.config.keep_finished_ms() > 0 {
+                    self.tidy(&next.key).await?;
+                }
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "others write the record of the run all the time")
+            .with("run", &record.key.run_id))
+    }
+
+    async fn write(&self, doing: &'static str, stored: Option<&Stored>, next: &RunRecord) -> Result<Said> {
+        let keys = self.layout.of(&next.key);
+        let seen = stored.map_or(&[][..], |stored| &stored.text);
+        let ended = next.status == RunStatus::Completed;
+        let stays = if ended { self.config.keep_finished_ms() } else { 0 };
+        let made = format!("{:016x}", fastrand::u64(..));
+        let mut put = call(&self.server.put, &keys);
+        put.arg(seen).arg(next.to_json()?).arg(made).arg(stays);
+        for (name, value) in shown(next) {
+            put.arg(name).arg(value);
+        }
+        let is_new = stored.is_none_or(|stored| stored.record.started_at != next.started_at);
+        let mut commands = redis::pipe();
+        // A run that is there is in its sets, whenever its writer dies.
+        if is_new {
+            self.enter(&mut commands, next);
+        }
+        let put_at = commands.len();
+        commands.add_command(put);
+        if is_new || ended {
+            self.enter(&mut commands, next);
+        }
+        commands.add_command(self.wake(&next.key));
+        let mut answers = self.server.run(doing, commands).await?;
+        let mut result = Ok(Said::Other);
+        for at in 0..answers.len() {
+            let answer = taken(doing, &mut answers)?;
+            if at == put_at {
+                result = said(doing, answer).map(|(said, _)| said);
+            }
+        }
+        result
+    }
+
+    fn enter(&self, commands: &mut Pipeline, record: &RunRecord) {
+        for set in self.layout.sets(&record.key) {
+            let entered = commands.cmd("ZADD").arg(set);
+            entered.arg(score(record.started_at)).arg(record.key.run_id.as_str());
+        }
+    }
+
+    /// Takes out of the holes what has come.
+    async fn fill(&self, stored: &Stored, record: &mut RunRecord) -> Result<()> {
+        for hole in record.holes.clone() {
+            let mut next = hole.range.first;
+            while next <= hole.range.last {
+                let numbers = self.numbers(stored, next, hole.range.last.get()).await?;
+                numbers.iter().for_each(|number| record.fill(LineRange::new(*number, *number)));
+                let Some(last) = numbers.last().filter(|_| numbers.len() >= NUMBERS) else { break };
+                next = last.plus(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first numbers from one to another that there are lines of, at most [`NUMBERS`] and all before the last of these.
+    async fn numbers(&self, stored: &Stored, first: LineNumber, last: u64) -> Result<Vec<LineNumber>> {
+        let doing = "look which lines there are";
+        let mut commands = redis::pipe();
+        commands.cmd("EVALSHA").arg(self.server.numbers.get_hash()).arg(1).arg(&stored.keys.lines);
+        commands.arg("XRANGE").arg(first.get()).arg(last).arg(NUMBERS);
+        if stored.late > 0 {
+            let (from, to) = late_range(first, last);
+            commands.cmd("ZRANGEBYLEX").arg(&stored.keys.late).arg(from).arg(to);
+            commands.arg("LIMIT").arg(0).arg(NUMBERS);
+        }
+        let mut answers = self.server.run(doing, commands).await?;
+        let plain = texts(server::list(doing, &mut answers)?);
+        let mut numbers: Vec<LineNumber> = plain
+            .iter()
+            .filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok())
+            .filter_map(LineNumber::new)
+            .collect();
+        if stored.late > 0 {
+            let late = texts(server::list(doing, &mut answers)?);
+            numbers.extend(late.iter().filter_map(|member| late_number(member)));
+            numbers.sort_unstable();
+            numbers.dedup();
+            // Each list ends somewhere: up to there the shorter one knows all.
+            numbers.truncate(NUMBERS);
+        }
+        Ok(numbers)
+    }
+
+    /// The number with which the last so many lines begin.
+    pub(super) async fn first_of_last(&self, stored: &Stored, count: u64) -> Result<LineNumber> {
+        let doing = "find the last lines of a run";
+        let mut length = redis::cmd("XLEN");
+        length.arg(&stored.keys.lines);
+        let length = match self.server.ask(doing, length).await? {
+            Value::Int(length) => u64::try_from(length).unwrap_or(0),
+            _ => return Err(server::strange(doing)),
+        };
+        if count >= length.saturating_add(stored.late) {
+            return Ok(LineNumber::FIRST);
+        }
+        let first_kept = stored.dropped.through.saturating_add(1);
+        if stored.late == 0 && first_kept.saturating_add(length) == stored.last_line.saturating_add(1) {
+            let first = (stored.last_line + 1).saturating_sub(count);
+            return Ok(LineNumber::new(first).unwrap_or(LineNumber::FIRST));
+        }
+        let (mut wanted, mut last) = (count, u64::MAX);
+        loop {
+            let numbers = self.numbers_back(stored, last).await?;
+            let at = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(1);
+            if let Some(number) = numbers.get(at) {
+                return Ok(*number);
+            }
+            wanted = wanted.saturating_sub(numbers.len() as u64);
+            match numbers.last().map(|first| first.before()) {
+                Some(before) if before > 0 => last = before,
+                _ => return Ok(LineNumber::FIRST),
+            }
+        }
+    }
+
+    /// As [`numbers`](Self::numbers), falling from a number on.
+    async fn numbers_back(&self, stored: &Stored, last: u64) -> Result<Vec<LineNumber>> {
+        let doing = "find the last lines of a run";
+        let mut commands = redis::pipe();
+        commands.cmd("EVALSHA").arg(self.server.numbers.get_hash()).arg(1).arg(&stored.keys.lines);
+        commands.arg("XREVRANGE").arg(last).arg("-").arg(NUMBERS);
+        let (from, to) = late_range(LineNumber::FIRST, last);
+        commands.cmd("ZREVRANGEBYLEX").arg(&stored.keys.late).arg(to).arg(from);
+        commands.arg("LIMIT").arg(0).arg(NUMBERS);
+        let mut answers = self.server.run(doing, commands).await?;
+        let plain = texts(server::list(doing, &mut answers)?);
+        let mut numbers: Vec<LineNumber> = plain
+            .iter()
+            .filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok())
+            .filter_map(LineNumber::new)
+            .collect();
+        let late = texts(server::list(doing, &mut answers)?);
+        numbers.extend(late.iter().filter_map(|member| late_number(member)));
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        numbers.dedup();
+        numbers.truncate(NUMBERS);
+        Ok(numbers)
+    }
+
+    /// Tells whoever follows that a run changed.
+    pub(super) async fn tell(&self, doing: &'static str, run: &RunKey) -> Result<()> {
+        self.server.ask(doing, self.wake(run)).await.map(drop)
+    }
+}
+
+/// Fields of a record that people look at.
+fn shown(record: &RunRecord) -> Vec<(&'static str, String)> {
+    let status = match record.status {
+        RunStatus::Running => "running",
+        RunStatus::Completed => "completed",
+    };
+    let mut fields = vec![
+        ("revision", record.revision.to_string()),
+        ("status", status.to_owned()),
+        ("action_id", record.key.action_id.to_string()),
+        ("stage", record.key.stage.to_string()),
+        ("event_id", record.key.event_id.to_string()),
+        ("started_at", record.started_at.to_string()),
+    ];
+    let outcome = record.outcome.and_then(|outcome| serde_json::to_value(outcome).ok());
+    fields.extend(outcome.and_then(|outcome| Some(("outcome", outcome.as_str()?.to_owned()))));
+    fields.extend(record.code.map(|code| ("code", code.to_string())));
+    fields
+}
