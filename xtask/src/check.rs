@@ -29,6 +29,7 @@ fn features() -> Done {
         &["pubsub-core", "--features", "fault-points"],
         &["pubsub-file"],
         &["pubsub-file", "--features", "fault-points"],
+        &["pubsub-redis"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;

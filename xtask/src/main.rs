@@ -21,6 +21,8 @@ mod support_table;
 
 use std::process::ExitCode;
 
+use ::services::RedisVersion;
+
 const USAGE: &str = "\
 cargo xtask <task>
 
@@ -29,6 +31,7 @@ cargo xtask <task>
                            --save writes both into README
   test [--long]            every test, with the servers that they need; with --long also those marked `long: ...`,
                            those for Redis on Redis 8.2 and Valkey 9 too, and 1,000 rounds of `crash`
+  test redis               those that need Redis alone
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
+        ["test", "redis"] => run::redis(RedisVersion::Installed),
         ["bench", words @ ..] => match bench::Bench::parse(words) {
             Some(asked) => bench::bench(&asked),
             None => return usage(),

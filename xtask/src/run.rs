@@ -61,13 +61,11 @@ pub(crate) fn test(form: Form) -> Done {
     if form == Form::Long {
         // All of it is run, whatever fails.
         let tests = with_redis(RedisVersion::Installed, long_tests);
-        let others = [RedisVersion::Redis82, RedisVersion::Valkey9]
-            .map(|version| with_redis(version, |servers| redis_tests(version, servers)));
+        let others = [RedisVersion::Redis82, RedisVersion::Valkey9].map(redis);
         let kills = beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
         return others.into_iter().fold(tests, Result::and).and(kills);
     }
-    let installed = RedisVersion::Installed;
-    with_redis(installed, |servers| redis_tests(installed, servers))?;
+    redis(RedisVersion::Installed)?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -77,14 +75,15 @@ pub(crate) fn test(form: Form) -> Done {
     Ok(())
 }
 
-/// Those marked `needs Redis`. Long ones among them are in modules `long`; the name of one that needs TLS has `tls` in it.
-fn redis_tests(version: RedisVersion, variables: &[(&str, &str)]) -> Done {
+/// The tests that are marked `needs Redis`, with servers of this version. Long ones among them are in modules `long`; the
+/// path of one that needs TLS has `tls` in it.
+pub(crate) fn redis(version: RedisVersion) -> Done {
     let mut words = vec!["test", "--locked", "-p", "services", "-p", "pubsub-redis", "--lib", "--tests"];
     words.extend(["--no-fail-fast", "--", "--ignored", "--skip", "long::"]);
     if !version.speaks_tls() {
         words.extend(["--skip", "tls"]);
     }
-    cargo(&words, variables)
+    with_redis(version, |servers| cargo(&words, servers))
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that
