@@ -22,15 +22,32 @@ use std::time::Duration;
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __rule_tests {
-    (($suite:ident :: $trait:ident, $fixture:ty, $capabilities:expr) $($module:ident :: $rule:ident),+ $(,)?) => {
+    (($suite:ident :: $trait:ident, $fixture:ty, $capabilities:expr) $($rules:tt)+) => {
+        $crate::__rule_tests! { ([] $suite::$trait, $fixture, $capabilities) $($rules)+ }
+    };
+    (
+        ($attributes:tt $suite:ident :: $trait:ident, $fixture:ty, $capabilities:expr)
+        $($module:ident :: $rule:ident),+ $(,)?
+    ) => {
         $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $rule() {
-                let fixture = <$fixture as $crate::conformance::$suite::$trait>::new().await;
-                let run = $crate::conformance::$suite::$module::$rule(&fixture, $capabilities);
-                $crate::conformance::within_limit(stringify!($rule), run).await;
-            }
+            $crate::__rule_test! { $attributes $suite::$trait, $fixture, $capabilities, $module::$rule }
         )+
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __rule_test {
+    (
+        [$($attribute:meta)?] $suite:ident :: $trait:ident, $fixture:ty, $capabilities:expr, $module:ident :: $rule:ident
+    ) => {
+        $(#[$attribute])?
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $rule() {
+            let fixture = <$fixture as $crate::conformance::$suite::$trait>::new().await;
+            let run = $crate::conformance::$suite::$module::$rule(&fixture, $capabilities);
+            $crate::conformance::within_limit(stringify!($rule), run).await;
+        }
     };
 }
 

@@ -122,11 +122,19 @@ impl Limits {
 /// [`BrokerFixture`](crate::conformance::broker::BrokerFixture) and the capabilities are the broker's
 /// [`BrokerCapabilities`](crate::BrokerCapabilities).
 ///
+/// Where they need a server, each test gets an attribute that says so:
+/// `broker_conformance!(#[ignore = "needs a server"] Fixture, CAPABILITIES)`.
+///
 /// The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! broker_conformance {
     ($fixture:ty, $capabilities:expr) => {
         $crate::broker_rules! { [$crate::__rule_tests] broker::BrokerFixture, $fixture, $capabilities }
+    };
+    (#[$attribute:meta] $fixture:ty, $capabilities:expr) => {
+        $crate::broker_rules! {
+            [$crate::__rule_tests] [$attribute] broker::BrokerFixture, $fixture, $capabilities
+        }
     };
 }
 

@@ -64,11 +64,19 @@ pub trait StoreFixture: Send + Sync {
 /// [`StoreFixture`](crate::conformance::store::StoreFixture) and the capabilities are the store's
 /// [`StoreCapabilities`](crate::StoreCapabilities).
 ///
+/// Where they need a server, each test gets an attribute that says so:
+/// `store_conformance!(#[ignore = "needs a server"] Fixture, CAPABILITIES)`.
+///
 /// The calling crate needs `tokio` with `macros` and `rt-multi-thread`.
 #[macro_export]
 macro_rules! store_conformance {
     ($fixture:ty, $capabilities:expr) => {
         $crate::store_rules! { [$crate::__rule_tests] store::StoreFixture, $fixture, $capabilities }
+    };
+    (#[$attribute:meta] $fixture:ty, $capabilities:expr) => {
+        $crate::store_rules! {
+            [$crate::__rule_tests] [$attribute] store::StoreFixture, $fixture, $capabilities
+        }
     };
 }
 

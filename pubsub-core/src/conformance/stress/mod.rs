@@ -124,7 +124,12 @@ async fn run_all(stress: Stress, mut runs: Vec<Run>) -> Failures {
 #[macro_export]
 macro_rules! store_stress {
     ($fixture:ty, $capabilities:expr, $few:expr, $many:expr) => {
-        $crate::__stress_tests! { stress_store, store::StoreFixture, $fixture, $capabilities, $few, $many }
+        $crate::__stress_tests! { [] stress_store, store::StoreFixture, $fixture, $capabilities, $few, $many }
+    };
+    (#[$attribute:meta] $fixture:ty, $capabilities:expr, $few:expr, $many:expr) => {
+        $crate::__stress_tests! {
+            [$attribute] stress_store, store::StoreFixture, $fixture, $capabilities, $few, $many
+        }
     };
 }
 
@@ -132,14 +137,19 @@ macro_rules! store_stress {
 #[macro_export]
 macro_rules! broker_stress {
     ($fixture:ty, $capabilities:expr, $few:expr, $many:expr) => {
-        $crate::__stress_tests! { stress_broker, broker::BrokerFixture, $fixture, $capabilities, $few, $many }
+        $crate::__stress_tests! { [] stress_broker, broker::BrokerFixture, $fixture, $capabilities, $few, $many }
+    };
+    (#[$attribute:meta] $fixture:ty, $capabilities:expr, $few:expr, $many:expr) => {
+        $crate::__stress_tests! {
+            [$attribute] stress_broker, broker::BrokerFixture, $fixture, $capabilities, $few, $many
+        }
     };
 }
 
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __stress_tests {
-    ($run:ident, $of:ident :: $trait:ident, $fixture:ty, $capabilities:expr, $few:expr, $many:expr) => {
+    ([$($attribute:meta)?] $run:ident, $of:ident :: $trait:ident, $fixture:ty, $capabilities:expr, $few:expr, $many:expr) => {
         async fn every_rule_at_once(rounds: u64) {
             let fixture = <$fixture as $crate::conformance::$of::$trait>::new().await;
             let stress = $crate::conformance::stress::Stress::rounds(rounds);
@@ -147,6 +157,7 @@ macro_rules! __stress_tests {
             $crate::conformance::stress::assert_none_failed(stress, &failures);
         }
 
+        $(#[$attribute])?
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn every_rule_holds_beside_all_others_with_pauses_between_its_steps() {
             every_rule_at_once($few).await;
