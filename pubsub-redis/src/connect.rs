@@ -77,4 +77,11 @@ impl Link {
             .set_response_timeout(None);
         self.client.get_multiplexed_async_connection_with_config(&settings).await.map_err(failed("connect"))
     }
+
+    /// A connection that hears what is told on channels.
+    pub(crate) async fn listening(&self) -> Result<redis::aio::PubSub> {
+        let connecting = tokio::time::timeout(self.config.connect_limit(), self.client.get_async_pubsub());
+        let late = |_| Error::new(pubsub_core::ErrorKind::TimedOut, "connect");
+        connecting.await.map_err(late)?.map_err(failed("connect"))
+    }
 }

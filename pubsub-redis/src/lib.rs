@@ -11,8 +11,12 @@
 //! # }
 //! ```
 
+mod broker;
 mod config;
 mod connect;
 mod error;
+mod reply;
+mod script;
 
+pub use broker::{DEFAULT_MAX_EVENT_BYTES, REDIS_BROKER, RedisBroker, RedisBrokerConfig};
 pub use config::{Deployment, RedisConfig};

@@ -1,0 +1,83 @@
+-- Brings back what is due, and leases what is ready: what came back, then what is new.
+-- KEYS: events, again, due, held, members.
+-- ARGV: group, member, how many, 1 where the member is to be noted as seen, how many types, the types, how many actions,
+-- the actions. Types and actions are all that the group's patterns name, or none where a pattern leaves that side open;
+-- what cannot match is passed over here, and whoever asks decides about the rest.
+-- Answers {entries of again, entries of events, ms until the next is due or '', 1 where there is more, ms since the member
+-- was seen that was seen longest ago or ''}. An entry is {id, fields}.
+local group, member, many = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local now = now_ms()
+local seen = ''
+if ARGV[4] == '1' then
+  redis.call('ZADD', KEYS[5], whole(now), member)
+  seen = whole(now - redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2])
+end
+
+local DUE_AT_ONCE = 100
+local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, DUE_AT_ONCE)
+for _, item in ipairs(due) do
+  local fields = redis.call('HGET', KEYS[4], item)
+  if fields then redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(fields))) end
+  redis.call('HDEL', KEYS[4], item)
+  redis.call('ZREM', KEYS[3], item)
+end
+local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+
+local function read(stream, count)
+  local streams = redis.call('XREADGROUP', 'GROUP', group, member, 'COUNT', count, 'STREAMS', stream, '>')
+  return streams and streams[1] and streams[1][2] or {}
+end
+
+local function set(at)
+  local names, count = {}, tonumber(ARGV[at])
+  for offset = 1, count do names[ARGV[at + offset]] = true end
+  return count > 0 and names or nil, at + count + 1
+end
+local types, after = set(5)
+local actions = set(after)
+
+-- Reads past what cannot match, without leaving it pending.
+local FIRST_PAGE, MOST_IN_PAGE, PAGES, PAGE_BYTES = 16, 256, 4, 262144
+local function read_matching(stream, count)
+  local taken, page = {}, math.max(FIRST_PAGE, math.min(count, MOST_IN_PAGE))
+  for _ = 1, PAGES do
+    local streams =
+      redis.call('XREADGROUP', 'GROUP', group, member, 'COUNT', page, 'NOACK', 'STREAMS', stream, '>')
+    local entries = streams and streams[1] and streams[1][2] or {}
+    local bytes = 0
+    for at, entry in ipairs(entries) do
+      local fields = entry[2]
+      local kind, subject = field(fields, 'type'), field(fields, 'subject')
+      -- What says neither is damaged: whoever asks sets it aside.
+      local whole_event = kind and subject
+      if not whole_event or ((not types or types[kind]) and (not actions or actions[subject])) then
+        redis.call('XCLAIM', stream, group, member, 0, entry[1], 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
+        taken[#taken + 1] = entry
+        if #taken >= count then
+          if at < #entries then redis.call('XGROUP', 'SETID', stream, group, entry[1]) end
+          return taken, 1
+        end
+      end
+      bytes = bytes + #(field(fields, 'data') or '')
+    end
+    if #entries < page then return taken, 0 end
+    if bytes < PAGE_BYTES then page = math.min(page * 2, MOST_IN_PAGE) end
+  end
+  return taken, 1
+end
+
+local again, events, more = {}, {}, #due >= DUE_AT_ONCE and 1 or 0
+if many > 0 then
+  again = read(KEYS[2], many)
+  local left = many - #again
+  if left > 0 then
+    if types or actions then
+      local behind
+      events, behind = read_matching(KEYS[1], left)
+      more = math.max(more, behind)
+    else
+      events = read(KEYS[1], left)
+    end
+  end
+end
+return { again, events, next_due and whole(next_due - now) or '', more, seen }

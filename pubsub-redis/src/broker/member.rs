@@ -1,0 +1,251 @@
+//! A member of a group: what it has leased, and when it next has something to look at.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pubsub_core::{ActionId, Group, LeaseId, Pattern, Position, Result, Subscription};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::group::{self, Noted, millis};
+use super::keys::{EntryId, Kind, Place, partition_of_text};
+use super::scripts::{LEAVE, SETTLE};
+use super::shared::Shared;
+use crate::script::Request;
+
+/// Most names of one side of patterns that are sent along, so that the server passes over what cannot match.
+const MAX_NAMES: usize = 64;
+
+/// A member of a group; it leaves when the last part of its subscription is dropped.
+pub(super) struct Member {
+    pub(super) shared: Arc<Shared>,
+    pub(super) owner: Arc<str>,
+    pub(super) group: Group,
+    pub(super) on: Subscription,
+    /// Where the group is; what there is once is in the first.
+    pub(super) places: Vec<Place>,
+    noted: Mutex<Noted>,
+    held: Mutex<HashMap<Position, Held>>,
+    dues: Mutex<Vec<Option<Instant>>>,
+    /// Something is due earlier than was known.
+    pub(super) sooner: Notify,
+    /// Nobody polls it any more.
+    pub(super) stopped: watch::Sender<bool>,
+}
+
+/// What is known of a lease of this member.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    /// Which of the group's places.
+    pub(super) at: usize,
+    pub(super) kind: Kind,
+    /// In its stream.
+    pub(super) id: String,
+    /// How often the server delivered the entry.
+    pub(super) deliveries: u64,
+    /// How often it was leased in all, also as an entry that it was before.
+    pub(super) count: u64,
+    /// The entry it began as.
+    pub(super) entry: String,
+    pub(super) action: ActionId,
+    /// Where its chain began.
+    pub(super) root: Option<EntryId>,
+    /// Up to when the lease stands by the clock of this machine.
+    pub(super) until: Instant,
+    /// The claim as it was seen last.
+    pub(super) claim: Option<Arc<str>>,
+    /// Whether an attempt of this lease is open.
+    pub(super) open: bool,
+}
+
+impl Held {
+    /// Whether a mark covers it.
+    pub(super) fn is_covered(&self, mark: &str) -> bool {
+        EntryId::parse(mark).is_some_and(|mark| self.root.is_some_and(|root| root <= mark))
+    }
+
+    /// The name of its claim.
+    pub(super) fn claim_of(&self, stage: &str) -> String {
+        format!("{}|{stage}", self.entry)
+    }
+}
+
+/// How a lease is settled, as the script takes it.
+pub(super) enum How<'a> {
+    Ack,
+    /// After so many milliseconds.
+    Back(u64),
+    /// At so many milliseconds since 1970.
+    Due(u64),
+    Dead(&'a str),
+}
+
+/// A change of a claim: its name, what was seen of it, what it is to be.
+pub(super) type Change = (String, Arc<str>, String);
+
+impl Member {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        owner: Arc<str>,
+        (group, on): (Group, Subscription),
+        places: Vec<Place>,
+        noted: Noted,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            owner,
+            group,
+            on,
+            dues: Mutex::new(vec![None; places.len()]),
+            places,
+            noted: Mutex::new(noted),
+            held: Mutex::default(),
+            sooner: Notify::new(),
+            stopped: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Position, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of a lease; `None` where it is none of this member's.
+    pub(super) fn held(&self, lease: &LeaseId) -> Option<Held> {
+        if lease.owner != self.owner {
+            return None;
+        }
+        self.lock().get(&lease.entry).filter(|held| held.count == lease.count).cloned()
+    }
+
+    /// The lease is over.
+    pub(super) fn forget(&self, lease: &LeaseId) {
+        self.lock().remove(&lease.entry);
+    }
+
+    /// Changes what is known of a lease.
+    pub(super) fn update(&self, lease: &LeaseId, change: impl FnOnce(&mut Held)) {
+        if let Some(held) = self.lock().get_mut(&lease.entry).filter(|held| held.count == lease.count) {
+            change(held);
+        }
+    }
+
+    /// Its lease as milliseconds.
+    pub(super) fn lease_ms(&self) -> u64 {
+        millis(self.group.lease)
+    }
+
+    pub(super) fn stage(&self) -> &str {
+        self.group.stage.as_ref().map_or("", |stage| stage.as_str())
+    }
+
+    /// The types and the actions that its patterns name, where that says what cannot match, for one place.
+    pub(super) fn names(&self, n: u16, partitions: u16) -> (Vec<String>, Vec<String>) {
+        let all = |name: fn(&Pattern) -> Option<String>| -> Vec<String> {
+            let names: Option<Vec<String>> = self.on.patterns().iter().map(name).collect();
+            let mut names = names.unwrap_or_default();
+            names.sort();
+            names.dedup();
+            names
+        };
+        let few = |names: Vec<String>| if names.len() > MAX_NAMES { Vec::new() } else { names };
+        let mut actions = all(Pattern::literal_action);
+        actions.retain(|action| partition_of_text(action, partitions) == n);
+        (few(all(Pattern::literal_type)), few(actions))
+    }
+
+    /// Something is due in this place so long from now, or nothing.
+    pub(super) fn due_in(&self, at: usize, wait: Option<Duration>) {
+        let mut dues = self.dues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(due) = dues.get_mut(at) {
+            // A millisecond more: timers round down, and a look that comes too early is for nothing.
+            *due = wait.map(|wait| Instant::now() + wait + Duration::from_millis(1));
+        }
+    }
+
+    /// As [`due_in`](Self::due_in), where something else may be due earlier.
+    pub(super) fn also_due_in(&self, at: usize, wait: Duration) {
+        let when = Instant::now() + wait + Duration::from_millis(1);
+        let mut dues = self.dues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(due) = dues.get_mut(at)
+            && due.is_none_or(|due| when < due)
+        {
+            *due = Some(when);
+            self.sooner.notify_one();
+        }
+    }
+
+    /// Where something is due next, and when.
+    pub(super) fn next_due(&self) -> Option<(usize, Instant)> {
+        let dues = self.dues.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..).zip(dues.iter()).filter_map(|(at, due)| due.map(|due| (at, due))).min_by_key(|(_, due)| *due)
+    }
+
+    /// The request that settles a lease.
+    pub(super) fn settlement(&self, held: &Held, how: &How<'_>, change: Option<Change>) -> Option<Request> {
+        let place = self.places.get(held.at)?;
+        let of = &place.of;
+        let keys = [
+            place.stream(held.kind),
+            &of.events,
+            &place.again,
+            &place.due,
+            &place.held,
+            &of.claims,
+            &of.touched,
+            &of.away,
+            &of.cancels,
+            &of.dead,
+            &of.ids,
+        ];
+        let (name, ms, reason) = match how {
+            How::Ack => ("ack", 0, ""),
+            How::Back(ms) => ("back", *ms, ""),
+            How::Due(ms) => ("due", *ms, ""),
+            How::Dead(reason) => ("dead", 0, *reason),
+        };
+        let stage = self.stage();
+        let (claim, seen, new) = match change {
+            Some((claim, seen, new)) => (claim, seen, new),
+            None if stage.is_empty() => (String::new(), Arc::from(""), String::new()),
+            None => (held.claim_of(stage), Arc::from(""), String::new()),
+        };
+        let request = SETTLE.call(keys).arg(self.group.name.as_str()).arg(&*self.owner);
+        let request = request.arg(&held.id).arg(held.deliveries).arg(name).arg(ms).arg(&held.entry);
+        Some(request.arg(held.count).arg(of.n.to_string()).arg(claim).arg(&*seen).arg(new).arg(reason))
+    }
+
+    /// Joins the group again after the server lost it.
+    pub(super) async fn join_again(&self) -> Result<()> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.shared.note().await?;
+        let who = (&self.group, &self.on, &*self.owner);
+        let noted = group::join(&self.shared, &self.places, who, Some(&noted)).await?;
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = noted;
+        Ok(())
+    }
+}
+
+/// The requests by which a member leaves its group, or what is left of one is forgotten.
+pub(super) fn leaving(group: &Group, owner: &str, places: &[Place], note: &str) -> Vec<Request> {
+    let leave = |(at, place): (usize, &Place)| {
+        let keys = [&place.of.events, &place.again, &place.members, &place.of.used];
+        let request = LEAVE.call(keys.map(String::as_str)).arg(group.name.as_str()).arg(owner);
+        request.arg(if at == 0 { note } else { "" })
+    };
+    (0..).zip(places).map(leave).collect()
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let (shared, group, owner) = (Arc::clone(&self.shared), self.group.clone(), Arc::clone(&self.owner));
+        let places = std::mem::take(&mut self.places);
+        self.shared.chores.begin(async move {
+            let left = shared.commands.all(&leaving(&group, &owner, &places, "left"), "leave a group").await;
+            if let Err(error) = left {
+                // Others see that it is gone by its silence.
+                tracing::debug!(group = %group.name, error = %error.chain(), "a member could not leave");
+            }
+        });
+    }
+}
