@@ -9,11 +9,13 @@ mod group;
 mod keys;
 mod leases;
 mod member;
+mod page;
 mod publish;
 mod retention;
 mod scripts;
 mod shared;
 mod stream;
+mod sweep;
 mod take;
 mod wake;
 

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::config::RedisBrokerConfig;
 use super::keys::Keys;
 use super::publish::Batch;
+use super::retention::Full;
 use super::wake::Cancels;
 use crate::connect::Link;
 use crate::reply::{fixed, number};
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) config: RedisBrokerConfig,
     pub(super) publishing: Grouped<Batch, Vec<Result<Published>>>,
     pub(super) cancels: Cancels,
+    pub(super) full: Full,
     pub(super) chores: Chores,
     /// Held for reading by every publish under way.
     pub(super) gate: RwLock<()>,
@@ -41,6 +43,7 @@ impl Shared {
             cancels: Cancels::new(keys.cancels_channel()),
             keys,
             publishing: Grouped::new(),
+            full: Full::default(),
             chores: Chores::default(),
             gate: RwLock::default(),
             closed: watch::Sender::new(false),
