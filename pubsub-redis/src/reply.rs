@@ -54,6 +54,19 @@ pub(crate) fn count(value: Value) -> Result<u64> {
     Ok(u64::try_from(number(value)?.unwrap_or(0)).unwrap_or(0))
 }
 
+/// The fields of a hash, each a name and a text.
+pub(crate) fn pairs(value: Value) -> Result<Vec<(String, String)>> {
+    let flat: Vec<Value> = match value {
+        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
+        other => items(other)?,
+    };
+    let (mut pairs, mut flat) = (Vec::with_capacity(flat.len() / 2), flat.into_iter());
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        pairs.push((text(name)?, text(value)?));
+    }
+    Ok(pairs)
+}
+
 /// An entry of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {

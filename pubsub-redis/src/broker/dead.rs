@@ -1,9 +1,8 @@
 //! Dead letters and cancels.
 
 use pubsub_core::{
-    ActionId, DeadLetter, Error, ErrorKind, Event, EventId, GroupName, Position, Result, Timestamp,
+    ActionId, DeadLetter, Error, ErrorKind, EventId, GroupName, Position, Result, Timestamp,
 };
-use redis::Value;
 
 use super::batch::decode;
 use super::depth::known;

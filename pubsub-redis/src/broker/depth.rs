@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use pubsub_core::{ActionId, Depth, Error, ErrorKind, GroupInfo, GroupName, Result, Scope, Timestamp};
 
-use super::group::{Noted, can_match, millis, partitions_of};
+use super::group::{Noted, can_match, millis};
 use super::keys::{Place, partition_of};
 use super::page::page;
 use super::scripts::{DROP, OF_ACTION, STATE, UNUSED};
 use super::shared::Shared;
-use crate::reply::{count, fixed, items, text};
+use crate::reply::{count, fixed, pairs, text};
 use crate::script::Request;
 
 /// A member is one as long as it gave a sign of life within this time, or within a lease where that is longer.
@@ -19,7 +19,9 @@ const LATELY: Duration = Duration::from_secs(60);
 pub(super) struct Known {
     pub(super) name: GroupName,
     pub(super) noted: Noted,
-    /// Where it is.
+    /// Where it has what there is once.
+    pub(super) home: Place,
+    /// What it reads.
     pub(super) places: Vec<Place>,
 }
 
@@ -27,7 +29,8 @@ impl Known {
     fn new(shared: &Shared, name: &str, noted: &str, partitions: u16) -> Result<Self> {
         let (name, noted) = (GroupName::new(name)?, Noted::read(noted)?);
         let places = super::group::places(&shared.keys, &name, &noted.patterns, partitions);
-        Ok(Self { name, noted, places })
+        let home = shared.keys.home(&name, partitions);
+        Ok(Self { name, noted, home, places })
     }
 
     /// In ms, how long a member need not be seen.
@@ -37,8 +40,7 @@ impl Known {
 
     /// Whether it had no member since this ms.
     pub(super) async fn is_unused(&self, shared: &Shared, since: u64) -> Result<bool> {
-        let Some(home) = self.places.first() else { return Ok(true) };
-        let request = UNUSED.call([&*home.members, &*home.of.used]);
+        let request = UNUSED.call([&*self.home.members, &*self.home.of.used]);
         let request = request.arg(self.name.as_str()).arg(since).arg(self.lately());
         Ok(count(shared.commands.one(request, "look whether a group is used").await?)? > 0)
     }
@@ -61,18 +63,18 @@ impl Known {
             ];
             DROP.call(keys.map(String::as_str)).arg(self.name.as_str()).arg(since).arg(self.lately())
         };
-        let Some((home, others)) = self.places.split_first() else { return Ok(true) };
         if let Some(since) = unused_since
             && !self.is_unused(shared, since).await?
         {
             return Ok(false);
         }
-        let requests: Vec<Request> = others.iter().map(|place| request(place, String::new())).collect();
+        let others = self.places.iter().filter(|place| place.of.n != self.home.of.n);
+        let requests: Vec<Request> = others.map(|place| request(place, String::new())).collect();
         for answer in shared.commands.all(&requests, doing).await? {
             answer.get(doing)?;
         }
         let since = unused_since.map_or_else(String::new, |since| since.to_string());
-        Ok(count(shared.commands.one(request(home, since), doing).await?)? > 0)
+        Ok(count(shared.commands.one(request(&self.home, since), doing).await?)? > 0)
     }
 }
 
@@ -80,41 +82,25 @@ impl Known {
 pub(super) async fn known(shared: &Shared, name: Option<&GroupName>) -> Result<Vec<Known>> {
     let doing = "read the groups";
     let partitions = shared.partitions().await?;
-    let request = |n: u16| {
-        let groups = shared.keys.partition(n).groups;
-        match name {
-            Some(name) => Request::new("HMGET").arg(groups).arg(name.as_str()),
-            None => Request::new("HGETALL").arg(groups),
-        }
-    };
+    if let Some(name) = name {
+        let request = Request::new("HGET").arg(shared.keys.home(name, partitions).of.groups).arg(name.as_str());
+        let noted = text(shared.commands.one(request, doing).await?)?;
+        let known = (!noted.is_empty()).then(|| Known::new(shared, name.as_str(), &noted, partitions));
+        return Ok(known.transpose()?.into_iter().collect());
+    }
+    let request = |n: u16| Request::new("HGETALL").arg(shared.keys.partition(n).groups);
     let requests: Vec<Request> = (0..partitions).map(request).collect();
     let mut all = Vec::new();
     for (n, answer) in (0..partitions).zip(shared.commands.all(&requests, doing).await?) {
-        let mut texts = flat(answer.get(doing)?)?.into_iter();
-        loop {
-            let pair = match name {
-                Some(name) => texts.next().map(|noted| (name.as_str().to_owned(), noted)),
-                None => texts.next().zip(texts.next()),
-            };
-            let Some((name, noted)) = pair else { break };
-            if noted.is_empty() {
-                continue;
-            }
+        for (name, noted) in pairs(answer.get(doing)?)? {
             let known = Known::new(shared, &name, &noted, partitions)?;
-            if partitions_of(&known.noted.patterns, partitions).first() == Some(&n) {
+            if known.home.of.n == n {
                 all.push(known);
             }
         }
     }
     all.sort_by(|a, b| (a.noted.made_ms, &a.name).cmp(&(b.noted.made_ms, &b.name)));
     Ok(all)
-}
-
-fn flat(value: redis::Value) -> Result<Vec<String>> {
-    if let redis::Value::Map(pairs) = value {
-        return pairs.into_iter().flat_map(|(name, value)| [name, value]).map(text).collect();
-    }
-    items(value)?.into_iter().map(text).collect()
 }
 
 /// Where a group is in one place.
@@ -209,8 +195,7 @@ async fn unread(
 }
 
 async fn members(shared: &Shared, known: &Known) -> Result<u64> {
-    let Some(home) = known.places.first() else { return Ok(0) };
-    Ok(states(shared, known, &[home]).await?.first().map_or(0, |state| state.members))
+    Ok(states(shared, known, &[&known.home]).await?.first().map_or(0, |state| state.members))
 }
 
 pub(super) async fn groups(shared: &Shared, scope: &Scope) -> Result<Vec<GroupInfo>> {

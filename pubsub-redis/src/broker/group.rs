@@ -76,7 +76,7 @@ pub(super) fn literal_actions(patterns: &[Pattern]) -> Option<Vec<String>> {
     Some(actions)
 }
 
-/// The partitions that a group with these patterns reads, the first of which keeps what there is once.
+/// The partitions that a group with these patterns reads.
 pub(super) fn partitions_of(patterns: &[Pattern], partitions: u16) -> Vec<u16> {
     let Some(actions) = literal_actions(patterns) else { return (0..partitions).collect() };
     let mut read: Vec<u16> = actions.iter().map(|action| partition_of_text(action, partitions)).collect();
@@ -128,14 +128,13 @@ fn begin_in(noted: &Noted, n: u16, joining: Joining) -> String {
 /// Joins a group, making it where it is new, and answers what is noted of it.
 pub(super) async fn join(
     shared: &Shared,
-    places: &[Place],
+    (home, places): (&Place, &[Place]),
     (group, on, owner): (&Group, &Subscription, &str),
     known: Option<&Noted>,
 ) -> Result<Noted> {
     let doing = "join a group";
     let internal = |e: serde_json::Error| Error::new(ErrorKind::Internal, doing).with_source(e);
     let start = known.map_or_else(|| start_of(on.start()), |known| Ok(known.start.clone()))?;
-    let home = places.first().ok_or_else(|| Error::new(ErrorKind::Internal, doing))?;
     let request = FOUND
         .call([&*home.of.groups, &*home.of.used])
         .arg(group.name.as_str())
@@ -150,24 +149,23 @@ pub(super) async fn join(
     let joining = if known.is_some() { Joining::Again } else { Joining::New };
     let actions = literal_actions(on.patterns()).unwrap_or_default();
     let partitions = shared.partitions().await?;
-    let requests: Vec<_> = (0..)
-        .zip(places)
-        .map(|(at, place)| {
+    let mut requests: Vec<_> = places
+        .iter()
+        .map(|place| {
             let of = &place.of;
-            let keys = [&of.events, &place.again, &of.groups, &place.members, &of.first];
+            let keys = [&of.events, &place.again, &of.groups, &of.first];
             let mut request = JOIN
                 .call(keys.map(String::as_str))
                 .arg(group.name.as_str())
-                .arg(owner)
                 .arg(&found)
-                .arg(begin_in(&noted, of.n, joining))
-                .arg(i32::from(at == 0));
+                .arg(begin_in(&noted, of.n, joining));
             for action in actions.iter().filter(|action| partition_of_text(action, partitions) == of.n) {
                 request.push(action);
             }
             request
         })
         .collect();
+    requests.push(super::member::sign(home, &group.name, owner));
     for answer in shared.commands.all(&requests, doing).await? {
         answer.get(doing)?;
     }

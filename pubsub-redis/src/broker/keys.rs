@@ -46,6 +46,11 @@ impl Keys {
         }
     }
 
+    /// Where there is what a group has once: a partition by its name, whatever it reads.
+    pub(super) fn home(&self, group: &GroupName, partitions: u16) -> Place {
+        self.place(partition_of_text(group.as_str(), partitions), group)
+    }
+
     /// What a group has in one partition.
     pub(super) fn place(&self, n: u16, group: &GroupName) -> Place {
         let group = name::encode(group.as_str());
@@ -66,9 +71,9 @@ pub(super) struct Partition {
     pub(super) n: u16,
     /// Stream: an entry for each event.
     pub(super) events: String,
-    /// Hash: group → what is noted of it, in each partition that the group reads.
+    /// Hash: group → what is noted of it, at its home and in each partition that it reads.
     pub(super) groups: String,
-    /// Sorted set, in a group's first partition: group → ms when a member joined, left or was seen by upkeep.
+    /// Sorted set, at a group's home: group → ms when a member joined, left or was seen by upkeep.
     pub(super) used: String,
     /// Hash: id that somebody chose → its entry, as long as the event is kept.
     pub(super) ids: String,
@@ -98,7 +103,7 @@ pub(super) struct Place {
     pub(super) due: String,
     /// Hash: its fields.
     pub(super) held: String,
-    /// Sorted set, in the group's first partition: member → ms when it was seen, 0 once it left.
+    /// Sorted set, at the group's home: member → ms when it was seen, 0 once it left.
     pub(super) members: String,
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::group::millis;
 use super::keys::{Kind, read_entry};
-use super::member::{Change, Held, How, Member};
+use super::member::{Change, Held, How, Member, sign};
 use super::scripts::{CLAIM, RENEW};
 use super::shared::for_each;
 use crate::reply::{bytes, count, fixed, items, number, text};
@@ -73,10 +73,10 @@ impl Leases for Keeper {
         if by_place.is_empty() {
             return Ok(answers);
         }
-        // There the member is noted as seen.
-        by_place.entry(0).or_default();
         let since = Instant::now();
-        let requests: Vec<Request> = by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
+        let mut requests: Vec<Request> =
+            by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
+        requests.push(sign(&member.home, &member.group.name, &member.owner));
         for (of, answer) in by_place.values().zip(member.shared.commands.all(&requests, doing).await?) {
             for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
@@ -133,9 +133,8 @@ impl Leases for Keeper {
 
 fn renewal(member: &Member, at: usize, of: &[(usize, Held)]) -> Option<Request> {
     let place = member.places.get(at)?;
-    let keys = [&place.of.events, &place.again, &place.of.cancels, &place.members];
+    let keys = [&place.of.events, &place.again, &place.of.cancels];
     let mut request = RENEW.call(keys.map(String::as_str)).arg(member.group.name.as_str()).arg(&*member.owner);
-    request.push(i32::from(at == 0));
     for (_, held) in of {
         request.push(if held.kind == Kind::Event { "e" } else { "a" });
         request.push(&held.id);

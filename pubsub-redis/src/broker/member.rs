@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pubsub_core::{ActionId, Group, LeaseId, Pattern, Position, Result, Subscription};
+use pubsub_core::{ActionId, Group, GroupName, LeaseId, Pattern, Position, Result, Subscription};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::group::{self, Noted, millis};
 use super::keys::{EntryId, Kind, Place, partition_of_text};
-use super::scripts::{LEAVE, SETTLE};
+use super::scripts::{LEAVE, SETTLE, SIGN};
 use super::shared::Shared;
 use crate::script::Request;
 
@@ -23,7 +23,9 @@ pub(super) struct Member {
     pub(super) owner: Arc<str>,
     pub(super) group: Group,
     pub(super) on: Subscription,
-    /// Where the group is; what there is once is in the first.
+    /// Where the group has what there is once.
+    pub(super) home: Place,
+    /// What it reads.
     pub(super) places: Vec<Place>,
     noted: Mutex<Noted>,
     held: Mutex<HashMap<Position, Held>>,
@@ -89,7 +91,7 @@ impl Member {
         shared: &Arc<Shared>,
         owner: Arc<str>,
         (group, on): (Group, Subscription),
-        places: Vec<Place>,
+        (home, places): (Place, Vec<Place>),
         noted: Noted,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -98,6 +100,7 @@ impl Member {
             group,
             on,
             dues: Mutex::new(vec![None; places.len()]),
+            home,
             places,
             noted: Mutex::new(noted),
             held: Mutex::default(),
@@ -220,31 +223,41 @@ impl Member {
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.shared.note().await?;
         let who = (&self.group, &self.on, &*self.owner);
-        let noted = group::join(&self.shared, &self.places, who, Some(&noted)).await?;
+        let noted = group::join(&self.shared, (&self.home, &self.places), who, Some(&noted)).await?;
         *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = noted;
         Ok(())
     }
 }
 
+/// The request by which a member says that it is there.
+pub(super) fn sign(home: &Place, group: &GroupName, owner: &str) -> Request {
+    SIGN.call([&*home.members]).arg(group.as_str()).arg(owner)
+}
+
 /// The requests by which a member leaves its group, or what is left of one is forgotten.
-pub(super) fn leaving(group: &Group, owner: &str, places: &[Place], note: &str) -> Vec<Request> {
-    let leave = |(at, place): (usize, &Place)| {
+pub(super) fn leaving(
+    group: &GroupName,
+    owner: &str,
+    (home, places): (&Place, &[Place]),
+    note: &str,
+) -> Vec<Request> {
+    let leave = |place: &Place, note: &str| {
         let keys = [&place.of.events, &place.again, &place.members, &place.of.used];
-        let request = LEAVE.call(keys.map(String::as_str)).arg(group.name.as_str()).arg(owner);
-        request.arg(if at == 0 { note } else { "" })
+        LEAVE.call(keys.map(String::as_str)).arg(group.as_str()).arg(owner).arg(note)
     };
-    (0..).zip(places).map(leave).collect()
+    let mut requests: Vec<Request> = places.iter().map(|place| leave(place, "")).collect();
+    requests.push(leave(home, note));
+    requests
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let (shared, group, owner) = (Arc::clone(&self.shared), self.group.clone(), Arc::clone(&self.owner));
-        let places = std::mem::take(&mut self.places);
+        let (shared, group) = (Arc::clone(&self.shared), self.group.name.clone());
+        let requests = leaving(&group, &self.owner, (&self.home, &self.places), "left");
         self.shared.chores.begin(async move {
-            let left = shared.commands.all(&leaving(&group, &owner, &places, "left"), "leave a group").await;
-            if let Err(error) = left {
+            if let Err(error) = shared.commands.all(&requests, "leave a group").await {
                 // Others see that it is gone by its silence.
-                tracing::debug!(group = %group.name, error = %error.chain(), "a member could not leave");
+                tracing::debug!(%group, error = %error.chain(), "a member could not leave");
             }
         });
     }

@@ -155,8 +155,9 @@ impl Subscriber for RedisBroker {
         };
         let owner: Arc<str> = format!("{:x}-{:012x}", std::process::id(), fastrand::u64(..1 << 48)).into();
         let places = group::places(&shared.keys, &group.name, subscription.patterns(), partitions);
-        let noted = group::join(shared, &places, (&group, &subscription, &owner), None).await?;
-        let member = Member::new(shared, owner, (group, subscription), places, noted);
+        let home = shared.keys.home(&group.name, partitions);
+        let noted = group::join(shared, (&home, &places), (&group, &subscription, &owner), None).await?;
+        let member = Member::new(shared, owner, (group, subscription), (home, places), noted);
         let keeper = leases::Keeper::new(&member);
         Ok(Subscribed {
             entries: stream::entries(member),

@@ -16,7 +16,7 @@ use super::page::page;
 use super::scripts::FORGET;
 use super::shared::Shared;
 use super::sweep::{Which, sweep};
-use crate::reply::{count, fixed, items, number, text};
+use crate::reply::{count, fixed, items, number, pairs, text};
 use crate::script::Request;
 
 /// Most dead letters that one pass removes.
@@ -115,7 +115,7 @@ async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
 async fn drop_unused(shared: &Shared, now: u64, is_mine: impl Fn(u16) -> bool) -> Result<()> {
     let since = now.saturating_sub(millis(shared.config.group_retention()));
     for known in known(shared, None).await? {
-        if known.noted.made_ms > since || !known.places.first().is_some_and(|home| is_mine(home.of.n)) {
+        if known.noted.made_ms > since || !is_mine(known.home.of.n) {
             continue;
         }
         if !known.is_unused(shared, since).await? {
@@ -167,18 +167,6 @@ async fn forget_marks(
         }
     }
     Ok(())
-}
-
-fn pairs(value: redis::Value) -> Result<Vec<(String, String)>> {
-    let flat: Vec<redis::Value> = match value {
-        redis::Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
-        other => items(other)?,
-    };
-    let (mut pairs, mut flat) = (Vec::new(), flat.into_iter());
-    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-        pairs.push((text(name)?, text(value)?));
-    }
-    Ok(pairs)
 }
 
 /// Removes from the index of first events the actions of which nothing is kept: the next event of such an action is noted

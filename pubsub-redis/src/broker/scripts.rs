@@ -29,6 +29,7 @@ scripts! {
     REPLAY = "lua/replay.lua",
     SET_ASIDE = "lua/set_aside.lua",
     SETTLE = "lua/settle.lua",
+    SIGN = "lua/sign.lua",
     STATE = "lua/state.lua",
     TAKE = "lua/take.lua",
     TAKEOVER = "lua/takeover.lua",

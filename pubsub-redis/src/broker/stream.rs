@@ -238,7 +238,7 @@ impl Taker {
         for at in (first..places).chain(0..first) {
             loop {
                 let since = Instant::now();
-                let look = member.look(at, member.on.prefetch(), false).await?;
+                let look = member.look(at, member.on.prefetch()).await?;
                 self.lost = 0;
                 let batch = member.sort(look.raws, since).await?;
                 if !batch.is_empty() {
@@ -260,8 +260,7 @@ impl Taker {
     /// Says that this member is there, and hears when another may be gone.
     async fn sign_in(&mut self) -> Result<()> {
         self.signed = Some(Instant::now());
-        let look = self.member.look(0, 0, true).await?;
-        let silence = look.silence.unwrap_or_default();
+        let silence = self.member.sign_in().await?;
         let left = self.member.group.lease.saturating_sub(silence).max(Duration::from_millis(1));
         self.look_after = self.look_after.min(Instant::now() + left + Duration::from_millis(1));
         Ok(())
@@ -326,7 +325,7 @@ impl Taker {
             }
             let done = match due {
                 // What comes back wakes the read.
-                Some((at, due)) if due <= now => member.look(at, 0, false).await.map(drop),
+                Some((at, due)) if due <= now => member.look(at, 0).await.map(drop),
                 _ => self.sign_in().await,
             };
             if let Err(error) = done {
@@ -340,7 +339,7 @@ impl Taker {
         let member = Arc::clone(&self.member);
         let lease = member.group.lease;
         self.signed = Some(Instant::now());
-        let silence = member.look(0, 0, true).await?.silence.unwrap_or_default();
+        let silence = member.sign_in().await?;
         let silent = if silence > lease { member.silent(silence).await? } else { Vec::new() };
         let sweeps = self.swept.elapsed() >= SWEEP;
         let own = member.left_by_itself();
@@ -375,7 +374,7 @@ impl Taker {
     async fn forget(&self, silent: &[String]) -> Result<()> {
         let member = &self.member;
         for name in silent.iter().filter(|name| ***name != *member.owner) {
-            let requests = leaving(&member.group, name, &member.places, "gone");
+            let requests = leaving(&member.group.name, name, (&member.home, &member.places), "gone");
             for answer in member.shared.commands.all(&requests, "forget a member that is gone").await? {
                 answer.get("forget a member that is gone")?;
             }

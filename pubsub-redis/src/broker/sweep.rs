@@ -85,8 +85,11 @@ impl Holder {
 
 /// Removes what of a partition may go.
 pub(super) async fn sweep(shared: &Shared, partition: &Partition, which: Which) -> Result<Swept> {
-    let mut holders = Vec::new();
+    // All that are noted here, also those that read other partitions.
+    let (mut holders, mut noted) = (Vec::new(), 0_usize);
     for known in known(shared, None).await? {
+        let n = partition.n;
+        noted += usize::from(known.home.of.n == n || known.places.iter().any(|place| place.of.n == n));
         let Some(place) = known.places.iter().find(|place| place.of.n == partition.n) else { continue };
         let Some(state) = states(shared, &known, &[place]).await?.pop() else { continue };
         holders.push(Holder { known, state, pending: HashSet::new() });
@@ -118,7 +121,7 @@ pub(super) async fn sweep(shared: &Shared, partition: &Partition, which: Which) 
             }
         }
         set_aside(shared, partition, &damaged).await?;
-        let Some(removed) = trim(shared, partition, holders.len(), &free).await? else { break };
+        let Some(removed) = trim(shared, partition, noted, &free).await? else { break };
         swept.removed += removed;
         after = if ended { None } else { next };
     }

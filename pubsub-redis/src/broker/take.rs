@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::batch::Raw;
 use super::keys::Kind;
-use super::member::Member;
+use super::member::{Member, sign};
 use super::scripts::{MINE, TAKE, TAKEOVER};
 use crate::error::failed;
 use crate::reply::{count, entries, fixed, items, number, streams};
@@ -28,8 +28,6 @@ pub(super) struct Look {
     pub(super) raws: Vec<Raw>,
     /// Whether there was more to look at.
     pub(super) more: bool,
-    /// How long ago the member was seen that was seen longest ago, where that was asked.
-    pub(super) silence: Option<Duration>,
 }
 
 fn raws(at: usize, again: Value, events: Value) -> Result<Vec<Raw>> {
@@ -45,17 +43,16 @@ fn wait(value: Value) -> Result<Option<Duration>> {
 
 impl Member {
     /// Looks for so many in one place, and brings back what is due there.
-    pub(super) async fn look(&self, at: usize, many: usize, seen: bool) -> Result<Look> {
+    pub(super) async fn look(&self, at: usize, many: usize) -> Result<Look> {
         let doing = "take events";
         let Some(place) = self.places.get(at) else { return Ok(Look::default()) };
         let (types, actions) = self.names(place.of.n, self.shared.partitions().await?);
-        let keys = [&place.of.events, &place.again, &place.due, &place.held, &place.members];
+        let keys = [&place.of.events, &place.again, &place.due, &place.held];
         let mut request = TAKE
             .call(keys.map(String::as_str))
             .arg(self.group.name.as_str())
             .arg(&*self.owner)
-            .arg(many.min(MAX_CALL))
-            .arg(i32::from(seen));
+            .arg(many.min(MAX_CALL));
         for names in [types, actions] {
             request.push(names.len());
             for name in names {
@@ -63,17 +60,23 @@ impl Member {
             }
         }
         let answer = self.shared.commands.one(request, doing).await?;
-        let [again, events, due, more, silence] = fixed::<5>(answer)?;
+        let [again, events, due, more] = fixed::<4>(answer)?;
         self.due_in(at, wait(due)?);
-        Ok(Look { raws: raws(at, again, events)?, more: count(more)? > 0, silence: wait(silence)? })
+        Ok(Look { raws: raws(at, again, events)?, more: count(more)? > 0 })
+    }
+
+    /// Says that this member is there; answers how long ago the member was seen that was seen longest ago.
+    pub(super) async fn sign_in(&self) -> Result<Duration> {
+        let request = sign(&self.home, &self.group.name, &self.owner);
+        let silence = self.shared.commands.one(request, "say that a member is there").await?;
+        Ok(wait(silence)?.unwrap_or_default())
     }
 
     /// The members that were not seen for a lease.
     pub(super) async fn silent(&self, silence: Duration) -> Result<Vec<String>> {
-        let Some(home) = self.places.first() else { return Ok(Vec::new()) };
         let doing = "look for members that are gone";
         // By their number: whoever was seen last is the last.
-        let request = Request::new("ZRANGE").arg(&home.members).arg(0).arg(-1).arg("WITHSCORES");
+        let request = Request::new("ZRANGE").arg(&self.home.members).arg(0).arg(-1).arg("WITHSCORES");
         let mut all = Vec::new();
         let mut flat = items(self.shared.commands.one(request, doing).await?)?.into_iter();
         while let (Some(name), Some(score)) = (flat.next(), flat.next()) {
@@ -117,7 +120,7 @@ impl Member {
             tracing::warn!(group = %self.group.name, events = dropped, "what was to be delivered is gone");
         }
         self.due_in(at, wait(due)?);
-        let look = Look { raws: raws(at, again, events)?, more: count(more)? > 0, silence: None };
+        let look = Look { raws: raws(at, again, events)?, more: count(more)? > 0 };
         Ok((look, wait(next)?))
     }
 

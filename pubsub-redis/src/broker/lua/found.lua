@@ -1,5 +1,5 @@
 -- Notes a group, or answers what is noted of it.
--- KEYS: groups, used of the group's first partition.
+-- KEYS: groups, used at the group's home.
 -- ARGV: group, lease in ms, stage as JSON, patterns as JSON, start as JSON, when it was made or ''.
 -- Answers the JSON that stands now.
 local made = ARGV[6] ~= '' and ARGV[6] or whole(now_ms())

@@ -1,16 +1,14 @@
 -- Makes a group in one partition, where it is not there yet.
--- KEYS: events, again, groups, members, first.
--- ARGV: group, member, what is noted of the group, start, 1 where this is the group's first partition, and the actions of
--- this partition that the group is for. A start is 'first' (at the first event of these actions), 'new' and the ms after
+-- KEYS: events, again, groups, first.
+-- ARGV: group, what is noted of the group, start, and the actions of this partition that the group is for. A start is 'first' (at the first event of these actions), 'new' and the ms after
 -- which events count (made:ms), or an entry id.
 -- Answers 1 where it was made, otherwise 0.
-local group, start = ARGV[1], ARGV[4]
-redis.call('HSETNX', KEYS[3], group, ARGV[3])
-if ARGV[5] == '1' then redis.call('ZADD', KEYS[4], whole(now_ms()), ARGV[2]) end
+local group, start = ARGV[1], ARGV[3]
+redis.call('HSETNX', KEYS[3], group, ARGV[2])
 if start == 'first' then
   start = '$'
-  for at = 6, #ARGV do
-    local id = redis.call('HGET', KEYS[5], ARGV[at])
+  for at = 4, #ARGV do
+    local id = redis.call('HGET', KEYS[4], ARGV[at])
     if id and (start == '$' or at_most(id, start)) then start = id end
   end
 elseif string.sub(start, 1, 5) == 'made:' then

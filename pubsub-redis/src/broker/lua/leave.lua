@@ -1,6 +1,6 @@
 -- A member leaves; it is forgotten where it holds nothing.
 -- KEYS: events, again, members, used.
--- ARGV: group, member, what becomes of its note in the group's first partition: 'left', 'gone', or '' elsewhere.
+-- ARGV: group, member, what becomes of its note at the group's home: 'left', 'gone', or '' elsewhere.
 -- Answers how many of its entries are pending here, at most 2.
 local group, member = ARGV[1], ARGV[2]
 if ARGV[3] == 'left' then

@@ -1,12 +1,11 @@
 -- Renews leases that are still their owner's.
--- KEYS: events, again, cancels, members.
--- ARGV: group, member, 1 where the member is to be noted as seen, and for each lease: 'e' or 'a' (of events or again), id,
+-- KEYS: events, again, cancels.
+-- ARGV: group, member, and for each lease: 'e' or 'a' (of events or again), id,
 -- deliveries, action.
 -- Answers for each {1 where it is held, otherwise 0; the entry up to which its action is cancelled or ''}.
 local group, member = ARGV[1], ARGV[2]
-if ARGV[3] == '1' then redis.call('ZADD', KEYS[4], whole(now_ms()), member) end
 local answers = {}
-for at = 4, #ARGV, 4 do
+for at = 3, #ARGV, 4 do
   local stream = ARGV[at] == 'e' and KEYS[1] or KEYS[2]
   local owner, count = pending(stream, group, ARGV[at + 1])
   if owner == member and count == tonumber(ARGV[at + 2]) then

@@ -1,17 +1,11 @@
 -- Brings back what is due, and leases what is ready: what came back, then what is new.
--- KEYS: events, again, due, held, members.
--- ARGV: group, member, how many, 1 where the member is to be noted as seen, how many types, the types, how many actions,
--- the actions. Types and actions are all that the group's patterns name, or none where a pattern leaves that side open;
+-- KEYS: events, again, due, held.
+-- ARGV: group, member, how many, how many types, the types, how many actions, the actions. Types and actions are all that the group's patterns name, or none where a pattern leaves that side open;
 -- what cannot match is passed over here, and whoever asks decides about the rest.
--- Answers {entries of again, entries of events, ms until the next is due or '', 1 where there is more, ms since the member
--- was seen that was seen longest ago or ''}. An entry is {id, fields}.
+-- Answers {entries of again, entries of events, ms until the next is due or '', 1 where there is more}. An entry is
+-- {id, fields}.
 local group, member, many = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
-local seen = ''
-if ARGV[4] == '1' then
-  redis.call('ZADD', KEYS[5], whole(now), member)
-  seen = whole(now - redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2])
-end
 
 local DUE_AT_ONCE = 100
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, DUE_AT_ONCE)
@@ -33,7 +27,7 @@ local function set(at)
   for offset = 1, count do names[ARGV[at + offset]] = true end
   return count > 0 and names or nil, at + count + 1
 end
-local types, after = set(5)
+local types, after = set(4)
 local actions = set(after)
 
 -- Reads past what cannot match, without leaving it pending.
@@ -80,4 +74,4 @@ if many > 0 then
     end
   end
 end
-return { again, events, next_due and whole(next_due - now) or '', more, seen }
+return { again, events, next_due and whole(next_due - now) or '', more }

@@ -1,5 +1,5 @@
 -- Whether a group had no member for long enough.
--- KEYS: members, used of the group's first partition.
+-- KEYS: members, used at the group's home.
 -- ARGV: group, the ms up to which it may have been used, ms in which a member that was not seen does not count.
 -- Answers 1 where it had none, otherwise 0.
 local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or 0)
