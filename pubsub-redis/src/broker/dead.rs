@@ -5,7 +5,7 @@ use pubsub_core::{
 };
 
 use super::batch::decode;
-use super::depth::known;
+use super::known::known;
 use super::keys::{partition_of, position};
 use super::scripts::{CANCEL, LETTERS, REPLAY};
 use super::shared::Shared;

@@ -14,8 +14,30 @@ use super::scripts::{LEAVE, SETTLE, SIGN};
 use super::shared::Shared;
 use crate::script::Request;
 
-/// Most names of one side of patterns that are sent along, so that the server passes over what cannot match.
-const MAX_NAMES: usize = 64;
+/// Most patterns that are sent along, so that the server passes over what cannot match.
+const MAX_PATTERNS: usize = 64;
+
+/// Of each pattern that can match in a partition what the script `take` has to know.
+fn filter(patterns: &[Pattern], n: u16, partitions: u16) -> Vec<String> {
+    let is_here = |pattern: &&Pattern| {
+        pattern.literal_action().is_none_or(|action| partition_of_text(&action, partitions) == n)
+    };
+    let here: Vec<&Pattern> = patterns.iter().filter(is_here).collect();
+    if here.len() > MAX_PATTERNS {
+        return Vec::new();
+    }
+    let side = |literal: Option<String>, (begin, end): (String, String)| match literal {
+        Some(literal) => ["=".to_owned(), literal, String::new()],
+        None => ["~".to_owned(), begin, end],
+    };
+    let both = |pattern: &&Pattern| {
+        [
+            side(pattern.literal_type(), pattern.type_ends()),
+            side(pattern.literal_action(), pattern.action_ends()),
+        ]
+    };
+    here.iter().flat_map(both).flatten().collect()
+}
 
 /// A member of a group; it leaves when the last part of its subscription is dropped.
 pub(super) struct Member {
@@ -27,6 +49,8 @@ pub(super) struct Member {
     pub(super) home: Place,
     /// What it reads.
     pub(super) places: Vec<Place>,
+    /// For each place what the server passes over.
+    pub(super) filters: Vec<Vec<String>>,
     noted: Mutex<Noted>,
     held: Mutex<HashMap<Position, Held>>,
     dues: Mutex<Vec<Option<Instant>>>,
@@ -93,7 +117,9 @@ impl Member {
         (group, on): (Group, Subscription),
         (home, places): (Place, Vec<Place>),
         noted: Noted,
+        partitions: u16,
     ) -> Arc<Self> {
+        let filters = places.iter().map(|place| filter(on.patterns(), place.of.n, partitions)).collect();
         Arc::new(Self {
             shared: Arc::clone(shared),
             owner,
@@ -101,6 +127,7 @@ impl Member {
             on,
             dues: Mutex::new(vec![None; places.len()]),
             home,
+            filters,
             places,
             noted: Mutex::new(noted),
             held: Mutex::default(),
@@ -140,21 +167,6 @@ impl Member {
 
     pub(super) fn stage(&self) -> &str {
         self.group.stage.as_ref().map_or("", |stage| stage.as_str())
-    }
-
-    /// The types and the actions that its patterns name, where that says what cannot match, for one place.
-    pub(super) fn names(&self, n: u16, partitions: u16) -> (Vec<String>, Vec<String>) {
-        let all = |name: fn(&Pattern) -> Option<String>| -> Vec<String> {
-            let names: Option<Vec<String>> = self.on.patterns().iter().map(name).collect();
-            let mut names = names.unwrap_or_default();
-            names.sort();
-            names.dedup();
-            names
-        };
-        let few = |names: Vec<String>| if names.len() > MAX_NAMES { Vec::new() } else { names };
-        let mut actions = all(Pattern::literal_action);
-        actions.retain(|action| partition_of_text(action, partitions) == n);
-        (few(all(Pattern::literal_type)), few(actions))
     }
 
     /// Something is due in this place so long from now, or nothing.

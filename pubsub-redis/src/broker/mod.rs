@@ -7,6 +7,7 @@ mod dead;
 mod depth;
 mod group;
 mod keys;
+mod known;
 mod leases;
 mod member;
 mod page;
@@ -157,7 +158,7 @@ impl Subscriber for RedisBroker {
         let places = group::places(&shared.keys, &group.name, subscription.patterns(), partitions);
         let home = shared.keys.home(&group.name, partitions);
         let noted = group::join(shared, (&home, &places), (&group, &subscription, &owner), None).await?;
-        let member = Member::new(shared, owner, (group, subscription), (home, places), noted);
+        let member = Member::new(shared, owner, (group, subscription), (home, places), noted, partitions);
         let keeper = leases::Keeper::new(&member);
         Ok(Subscribed {
             entries: stream::entries(member),

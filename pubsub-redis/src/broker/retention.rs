@@ -9,9 +9,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::dead::oldest;
-use super::depth::{depth, known};
+use super::depth::depths;
 use super::group::millis;
 use super::keys::{EntryId, Partition};
+use super::known::known;
 use super::page::page;
 use super::scripts::FORGET;
 use super::shared::Shared;
@@ -121,7 +122,7 @@ async fn drop_unused(shared: &Shared, now: u64, is_mine: impl Fn(u16) -> bool) -
         if !known.is_unused(shared, since).await? {
             continue;
         }
-        let unsettled = depth(shared, &known, None).await?;
+        let unsettled = depths(shared, std::slice::from_ref(&known), None).await?.pop().unwrap_or_default();
         if known.drop_all(shared, Some(since)).await? {
             group_dropped(&known.name, unsettled);
         }

@@ -12,15 +12,18 @@ macro_rules! scripts {
 }
 
 scripts! {
+    BACK = "lua/back.lua",
     CANCEL = "lua/cancel.lua",
     CLAIM = "lua/claim.lua",
     DROP = "lua/drop.lua",
     FORGET = "lua/forget.lua",
     FOUND = "lua/found.lua",
+    HEADS = "lua/heads.lua",
     JOIN = "lua/join.lua",
     LAST = "lua/last.lua",
     LEAVE = "lua/leave.lua",
     LETTERS = "lua/letters.lua",
+    MEMBERS = "lua/members.lua",
     MINE = "lua/mine.lua",
     OF_ACTION = "lua/of_action.lua",
     PAGE = "lua/page.lua",
@@ -30,7 +33,6 @@ scripts! {
     SET_ASIDE = "lua/set_aside.lua",
     SETTLE = "lua/settle.lua",
     SIGN = "lua/sign.lua",
-    STATE = "lua/state.lua",
     TAKE = "lua/take.lua",
     TAKEOVER = "lua/takeover.lua",
     TRIM = "lua/trim.lua",

@@ -1,5 +1,6 @@
 //! The entries of a group's member, as a stream.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,9 +116,10 @@ impl Drop for Entries {
 struct Taker {
     member: Arc<Member>,
     reading: Option<Reading>,
-    /// Where to look next.
-    next: usize,
-    mode: Mode,
+    /// Where something may be, in the order in which to look. Where nothing may be, the server says when there is.
+    todo: VecDeque<usize>,
+    /// How often in a row a read brought only what is another's.
+    others: u32,
     /// An answer was lost: the server may hold what this member does not know of.
     doubt: bool,
     /// The server lost the group.
@@ -127,14 +129,6 @@ struct Taker {
     look_after: Instant,
     swept: Instant,
     outage: Seldom,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// Something may be there: the places are asked in turn.
-    Looking,
-    /// Nothing was there: the server says when something is.
-    Waiting,
 }
 
 /// What comes first while a member waits.
@@ -151,8 +145,8 @@ impl Taker {
         Self {
             member: Arc::clone(member),
             reading: None,
-            next: 0,
-            mode: Mode::Looking,
+            todo: (0..member.places.len()).collect(),
+            others: 0,
             doubt: false,
             lost: 0,
             signed: None,
@@ -174,7 +168,7 @@ impl Taker {
             Err(error) => {
                 self.doubt = true;
                 self.reading = None;
-                self.mode = Mode::Looking;
+                self.look_everywhere();
                 Err(error)
             }
         }
@@ -199,7 +193,11 @@ impl Taker {
                 return Ok(batch);
             }
         }
-        if self.mode == Mode::Looking { self.look().await } else { self.wait().await }
+        if self.todo.is_empty() { self.wait().await } else { self.look().await }
+    }
+
+    fn look_everywhere(&mut self) {
+        self.todo = (0..self.member.places.len()).collect();
     }
 
     /// The group is made again where the server lost it.
@@ -209,10 +207,10 @@ impl Taker {
         }
         if self.lost > 1 {
             let longest = 50_u64.saturating_mul(1 << self.lost.min(6));
-            sleep(Duration::from_millis(fastrand::u64(10..=longest))).await;
+            self.pause(Duration::from_millis(fastrand::u64(10..=longest))).await;
         }
         self.member.join_again().await?;
-        self.mode = Mode::Looking;
+        self.look_everywhere();
         self.look_after = Instant::now();
         Ok(())
     }
@@ -229,31 +227,29 @@ impl Taker {
     /// Asks the places in turn until one has something.
     async fn look(&mut self) -> Result<Batch> {
         let member = Arc::clone(&self.member);
-        let due = member.next_due().filter(|(_, due)| *due <= Instant::now());
-        let first = due.map_or(self.next, |(at, _)| at);
-        let places = member.places.len();
         if self.has_to_sign() {
             self.sign_in().await?;
         }
-        for at in (first..places).chain(0..first) {
-            loop {
-                let since = Instant::now();
-                let look = member.look(at, member.on.prefetch()).await?;
-                self.lost = 0;
-                let batch = member.sort(look.raws, since).await?;
-                if !batch.is_empty() {
-                    self.next = (at + 1) % places.max(1);
-                    return Ok(batch);
-                }
-                if !look.more {
-                    break;
-                }
+        if let Some((at, _)) = member.next_due().filter(|(_, due)| *due <= Instant::now()) {
+            self.todo.push_front(at);
+        }
+        while let Some(at) = self.todo.front().copied() {
+            let since = Instant::now();
+            let look = member.look(at, member.on.prefetch()).await?;
+            self.lost = 0;
+            let batch = member.sort(look.raws, since).await?;
+            if !batch.is_empty() {
+                // The others first, so that each gets its turn.
+                self.todo.rotate_left(1);
+                return Ok(batch);
+            }
+            if !look.more {
+                self.todo.pop_front();
             }
             if *member.stopped.borrow() || member.shared.is_closed() {
-                return Ok(Batch::nothing(&member));
+                break;
             }
         }
-        self.mode = Mode::Waiting;
         Ok(Batch::nothing(&member))
     }
 
@@ -299,13 +295,31 @@ impl Taker {
         };
         self.reading = Some(reading);
         self.lost = 0;
+        let places: BTreeSet<usize> = raws.iter().map(|raw| raw.at).collect();
         let read = raws.len();
         let batch = member.sort(raws, Instant::now()).await?;
-        // Where there is more than is wanted, or what is not, asking leases less.
-        if read > member.on.prefetch() || (read > 0 && batch.is_empty()) {
-            self.mode = Mode::Looking;
+        if read > member.on.prefetch() {
+            // There is more than is wanted: asking leases less.
+            self.look_everywhere();
+        } else if read > 0 && batch.is_empty() {
+            // What is another's is passed over many at a time, and the more the more there is of it.
+            self.others = self.others.saturating_add(1);
+            let longest = (1_u64 << self.others.min(4)).min(10);
+            self.pause(Duration::from_millis(fastrand::u64(0..=longest))).await;
+            self.todo.extend(places);
+        } else {
+            self.others = 0;
         }
         Ok(batch)
+    }
+
+    async fn pause(&self, pause: Duration) {
+        let (mut stopped, mut closing) = (self.member.stopped.subscribe(), self.member.shared.closing());
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = told(&mut stopped) => {}
+            () = told(&mut closing) => {}
+        }
     }
 
     /// Brings back what is due, and says that the member is there, until it is to look after others.

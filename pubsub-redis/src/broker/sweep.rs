@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use pubsub_core::{Result, Timestamp};
 
-use super::depth::{Known, State, known, states};
+use super::depth::{Head, heads};
 use super::keys::{EntryId, Partition};
+use super::known::{Known, known};
 use super::page::{Brief, page};
 use super::scripts::{SET_ASIDE, TRIM};
 use super::shared::Shared;
@@ -44,7 +45,7 @@ impl Swept {
 /// A group as a sweep sees it.
 struct Holder {
     known: Known,
-    state: State,
+    head: Option<Head>,
     pending: HashSet<String>,
 }
 
@@ -53,7 +54,7 @@ impl Holder {
     async fn read_pending(&mut self, shared: &Shared, stream: &str, page: &[Brief]) -> Result<()> {
         self.pending.clear();
         let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(()) };
-        if self.state.read.is_none() {
+        if self.head.is_none_or(|head| head.pending == 0) {
             return Ok(());
         }
         let mut from = first.entry.clone();
@@ -78,21 +79,25 @@ impl Holder {
         if !brief.is_of(&self.known.noted.patterns, self.known.noted.stage.as_ref()) {
             return false;
         }
-        let read = self.state.read.as_deref().and_then(EntryId::parse);
+        let read = self.head.map(|head| head.read);
         EntryId::parse(&brief.entry) > read || self.pending.contains(&brief.entry)
     }
 }
 
 /// Removes what of a partition may go.
 pub(super) async fn sweep(shared: &Shared, partition: &Partition, which: Which) -> Result<Swept> {
+    // What the groups read after this only makes fewer events go.
+    let all = known(shared, None).await?;
+    let heads = heads(shared, partition, None).await?;
     // All that are noted here, also those that read other partitions.
     let (mut holders, mut noted) = (Vec::new(), 0_usize);
-    for known in known(shared, None).await? {
+    for known in all {
         let n = partition.n;
         noted += usize::from(known.home.of.n == n || known.places.iter().any(|place| place.of.n == n));
-        let Some(place) = known.places.iter().find(|place| place.of.n == partition.n) else { continue };
-        let Some(state) = states(shared, &known, &[place]).await?.pop() else { continue };
-        holders.push(Holder { known, state, pending: HashSet::new() });
+        if known.places.iter().any(|place| place.of.n == n) {
+            let head = heads.get(known.name.as_str()).copied();
+            holders.push(Holder { known, head, pending: HashSet::new() });
+        }
     }
     let (mut swept, mut after) = (Swept::default(), Some("0-0".to_owned()));
     while let Some(from) = after {

@@ -46,18 +46,14 @@ impl Member {
     pub(super) async fn look(&self, at: usize, many: usize) -> Result<Look> {
         let doing = "take events";
         let Some(place) = self.places.get(at) else { return Ok(Look::default()) };
-        let (types, actions) = self.names(place.of.n, self.shared.partitions().await?);
         let keys = [&place.of.events, &place.again, &place.due, &place.held];
         let mut request = TAKE
             .call(keys.map(String::as_str))
             .arg(self.group.name.as_str())
             .arg(&*self.owner)
             .arg(many.min(MAX_CALL));
-        for names in [types, actions] {
-            request.push(names.len());
-            for name in names {
-                request.push(name);
-            }
+        for part in self.filters.get(at).into_iter().flatten() {
+            request.push(part);
         }
         let answer = self.shared.commands.one(request, doing).await?;
         let [again, events, due, more] = fixed::<4>(answer)?;

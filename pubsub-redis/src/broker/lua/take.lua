@@ -22,13 +22,22 @@ local function read(stream, count)
   return streams and streams[1] and streams[1][2] or {}
 end
 
-local function set(at)
-  local names, count = {}, tonumber(ARGV[at])
-  for offset = 1, count do names[ARGV[at + offset]] = true end
-  return count > 0 and names or nil, at + count + 1
+local function fits(at, text)
+  if ARGV[at] == '=' then return text == ARGV[at + 1] end
+  local from, to = ARGV[at + 1], ARGV[at + 2]
+  return string.sub(text, 1, #from) == from and (to == '' or string.sub(text, -#to) == to)
 end
-local types, after = set(4)
-local actions = set(after)
+
+local FIRST_PATTERN, PATTERN = 4, 6
+local function can_match(fields)
+  local kind, subject = field(fields, 'type'), field(fields, 'subject')
+  -- What says neither is damaged: whoever asks sets it aside.
+  if not kind or not subject then return true end
+  for at = FIRST_PATTERN, #ARGV, PATTERN do
+    if fits(at, kind) and fits(at + 3, subject) then return true end
+  end
+  return false
+end
 
 -- Reads past what cannot match, without leaving it pending.
 local FIRST_PAGE, MOST_IN_PAGE, PAGES, PAGE_BYTES = 16, 256, 4, 262144
@@ -40,11 +49,7 @@ local function read_matching(stream, count)
     local entries = streams and streams[1] and streams[1][2] or {}
     local bytes = 0
     for at, entry in ipairs(entries) do
-      local fields = entry[2]
-      local kind, subject = field(fields, 'type'), field(fields, 'subject')
-      -- What says neither is damaged: whoever asks sets it aside.
-      local whole_event = kind and subject
-      if not whole_event or ((not types or types[kind]) and (not actions or actions[subject])) then
+      if can_match(entry[2]) then
         redis.call('XCLAIM', stream, group, member, 0, entry[1], 'RETRYCOUNT', 1, 'FORCE', 'JUSTID')
         taken[#taken + 1] = entry
         if #taken >= count then
@@ -52,7 +57,7 @@ local function read_matching(stream, count)
           return taken, 1
         end
       end
-      bytes = bytes + #(field(fields, 'data') or '')
+      bytes = bytes + #(field(entry[2], 'data') or '')
     end
     if #entries < page then return taken, 0 end
     if bytes < PAGE_BYTES then page = math.min(page * 2, MOST_IN_PAGE) end
@@ -65,7 +70,7 @@ if many > 0 then
   again = read(KEYS[2], many)
   local left = many - #again
   if left > 0 then
-    if types or actions then
+    if #ARGV >= FIRST_PATTERN then
       local behind
       events, behind = read_matching(KEYS[1], left)
       more = math.max(more, behind)
