@@ -140,7 +140,10 @@ mod tests {
         let counted = Value::Array(vec![of("2-0"), Value::Array(vec![]), Value::Int(3)]);
         let gone = Value::Array(vec![of("3-0"), Value::Nil]);
         let read = entries(Value::Array(vec![plain, counted, gone])).unwrap();
-        assert_eq!(read.iter().map(|e| (e.id.as_str(), e.deliveries)).collect::<Vec<_>>(), [("1-0", 1), ("2-0", 3)]);
+        assert_eq!(
+            read.iter().map(|e| (e.id.as_str(), e.deliveries)).collect::<Vec<_>>(),
+            [("1-0", 1), ("2-0", 3)]
+        );
         assert_eq!((read[0].text("a"), read[0].text("c")), (Some("b"), None));
     }
 

@@ -81,8 +81,10 @@ impl Commands {
     /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
     pub(crate) async fn all(&self, requests: &[Request], doing: &'static str) -> Result<Vec<Answer>> {
         let mut answers = self.send(requests.iter(), doing).await?;
-        let again: Vec<usize> =
-            (0..).zip(requests.iter().zip(&answers)).filter_map(|(at, (r, a))| r.lacks_script(a).map(|_| at)).collect();
+        let again: Vec<usize> = (0..)
+            .zip(requests.iter().zip(&answers))
+            .filter_map(|(at, (r, a))| r.lacks_script(a).map(|_| at))
+            .collect();
         if again.is_empty() {
             return Ok(answers.into_iter().map(Answer).collect());
         }

@@ -64,5 +64,15 @@ impl BrokerFixture for OnRedis {
     }
 }
 
-broker_conformance!(#[ignore = "needs Redis"] OnRedis, REDIS_BROKER);
-pubsub_core::broker_stress!(#[ignore = "needs Redis"] OnRedis, REDIS_BROKER, 2, 10);
+broker_conformance!(
+    #[ignore = "needs Redis"]
+    OnRedis,
+    REDIS_BROKER
+);
+pubsub_core::broker_stress!(
+    #[ignore = "needs Redis"]
+    OnRedis,
+    REDIS_BROKER,
+    2,
+    10
+);

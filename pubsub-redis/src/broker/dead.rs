@@ -1,12 +1,10 @@
 //! Dead letters and cancels.
 
-use pubsub_core::{
-    ActionId, DeadLetter, Error, ErrorKind, EventId, GroupName, Position, Result, Timestamp,
-};
+use pubsub_core::{ActionId, DeadLetter, Error, ErrorKind, EventId, GroupName, Position, Result, Timestamp};
 
 use super::batch::decode;
-use super::known::known;
 use super::keys::{partition_of, position};
+use super::known::known;
 use super::scripts::{CANCEL, LETTERS, REPLAY};
 use super::shared::Shared;
 use crate::reply::{Entry, count, entries, fixed, items, text};
@@ -85,8 +83,9 @@ async fn of_partition(shared: &Shared, n: u16, group: Option<&GroupName>, limit:
         if let Some(last) = page.last() {
             after = format!("({}", last.id);
         }
-        let is_asked =
-            |entry: &Entry| group.is_none_or(|group| entry.field("_group") == Some(group.as_str().as_bytes()));
+        let is_asked = |entry: &Entry| {
+            group.is_none_or(|group| entry.field("_group") == Some(group.as_str().as_bytes()))
+        };
         kept.extend(page.into_iter().filter(is_asked).map(|entry| Kept::new(n, entry)));
         if is_last {
             break;
@@ -96,7 +95,11 @@ async fn of_partition(shared: &Shared, n: u16, group: Option<&GroupName>, limit:
     Ok(kept)
 }
 
-pub(super) async fn list(shared: &Shared, group: Option<&GroupName>, limit: usize) -> Result<Vec<DeadLetter>> {
+pub(super) async fn list(
+    shared: &Shared,
+    group: Option<&GroupName>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
     oldest(shared, group, limit).await?.iter().map(Kept::letter).collect()
 }
 
@@ -176,7 +179,8 @@ pub(super) async fn cancel(shared: &Shared, action: &ActionId) -> Result<Positio
             keys.extend([place.again, place.due, place.held]);
         }
     }
-    let request = CANCEL.call(keys.iter().map(String::as_str)).arg(action.as_str()).arg(partition.n.to_string());
+    let request =
+        CANCEL.call(keys.iter().map(String::as_str)).arg(action.as_str()).arg(partition.n.to_string());
     let reach = text(shared.commands.one(request, doing).await?)?;
     let told = Request::new("PUBLISH").arg(shared.cancels.channel()).arg(action.as_str());
     if let Err(error) = shared.commands.one(told, doing).await {

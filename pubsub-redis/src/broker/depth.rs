@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pubsub_core::{
-    ActionId, Depth, Error, ErrorKind, GroupInfo, GroupName, Result, Scope, Timestamp,
-};
+use pubsub_core::{ActionId, Depth, Error, ErrorKind, GroupInfo, GroupName, Result, Scope, Timestamp};
 
 use super::group::can_match;
 use super::keys::{EntryId, Partition, Place, partition_of};
 use super::known::{Known, known};
-use super::page::page;
+use super::page::{Brief, page};
 use super::scripts::{BACK, HEADS, OF_ACTION};
 use super::shared::Shared;
 use crate::reply::{count, fixed, items, text};
@@ -116,8 +114,17 @@ async fn back(
     for ((index, known, place), answer) in readers.iter().zip(answers) {
         let [read, pending, ready, later] = fixed::<4>(answer.get(doing)?)?;
         let Some(depth) = depths.get_mut(*index) else { continue };
-        let head = heads.get(known.name.as_str());
-        depth.leased += count(pending)? + head.map_or(0, |head| head.pending);
+        depth.leased += count(pending)?;
+        let has_some = heads.get(known.name.as_str()).is_some_and(|head| head.pending > 0);
+        // What is another's may be pending for a moment, until it is passed over.
+        let mut after = has_some.then(|| "0-0".to_owned());
+        while let Some(from) = after {
+            let of = (&*place.of.events, known.name.as_str());
+            let (briefs, next) = super::page::pending(shared, of, &from).await?;
+            let is_of = |brief: &&Brief| brief.is_of(&known.noted.patterns, known.noted.stage.as_ref());
+            depth.leased += u64::try_from(briefs.iter().filter(is_of).count()).unwrap_or(0);
+            after = next;
+        }
         depth.waiting += count(ready)?;
         depth.delayed += count(later)?;
         let mut after = Some(text(read)?).filter(|read| !read.is_empty());

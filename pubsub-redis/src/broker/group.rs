@@ -52,7 +52,11 @@ impl Noted {
                 .with("asked", asked))
         };
         if self.patterns != on.patterns() {
-            return differs("set of patterns", format!("{:?}", self.patterns), format!("{:?}", on.patterns()));
+            return differs(
+                "set of patterns",
+                format!("{:?}", self.patterns),
+                format!("{:?}", on.patterns()),
+            );
         }
         if self.stage != group.stage {
             return differs("stage", format!("{:?}", self.stage), format!("{:?}", group.stage));
@@ -95,7 +99,8 @@ fn start_of(at: &StartAt) -> Result<Start> {
         StartAt::Latest => Ok(Start::Latest),
         StartAt::After(position) if read_position(position).is_some() => Ok(Start::After(position.clone())),
         StartAt::After(position) => {
-            Err(Error::invalid("start after a position that this broker never gave").with("position", position))
+            Err(Error::invalid("start after a position that this broker never gave")
+                .with("position", position))
         }
         _ => Err(Error::unsupported("start a subscription there")),
     }

@@ -82,7 +82,8 @@ pub(super) async fn known(shared: &Shared, name: Option<&GroupName>) -> Result<V
     let doing = "read the groups";
     let partitions = shared.partitions().await?;
     if let Some(name) = name {
-        let request = Request::new("HGET").arg(shared.keys.home(name, partitions).of.groups).arg(name.as_str());
+        let request =
+            Request::new("HGET").arg(shared.keys.home(name, partitions).of.groups).arg(name.as_str());
         let noted = text(shared.commands.one(request, doing).await?)?;
         let known = (!noted.is_empty()).then(|| Known::new(shared, name.as_str(), &noted, partitions));
         return Ok(known.transpose()?.into_iter().collect());

@@ -80,7 +80,9 @@ impl Leases for Keeper {
         for (of, answer) in by_place.values().zip(member.shared.commands.all(&requests, doing).await?) {
             for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
-                let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else { continue };
+                let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {
+                    continue;
+                };
                 if count(is_held)? == 0 {
                     member.forget(lease);
                     continue;
@@ -134,7 +136,8 @@ impl Leases for Keeper {
 fn renewal(member: &Member, at: usize, of: &[(usize, Held)]) -> Option<Request> {
     let place = member.places.get(at)?;
     let keys = [&place.of.events, &place.again, &place.of.cancels];
-    let mut request = RENEW.call(keys.map(String::as_str)).arg(member.group.name.as_str()).arg(&*member.owner);
+    let mut request =
+        RENEW.call(keys.map(String::as_str)).arg(member.group.name.as_str()).arg(&*member.owner);
     for (_, held) in of {
         request.push(if held.kind == Kind::Event { "e" } else { "a" });
         request.push(&held.id);
@@ -177,13 +180,16 @@ impl Keeper {
         for (ids, answer) in plain.into_values().zip(answers) {
             let answer = answer.get(doing).and_then(count);
             for (index, _) in &ids {
-                settled.push((*index, match &answer {
-                    Ok(many) if usize::try_from(*many) == Ok(ids.len()) => Ok(()),
-                    // Which of them were gone is not known; none of them comes back.
-                    Ok(_) => Err(lost()),
-                    Err(error) if error.kind() == ErrorKind::NotFound => Err(lost()),
-                    Err(error) => Err(Error::new(error.kind(), error.chain())),
-                }));
+                settled.push((
+                    *index,
+                    match &answer {
+                        Ok(many) if usize::try_from(*many) == Ok(ids.len()) => Ok(()),
+                        // Which of them were gone is not known; none of them comes back.
+                        Ok(_) => Err(lost()),
+                        Err(error) if error.kind() == ErrorKind::NotFound => Err(lost()),
+                        Err(error) => Err(Error::new(error.kind(), error.chain())),
+                    },
+                ));
             }
         }
         settled

@@ -1,14 +1,15 @@
 //! A stream read in pages, of each entry only what says whose it is.
 
 use pubsub_core::{
-    ActionId, Error, ErrorKind, Event, EventId, EventType, Origin, Pattern, Position, Result, Role, Stage, Timestamp,
-    wants,
+    ActionId, Error, ErrorKind, Event, EventId, EventType, Origin, Pattern, Position, Result, Role, Stage,
+    Timestamp, wants,
 };
 use redis::Value;
 
-use super::scripts::PAGE;
+use super::scripts::{PAGE, PENDING};
 use super::shared::Shared;
 use crate::reply::{fixed, items, text};
+use crate::script::Request;
 
 /// Entries of a page.
 const MANY: usize = 1000;
@@ -72,8 +73,20 @@ fn event(kind: &str, subject: &str, role: &str, stage: &str) -> Result<Event> {
 
 /// The entries of a stream after this one, one page; and after which to go on, where there may be more.
 pub(super) async fn page(shared: &Shared, stream: &str, after: &str) -> Result<(Vec<Brief>, Option<String>)> {
+    one(shared, PAGE.call([stream]).arg(after).arg(MANY), after).await
+}
+
+/// As [`page`], of what is pending for a group.
+pub(super) async fn pending(
+    shared: &Shared,
+    (stream, group): (&str, &str),
+    after: &str,
+) -> Result<(Vec<Brief>, Option<String>)> {
+    one(shared, PENDING.call([stream]).arg(group).arg(after).arg(MANY), after).await
+}
+
+async fn one(shared: &Shared, request: Request, after: &str) -> Result<(Vec<Brief>, Option<String>)> {
     let doing = "read a page of events";
-    let request = PAGE.call([stream]).arg(after).arg(MANY);
     let values = items(shared.commands.one(request, doing).await?)?;
     let briefs: Vec<Brief> = values.into_iter().map(Brief::read).collect::<Result<_>>()?;
     let next = if briefs.len() < MANY { None } else { briefs.last().map(|last| last.entry.clone()) };

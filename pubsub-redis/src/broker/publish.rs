@@ -144,10 +144,13 @@ async fn when_full(shared: &Shared, ready: &Ready, most: u64) -> Result<Publishe
     let doing = "publish an event";
     let bytes = u64::try_from(ready.bytes + ENTRY_BYTES).unwrap_or(u64::MAX);
     if bytes > most {
-        return Err(Error::new(ErrorKind::TooLarge, "publish an event that is larger than all that may be kept")
-            .with("event", &ready.event.id)
-            .with("bytes", bytes)
-            .with("limit", most));
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            "publish an event that is larger than all that may be kept",
+        )
+        .with("event", &ready.event.id)
+        .with("bytes", bytes)
+        .with("limit", most));
     }
     let holding = super::retention::make_room(shared, ready.n).await?;
     let request = ready.request(&shared.keys.partition(ready.n), most)?;

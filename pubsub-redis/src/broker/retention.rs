@@ -99,7 +99,10 @@ async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
     for partition in &mine {
         let swept = sweep(shared, partition, Which::Old(border)).await?;
         if swept.removed > 0 {
-            tracing::debug!(events = swept.removed, "events that every group has settled are older than the retention");
+            tracing::debug!(
+                events = swept.removed,
+                "events that every group has settled are older than the retention"
+            );
         }
         forget_claims(shared, partition, border).await?;
         forget_marks(shared, partition, border, swept.oldest).await?;
@@ -177,7 +180,9 @@ async fn forget_firsts(shared: &Shared, partition: &Partition, border: u64) -> R
     let (mut kept, mut after) = (HashSet::new(), Some("0-0".to_owned()));
     while let Some(from) = after {
         let (briefs, next) = page(shared, &partition.events, &from).await?;
-        kept.extend(briefs.iter().filter_map(|brief| brief.action().map(|action| action.as_str().to_owned())));
+        kept.extend(
+            briefs.iter().filter_map(|brief| brief.action().map(|action| action.as_str().to_owned())),
+        );
         after = next;
     }
     let mut cursor = 0_i64;

@@ -27,6 +27,7 @@ scripts! {
     MINE = "lua/mine.lua",
     OF_ACTION = "lua/of_action.lua",
     PAGE = "lua/page.lua",
+    PENDING = "lua/pending.lua",
     PUBLISH = "lua/publish.lua",
     RENEW = "lua/renew.lua",
     REPLAY = "lua/replay.lua",

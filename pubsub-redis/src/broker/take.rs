@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_core::{Error, ErrorKind, Result};
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::Value;
+use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use tokio::time::Instant;
 
 use super::batch::Raw;
@@ -148,8 +148,11 @@ impl Member {
     pub(super) fn left_by_itself(&self) -> Vec<usize> {
         let late = Instant::now().checked_sub(self.group.lease);
         let held = self.lock();
-        let mut places: Vec<usize> =
-            held.values().filter(|held| late.is_some_and(|late| held.until < late)).map(|held| held.at).collect();
+        let mut places: Vec<usize> = held
+            .values()
+            .filter(|held| late.is_some_and(|late| held.until < late))
+            .map(|held| held.at)
+            .collect();
         places.sort_unstable();
         places.dedup();
         places
@@ -200,7 +203,8 @@ impl Reading {
         let mut raws = Vec::new();
         for (stream, entries) in streams(answer)? {
             let place = (0..).zip(&member.places).find_map(|(at, place)| {
-                let kind = [Kind::Again, Kind::Event].into_iter().find(|kind| place.stream(*kind) == stream)?;
+                let kind =
+                    [Kind::Again, Kind::Event].into_iter().find(|kind| place.stream(*kind) == stream)?;
                 Some((at, kind))
             });
             let Some((at, kind)) = place else { continue };

@@ -14,7 +14,10 @@ pub struct Server {
 impl Server {
     pub fn of_environment() -> Self {
         let url = std::env::var("PIPELINE_TEST_REDIS");
-        Self { url: url.expect("PIPELINE_TEST_REDIS names the Redis server of the tests, as redis://127.0.0.1:6379") }
+        Self {
+            url: url
+                .expect("PIPELINE_TEST_REDIS names the Redis server of the tests, as redis://127.0.0.1:6379"),
+        }
     }
 
     pub fn config(&self, prefix: &str) -> RedisConfig {

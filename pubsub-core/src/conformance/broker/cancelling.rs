@@ -137,6 +137,7 @@ pub async fn a_cancel_is_told_at_once(fixture: &dyn BrokerFixture, can: BrokerCa
     }
     let began = Instant::now();
     other.cancel(&action("a")).await.unwrap();
+    running.sort_by_key(|delivery| delivery.event().action_id.clone());
     let mut state = running[0].state();
     let told = timeout(LONG, state.wait_for(|state| *state == LeaseState::Cancelled)).await;
     told.expect("nobody is told of the cancel").unwrap();

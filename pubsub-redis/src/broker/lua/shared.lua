@@ -19,6 +19,15 @@ local function field(fields, name)
   return nil
 end
 
+-- Of an entry {id, fields} what is needed to know whose it is, with '' for what is missing.
+local function brief(entry)
+  local of = { entry[1] }
+  for _, name in ipairs({ 'type', 'subject', 'pipelinerole', 'pipelinestage', 'pipelinedeliverat', 'id' }) do
+    of[#of + 1] = field(entry[2], name) or ''
+  end
+  return of
+end
+
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
   return tonumber(ms), tonumber(seq)
