@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use pubsub_core::Result;
-use redis::aio::{ConnectionLike as _, ConnectionManager};
+use pubsub_core::{Error, ErrorKind, Result};
+use redis::aio::{ConnectionLike as _, ConnectionManager, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::error::failed;
@@ -52,6 +53,19 @@ impl Request {
         self.cmd.arg(arg);
     }
 
+    /// The same call with the script itself in place of its hash.
+    fn with_code(&self) -> Self {
+        let Some(script) = self.script else { return Self { cmd: self.cmd.clone(), script: None } };
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(script.code);
+        for arg in self.cmd.args_iter().skip(2) {
+            if let redis::Arg::Simple(arg) = arg {
+                cmd.arg(arg);
+            }
+        }
+        Self { cmd, script: None }
+    }
+
     fn lacks_script(&self, answer: &Value) -> Option<&'static Script> {
         match answer {
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => self.script,
@@ -88,11 +102,10 @@ impl Commands {
         if again.is_empty() {
             return Ok(answers.into_iter().map(Answer).collect());
         }
-        // A server that was started anew, or told to forget its scripts.
-        for script in again.iter().filter_map(|at| requests.get(*at)?.script) {
-            self.load(script, doing).await?;
-        }
-        let repeated = self.send(again.iter().filter_map(|at| requests.get(*at)), doing).await?;
+        // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
+        let whole: Vec<Request> =
+            again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
+        let repeated = self.send(whole.iter(), doing).await?;
         for (at, answer) in again.into_iter().zip(repeated) {
             if let Some(place) = answers.get_mut(at) {
                 *place = answer;
@@ -108,12 +121,6 @@ impl Commands {
     pub(crate) async fn one(&self, request: Request, doing: &'static str) -> Result<Value> {
         let mut answers = self.all(&[request], doing).await?;
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
-    }
-
-    async fn load(&self, script: &'static Script, doing: &'static str) -> Result<()> {
-        let mut cmd = redis::cmd("SCRIPT");
-        cmd.arg("LOAD").arg(script.code);
-        self.0.clone().req_packed_command(&cmd).await.map(drop).map_err(failed(doing))
     }
 
     async fn send(
@@ -142,13 +149,29 @@ impl Answer {
     /// # Errors
     /// What the server says is wrong.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
-        self.plain().map_err(failed(doing))
+        plain(self.0).map_err(failed(doing))
     }
+}
 
-    fn plain(self) -> RedisResult<Value> {
-        match self.0 {
-            Value::ServerError(error) => Err(RedisError::from(error)),
-            value => Ok(value),
-        }
+/// The driver hands on as a value what the server says is wrong.
+fn plain(value: Value) -> RedisResult<Value> {
+    match value {
+        Value::ServerError(error) => Err(RedisError::from(error)),
+        value => Ok(value),
     }
+}
+
+/// Runs a command that may wait, on a connection of its own, at most so long.
+///
+/// # Errors
+/// Where the server could not be asked or says what is wrong.
+pub(crate) async fn waiting(
+    connection: &mut MultiplexedConnection,
+    cmd: &Cmd,
+    limit: Duration,
+    doing: &'static str,
+) -> Result<Value> {
+    let answer = tokio::time::timeout(limit, connection.req_packed_command(cmd)).await;
+    let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?;
+    answer.and_then(plain).map_err(failed(doing))
 }

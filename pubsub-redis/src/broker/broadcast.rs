@@ -11,7 +11,7 @@ use pubsub_core::{
     Begin, Claims, Conclusion, Error, ErrorKind, Event, LeaseId, Leased, Leases, Renewal, Result, Settlement,
     StartAt, Subscribed, Subscription, Timestamp,
 };
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
 
 use super::batch::decode;
@@ -19,9 +19,8 @@ use super::group::partitions_of;
 use super::keys::{EntryId, Partition, position, read_position};
 use super::scripts::LAST;
 use super::shared::Shared;
-use crate::error::failed;
 use crate::reply::{Entry, entries as read_entries, streams, text};
-use crate::script::Request;
+use crate::script::{Request, waiting};
 
 /// Most events of one partition that one read brings.
 const MAX_READ: usize = 256;
@@ -168,9 +167,8 @@ impl Broadcast {
         for cursor in &self.cursors {
             cmd.arg(&cursor.after);
         }
-        let limit = wait + self.shared.config.redis().answer_limit();
-        let answer = tokio::time::timeout(limit, connection.req_packed_command(&cmd)).await;
-        let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?.map_err(failed(doing))?;
+        let limit = wait + self.shared.link.config().answer_limit();
+        let answer = waiting(&mut connection, &cmd, limit, doing).await?;
         self.connection = Some(connection);
         let mut fresh: Vec<(Option<EntryId>, Leased)> = Vec::new();
         for (stream, entries) in streams(answer)? {

@@ -76,6 +76,18 @@ pub(super) async fn page(shared: &Shared, stream: &str, after: &str) -> Result<(
     one(shared, PAGE.call([stream]).arg(after).arg(MANY), after).await
 }
 
+/// The first pages of several streams.
+pub(super) async fn pages(
+    shared: &Shared,
+    streams: &[(&str, String)],
+) -> Result<Vec<(Vec<Brief>, Option<String>)>> {
+    let doing = "read pages of events";
+    let request = |(stream, after): &(&str, String)| PAGE.call([*stream]).arg(after).arg(MANY);
+    let requests: Vec<Request> = streams.iter().map(request).collect();
+    let answers = shared.commands.all(&requests, doing).await?;
+    answers.into_iter().zip(streams).map(|(answer, (_, after))| read(answer.get(doing)?, after)).collect()
+}
+
 /// As [`page`], of what is pending for a group.
 pub(super) async fn pending(
     shared: &Shared,
@@ -86,12 +98,14 @@ pub(super) async fn pending(
 }
 
 async fn one(shared: &Shared, request: Request, after: &str) -> Result<(Vec<Brief>, Option<String>)> {
-    let doing = "read a page of events";
-    let values = items(shared.commands.one(request, doing).await?)?;
-    let briefs: Vec<Brief> = values.into_iter().map(Brief::read).collect::<Result<_>>()?;
+    read(shared.commands.one(request, "read a page of events").await?, after)
+}
+
+fn read(value: Value, after: &str) -> Result<(Vec<Brief>, Option<String>)> {
+    let briefs: Vec<Brief> = items(value)?.into_iter().map(Brief::read).collect::<Result<_>>()?;
     let next = if briefs.len() < MANY { None } else { briefs.last().map(|last| last.entry.clone()) };
     if next.as_deref() == Some(after) {
-        return Err(Error::new(ErrorKind::Internal, doing));
+        return Err(Error::new(ErrorKind::Internal, "read a page of events"));
     }
     Ok((briefs, next))
 }

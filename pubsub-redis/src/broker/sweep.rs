@@ -88,7 +88,7 @@ impl Holder {
 pub(super) async fn sweep(shared: &Shared, partition: &Partition, which: Which) -> Result<Swept> {
     // What the groups read after this only makes fewer events go.
     let all = known(shared, None).await?;
-    let heads = heads(shared, partition, None).await?;
+    let heads = heads(shared, std::slice::from_ref(partition), None).await?.pop().unwrap_or_default();
     // All that are noted here, also those that read other partitions.
     let (mut holders, mut noted) = (Vec::new(), 0_usize);
     for known in all {

@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Error, ErrorKind, Result};
+use pubsub_core::Result;
 use redis::Value;
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::batch::Raw;
 use super::keys::Kind;
 use super::member::{Member, sign};
 use super::scripts::{MINE, TAKE, TAKEOVER};
-use crate::error::failed;
 use crate::reply::{count, entries, fixed, items, number, streams};
-use crate::script::Request;
+use crate::script::{Request, waiting};
 
 /// Most entries of one call, however many are asked for.
 const MAX_CALL: usize = 1000;
@@ -172,9 +171,8 @@ impl Reading {
         let mut connection = member.shared.link.waiting().await?;
         let mut cmd = redis::cmd("CLIENT");
         cmd.arg("ID");
-        let limit = member.shared.config.redis().answer_limit();
-        let answer = tokio::time::timeout(limit, connection.req_packed_command(&cmd)).await;
-        let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?.map_err(failed(doing))?;
+        let limit = member.shared.link.config().answer_limit();
+        let answer = waiting(&mut connection, &cmd, limit, doing).await?;
         Ok(Self { connection, client: number(answer)?.unwrap_or(0) })
     }
 
@@ -197,9 +195,8 @@ impl Reading {
         for _ in 0..2 * places {
             cmd.arg(">");
         }
-        let limit = MAX_WAIT + member.shared.config.redis().answer_limit();
-        let answer = tokio::time::timeout(limit, self.connection.req_packed_command(&cmd)).await;
-        let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?.map_err(failed(doing))?;
+        let limit = MAX_WAIT + member.shared.link.config().answer_limit();
+        let answer = waiting(&mut self.connection, &cmd, limit, doing).await?;
         let mut raws = Vec::new();
         for (stream, entries) in streams(answer)? {
             let place = (0..).zip(&member.places).find_map(|(at, place)| {
