@@ -20,7 +20,7 @@ use crate::{
 pub const CLOUD_EVENT_TYPE: &str = "application/cloudevents+json";
 
 /// The version of CloudEvents that is written and read.
-const SPEC_VERSION: &str = "1.0";
+pub(crate) const SPEC_VERSION: &str = "1.0";
 
 const OWN_PREFIX: &str = "pipeline";
 
@@ -51,25 +51,25 @@ struct Wire {
 
 /// What this library adds.
 #[derive(Default, Serialize, Deserialize)]
-struct Own {
+pub(crate) struct Own {
     #[serde(rename = "pipelinedeliverat", skip_serializing_if = "Option::is_none", default)]
-    deliver_at: Option<Timestamp>,
+    pub(crate) deliver_at: Option<Timestamp>,
     #[serde(rename = "pipelinereplayof", skip_serializing_if = "Option::is_none", default)]
-    replay_of: Option<EventId>,
+    pub(crate) replay_of: Option<EventId>,
     #[serde(rename = "pipelineheaders", skip_serializing_if = "Option::is_none", default)]
-    headers: Option<String>,
+    pub(crate) headers: Option<String>,
     #[serde(rename = "pipelinerole", skip_serializing_if = "Option::is_none", default)]
-    role: Option<Role>,
+    pub(crate) role: Option<Role>,
     #[serde(rename = "pipelinestage", skip_serializing_if = "Option::is_none", default)]
-    stage: Option<Stage>,
+    pub(crate) stage: Option<Stage>,
     #[serde(rename = "pipelinecause", skip_serializing_if = "Option::is_none", default)]
-    cause: Option<EventId>,
+    pub(crate) cause: Option<EventId>,
     #[serde(rename = "pipelineroot", skip_serializing_if = "Option::is_none", default)]
-    root: Option<EventId>,
+    pub(crate) root: Option<EventId>,
     #[serde(rename = "pipelinerootposition", skip_serializing_if = "Option::is_none", default)]
-    root_position: Option<Position>,
+    pub(crate) root_position: Option<Position>,
     #[serde(rename = "pipelinelinks", skip_serializing_if = "Option::is_none", default)]
-    links: Option<u32>,
+    pub(crate) links: Option<u32>,
 }
 
 fn default_source() -> String {
@@ -84,7 +84,7 @@ struct Data {
 }
 
 /// Attribute names: lower-case letters and digits, at most 20 ("CloudEvents 1.0, Naming conventions").
-fn is_attribute_name(name: &str) -> bool {
+pub(crate) fn is_attribute_name(name: &str) -> bool {
     const TAKEN: [&str; 10] = [
         "specversion",
         "id",
@@ -158,20 +158,11 @@ impl Event {
         let invalid =
             |e: serde_json::Error| Error::invalid("this is no event in CloudEvents 1.0 JSON").with_source(e);
         let wire: Wire = serde_json::from_slice(bytes).map_err(invalid)?;
-        if wire.specversion != SPEC_VERSION && !wire.specversion.starts_with("1.") {
-            return Err(Error::new(ErrorKind::TooNew, "read a CloudEvent")
-                .with("specversion", &wire.specversion)
-                .with("newest known", SPEC_VERSION));
-        }
+        check_version(&wire.specversion)?;
         if wire.others.contains_key("data_base64") {
             return Err(Error::invalid("a payload is JSON in `data`; `data_base64` is not taken"));
         }
-        if let Some(kind) = &wire.datacontenttype {
-            let kind = kind.split(';').next().unwrap_or_default().trim();
-            if kind != "application/json" && !kind.ends_with("+json") && kind != "text/json" {
-                return Err(Error::invalid("a payload is JSON").with("datacontenttype", kind));
-            }
-        }
+        check_content_type(wire.datacontenttype.as_deref())?;
         let Data { data } = serde_json::from_slice(bytes).map_err(invalid)?;
         let origin = origin(&wire.own)?;
         let mut headers: Headers = wire
@@ -209,8 +200,28 @@ impl Event {
     }
 }
 
+/// A later major version is not read.
+pub(crate) fn check_version(version: &str) -> Result<()> {
+    if version == SPEC_VERSION || version.starts_with("1.") {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::TooNew, "read a CloudEvent")
+        .with("specversion", version)
+        .with("newest known", SPEC_VERSION))
+}
+
+/// A payload is JSON.
+pub(crate) fn check_content_type(kind: Option<&str>) -> Result<()> {
+    let Some(kind) = kind else { return Ok(()) };
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind == "application/json" || kind.ends_with("+json") || kind == "text/json" {
+        return Ok(());
+    }
+    Err(Error::invalid("a payload is JSON").with("datacontenttype", kind))
+}
+
 /// All parts of an origin, or none.
-fn origin(own: &Own) -> Result<Option<Origin>> {
+pub(crate) fn origin(own: &Own) -> Result<Option<Origin>> {
     match (own.role, &own.stage, &own.cause, &own.root, &own.root_position, own.links) {
         (None, None, None, None, None, None) => Ok(None),
         (Some(role), Some(stage), Some(cause), Some(root), Some(position), Some(links)) => Ok(Some(Origin {

@@ -126,6 +126,18 @@ impl EventId {
         Self(uuid::Uuid::now_v7().to_string().into())
     }
 
+    /// Whether it has the form of what [`generate`](Self::generate) makes. Such an id is unique by itself, so a broker need
+    /// not look whether it has seen it; whoever chooses ids of this form says so too.
+    #[must_use]
+    pub fn is_generated(&self) -> bool {
+        self.0.len() == 36
+            && self.0.bytes().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => byte == b'-',
+                14 => byte == b'7',
+                _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            })
+    }
+
     /// The id of an event that this library makes out of another: the same inputs give the same id, so that
     /// publishing it again is one event.
     #[must_use]
@@ -304,6 +316,14 @@ mod tests {
         assert!(serde_json::from_str::<ActionId>(r#""a b""#).is_ok());
         assert!(serde_json::from_str::<ActionId>(r#""a\u0000b""#).is_err());
         assert!(serde_json::from_str::<ActionId>(r#"{"$gt":""}"#).is_err());
+    }
+
+    #[test]
+    fn generated_ids_are_known_by_their_form() {
+        assert!(EventId::generate().is_generated());
+        for chosen in ["a", "0af76519-16cd-43dd-8448-eb211c80319c", "0af76519-16cd-73dd-8448-eb211c80319C"] {
+            assert!(!EventId::new(chosen).unwrap().is_generated(), "{chosen}");
+        }
     }
 
     #[test]

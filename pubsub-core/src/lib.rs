@@ -7,6 +7,7 @@
 compile_error!("pubsub-core runs commands in Unix process groups: Linux and macOS are supported");
 
 mod admin;
+mod attributes;
 mod cap;
 mod capabilities;
 mod capture;

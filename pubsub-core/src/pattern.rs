@@ -127,6 +127,25 @@ impl Pattern {
         self.event_type.literal()
     }
 
+    /// What every event type that it matches begins and ends with: for a broker that passes over what cannot match.
+    ///
+    /// ```
+    /// let pattern: pubsub_core::Pattern = "build-*:?123".parse()?;
+    /// assert_eq!(pattern.type_ends(), ("build-".to_owned(), String::new()));
+    /// assert_eq!(pattern.action_ends(), (String::new(), "123".to_owned()));
+    /// # Ok::<(), pubsub_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn type_ends(&self) -> (String, String) {
+        self.event_type.ends()
+    }
+
+    /// As [`type_ends`](Self::type_ends), of the action.
+    #[must_use]
+    pub fn action_ends(&self) -> (String, String) {
+        self.action.ends()
+    }
+
     /// Whether the type side fixes at least one character: only then does it match events that the library made.
     #[must_use]
     pub fn fixes_type(&self) -> bool {
@@ -188,13 +207,22 @@ impl Glob {
     }
 
     fn literal(&self) -> Option<String> {
-        self.0
-            .iter()
-            .map(|piece| match piece {
-                Piece::Literal(c) => Some(*c),
-                Piece::One | Piece::Any => None,
-            })
-            .collect()
+        self.0.iter().map(|piece| piece.literal()).collect()
+    }
+
+    fn ends(&self) -> (String, String) {
+        let begin = self.0.iter().map_while(|piece| piece.literal()).collect();
+        let end: Vec<char> = self.0.iter().rev().map_while(|piece| piece.literal()).collect();
+        (begin, end.into_iter().rev().collect())
+    }
+}
+
+impl Piece {
+    const fn literal(self) -> Option<char> {
+        match self {
+            Self::Literal(c) => Some(c),
+            Self::One | Self::Any => None,
+        }
     }
 }
 

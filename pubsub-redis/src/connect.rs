@@ -67,11 +67,12 @@ impl Link {
     /// Refuses a server that is too old, and warns of one that may lose what it stores; once for all clones. Broker and
     /// store call it before they first use the server, for connecting reaches nothing.
     pub(crate) async fn check(&self) -> Result<()> {
-        self.0
-            .checked
-            .get_or_try_init(|| check::check(&self.0.commands, self.config().deployment()))
-            .await
-            .map(|_| ())
+        if self.0.checked.initialized() {
+            return Ok(());
+        }
+        // On the heap: it happens once, and is a part of every call's future.
+        let checking = || check::check(&self.0.commands, self.config().deployment());
+        Box::pin(self.0.checked.get_or_try_init(checking)).await.map(|_| ())
     }
 
     /// A connection for one read that waits at this key, as long as it wants; who uses it says how long. Once it fails, a

@@ -11,10 +11,14 @@
 //! # }
 //! ```
 
+mod broker;
 mod config;
 mod connect;
 mod error;
+mod reply;
+mod script;
 mod store;
 
+pub use broker::{DEFAULT_MAX_EVENT_BYTES, REDIS_BROKER, RedisBroker, RedisBrokerConfig};
 pub use config::{Deployment, RedisConfig};
 pub use store::{REDIS_STORE, RedisStore, RedisStoreConfig};

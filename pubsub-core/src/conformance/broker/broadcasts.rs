@@ -27,7 +27,8 @@ async fn is_unsupported(fixture: &dyn BrokerFixture) {
     assert_kind(fixture.broker().subscribe(all()).await, ErrorKind::Unsupported);
 }
 
-/// §2: each subscriber gets each event that matches, in publish order, from its subscribing on, until it closes.
+/// §2: each subscriber gets each event that matches, those of an action in publish order, from its subscribing on, until it
+/// closes.
 pub async fn each_subscriber_gets_each_event_from_now_on(
     fixture: &dyn BrokerFixture,
     can: BrokerCapabilities,
@@ -43,9 +44,9 @@ pub async fn each_subscriber_gets_each_event_from_now_on(
     broker.publish_one(named("t", "b", "2")).await.unwrap();
     publish(&*other, &[named("t", "a", "3")]).await;
     for listener in [&mut one, &mut two] {
-        for expected in ["1", "2", "3"] {
-            assert_eq!(next(listener).await, expected);
-        }
+        let heard = [next(listener).await, next(listener).await, next(listener).await];
+        let place = |id: &str| heard.iter().position(|heard| heard == id);
+        assert!(place("2").is_some() && place("1") < place("3"), "{heard:?}");
     }
     assert_eq!(next(&mut three).await, "3");
     broker.close().await.unwrap();

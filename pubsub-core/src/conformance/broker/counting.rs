@@ -51,17 +51,14 @@ pub async fn an_action_is_counted_in_the_groups_that_can_match_it(
     _: BrokerCapabilities,
 ) {
     let broker = fixture.broker();
-    for (action, many) in [("a", 3), ("b", 2), ("ab", 1)] {
-        for _ in 0..many {
-            publish(&*broker, &[event("t", action)]).await;
-        }
-    }
+    publish(&*broker, &[event("t", "a"), event("t", "a"), event("t", "a")]).await;
     let subscriptions = [on("s", &["t:a"]), on("s", &["t:*"]), on("s", &["t:?", "u:zzz"]), on("s", &["u:a"])];
     let mut members = Vec::new();
     for subscription in &subscriptions {
         members.push(Member::join(&*broker, subscription.clone()).await);
     }
     let held = members[1].next().await;
+    publish(&*broker, &[event("t", "b"), event("t", "b"), event("t", "ab")]).await;
     let counted = |scope: Scope| {
         let broker = fixture.broker();
         async move { counts_by_name(&*broker, &scope).await }

@@ -64,8 +64,10 @@ pub async fn every_pattern_gives_the_answer_of_the_shared_table(
     publish(&*broker, &all()).await;
     for (pattern, expected) in CASES {
         let mut member = Member::join(&*broker, on("s", &[pattern]).with_prefetch(20)).await;
-        let expected: Vec<String> = expected.iter().map(|index| format!("e{index}")).collect();
-        assert_eq!(member.take_many(expected.len()).await, expected, "{pattern}");
+        // Order holds within an action.
+        let expected: BTreeSet<String> = expected.iter().map(|index| format!("e{index}")).collect();
+        let taken = member.take_many(expected.len()).await;
+        assert_eq!(taken.into_iter().collect::<BTreeSet<_>>(), expected, "{pattern}");
         member.nothing().await;
     }
 }
@@ -75,7 +77,9 @@ pub async fn two_patterns_that_match_are_one_delivery(fixture: &dyn BrokerFixtur
     let broker = fixture.broker();
     publish(&*broker, &[named("t", "a", "1"), named("t", "b", "2"), named("u", "a", "3")]).await;
     let mut member = Member::join(&*broker, on("s", &["t:*", "t:a", "*:a", "?:a"])).await;
-    assert_eq!(member.take_many(3).await, ["1", "2", "3"]);
+    let mut taken = member.take_many(3).await;
+    taken.sort();
+    assert_eq!(taken, ["1", "2", "3"]);
     member.nothing().await;
 }
 

@@ -1,0 +1,204 @@
+//! What one look brought: its entries read, sorted into events to hand out and what has to be done with the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pubsub_core::{Event, LeaseId, Leased, Result, Taken, Timestamp};
+use tokio::time::Instant;
+
+use super::keys::{EntryId, Kind, lease_entry, position, read_position};
+use super::member::{Held, How, Member};
+use super::scripts::SET_ASIDE;
+use crate::reply::{Entry, fixed, number};
+use crate::script::Request;
+
+/// An entry that the server leased to this member.
+#[derive(Debug)]
+pub(super) struct Raw {
+    /// In which of the group's places.
+    pub(super) at: usize,
+    pub(super) kind: Kind,
+    pub(super) entry: Entry,
+}
+
+/// What was leased and nobody has yet; dropped, it is given back.
+pub(super) struct Batch {
+    member: Arc<Member>,
+    leased: Vec<Leased>,
+}
+
+impl Batch {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.leased.is_empty()
+    }
+
+    pub(super) fn nothing(member: &Arc<Member>) -> Self {
+        Self { member: Arc::clone(member), leased: Vec::new() }
+    }
+
+    /// As the entries that a stream hands out.
+    pub(super) fn taken(mut self) -> Taken {
+        let member = Arc::clone(&self.member);
+        Taken::new(std::mem::take(&mut self.leased), move |left| give_back(&member, left))
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let left: Vec<LeaseId> = self.leased.drain(..).filter_map(|leased| leased.lease).collect();
+        if !left.is_empty() {
+            give_back(&self.member, left);
+        }
+    }
+}
+
+fn give_back(member: &Arc<Member>, left: Vec<LeaseId>) {
+    let owned = Arc::clone(member);
+    member.shared.chores.begin(async move {
+        let held: Vec<Held> = left.iter().filter_map(|lease| owned.held(lease)).collect();
+        let requests: Vec<Request> =
+            held.iter().filter_map(|held| owned.settlement(held, &How::Back(0), None)).collect();
+        if let Err(error) = owned.shared.commands.all(&requests, "give events back").await {
+            tracing::debug!(error = %error.chain(), "events come back after their leases");
+        }
+        for lease in &left {
+            owned.forget(lease);
+        }
+    });
+}
+
+impl Member {
+    /// Reads what was leased at `since`: what is not this group's is settled at once, what is to come later is put off, what
+    /// cannot be decoded is set aside, and what is over the prefetch is given back.
+    pub(super) async fn sort(self: &Arc<Self>, raws: Vec<Raw>, since: Instant) -> Result<Batch> {
+        let mut batch = Batch::nothing(self);
+        let mut sorted = Sorted::default();
+        for raw in raws {
+            let n = self.places.get(raw.at).map_or(0, |place| place.of.n);
+            let event = match decode(&raw.entry) {
+                Ok(event) => event,
+                Err(reason) => {
+                    self.set_aside(&raw, &reason, &mut sorted);
+                    continue;
+                }
+            };
+            if !self.on.wants(&event) {
+                self.acknowledge(&raw, &mut sorted);
+                continue;
+            }
+            let held = self.lease_of(&raw, &event, since);
+            if raw.kind == Kind::Event
+                && let Some(at) = event.deliver_at.filter(|at| *at > Timestamp::now())
+            {
+                let ms = u64::try_from(at.as_micros().saturating_add(999) / 1000).unwrap_or(0);
+                sorted.put_off(raw.at, self.settlement(&held, &How::Due(ms), None));
+                continue;
+            }
+            if batch.leased.len() >= self.on.prefetch() {
+                sorted.requests.extend(self.settlement(&held, &How::Back(0), None));
+                continue;
+            }
+            let lease = LeaseId {
+                entry: lease_entry(n, raw.kind, &raw.entry.id),
+                owner: Arc::clone(&self.owner),
+                count: held.count,
+            };
+            let position = position(n, &held.entry);
+            self.lock().insert(lease.entry.clone(), held);
+            batch.leased.push(Leased { event, position, lease: Some(lease) });
+        }
+        self.carry_out(sorted).await?;
+        Ok(batch)
+    }
+
+    async fn carry_out(&self, sorted: Sorted) -> Result<()> {
+        let doing = "sort what was taken";
+        let mut answers = self.shared.commands.all(&sorted.requests, doing).await?.into_iter();
+        for at in sorted.put_off {
+            // Those that put something off are the first ones.
+            let Some(answer) = answers.next() else { break };
+            let Ok([_, wait]) = answer.get(doing).and_then(fixed::<2>) else { continue };
+            if let Some(wait) = number(wait)? {
+                self.also_due_in(at, Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+            }
+        }
+        Ok(())
+    }
+
+    fn lease_of(&self, raw: &Raw, event: &Event, since: Instant) -> Held {
+        let n = self.places.get(raw.at).map_or(0, |place| place.of.n);
+        let entry = raw.entry.text("_entry").unwrap_or(&raw.entry.id);
+        let before: u64 = raw.entry.text("_count").and_then(|count| count.parse().ok()).unwrap_or(0);
+        Held {
+            at: raw.at,
+            kind: raw.kind,
+            id: raw.entry.id.clone(),
+            deliveries: raw.entry.deliveries,
+            count: before + raw.entry.deliveries,
+            entry: entry.to_owned(),
+            action: event.action_id.clone(),
+            root: root(event, n, entry),
+            until: since + self.group.lease,
+            claim: None,
+            open: false,
+        }
+    }
+
+    fn acknowledge(&self, raw: &Raw, sorted: &mut Sorted) {
+        let Some(place) = self.places.get(raw.at) else { return };
+        let stream = place.stream(raw.kind);
+        let id = &raw.entry.id;
+        sorted.requests.push(Request::new("XACK").arg(stream).arg(self.group.name.as_str()).arg(id));
+        if raw.kind == Kind::Again {
+            sorted.requests.push(Request::new("XDEL").arg(stream).arg(id));
+        }
+    }
+
+    fn set_aside(&self, raw: &Raw, reason: &str, sorted: &mut Sorted) {
+        let Some(place) = self.places.get(raw.at) else { return };
+        let id = raw.entry.text("id").map_or_else(|| format!("undecodable-{}", raw.entry.id), str::to_owned);
+        tracing::warn!(id, reason, "an event cannot be decoded and goes to the dead letters");
+        let of = &place.of;
+        let keys = [place.stream(raw.kind), &*of.dead, &*of.ids];
+        sorted.requests.push(SET_ASIDE.call(keys).arg(&raw.entry.id).arg(reason).arg(id));
+        self.acknowledge(raw, sorted);
+    }
+}
+
+/// What is to be done with entries that are not handed out.
+#[derive(Default)]
+struct Sorted {
+    requests: Vec<Request>,
+    /// In which places something is put off, by the first requests.
+    put_off: Vec<usize>,
+}
+
+impl Sorted {
+    fn put_off(&mut self, at: usize, request: Option<Request>) {
+        if let Some(request) = request {
+            self.requests.insert(self.put_off.len(), request);
+            self.put_off.push(at);
+        }
+    }
+}
+
+/// The event of an entry, or why there is none.
+pub(super) fn decode(entry: &Entry) -> std::result::Result<Event, String> {
+    let mut attributes = Vec::with_capacity(entry.fields.len());
+    for (name, value) in &entry.fields {
+        let name = std::str::from_utf8(name).map_err(|_| "a field's name is not UTF-8")?;
+        if name.starts_with('_') {
+            continue;
+        }
+        let value = std::str::from_utf8(value).map_err(|_| format!("the field {name} is not UTF-8"))?;
+        attributes.push((name, value));
+    }
+    Event::from_attributes(attributes).map_err(|error| error.chain())
+}
+
+/// Where the chain of an event began: a replay begins one anew.
+fn root(event: &Event, n: u16, entry: &str) -> Option<EntryId> {
+    let origin = event.origin.as_ref().filter(|_| event.replay_of.is_none());
+    let root = origin.and_then(|origin| read_position(&origin.root_position)).filter(|(of, _)| *of == n);
+    root.map(|(_, id)| id).or_else(|| EntryId::parse(entry))
+}

@@ -1,0 +1,403 @@
+//! Renewing, settling, beginning and concluding.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pubsub_core::{
+    Begin, Claim, Claims, Conclusion, Error, ErrorKind, Holder, LeaseId, Leases, Mark, OpenAttempt, Renewal,
+    Result, Settlement,
+};
+use redis::Value;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use super::group::millis;
+use super::keys::{Kind, read_entry};
+use super::member::{Change, Held, How, Member, sign};
+use super::scripts::{CLAIM, RENEW};
+use super::shared::for_each;
+use crate::reply::{bytes, count, fixed, items, number, text};
+use crate::script::{Answer, Request};
+
+/// How often a claim is tried to be changed that others change at the same time.
+const MAX_TRIES: u32 = 100;
+
+/// The leases and claims of a member.
+pub(super) struct Keeper {
+    member: Arc<Member>,
+    cancels: Mutex<watch::Receiver<u64>>,
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::LeaseLost, "another holds this event by now, or it is gone")
+}
+
+fn claim_text(claim: &Claim) -> Result<String> {
+    serde_json::to_string(claim).map_err(|e| Error::new(ErrorKind::Internal, "write a claim").with_source(e))
+}
+
+fn read_claim(text: &str) -> Result<Claim> {
+    if text.is_empty() {
+        return Ok(Claim::default());
+    }
+    serde_json::from_str(text).map_err(|e| Error::new(ErrorKind::Corrupt, "read a claim").with_source(e))
+}
+
+impl Keeper {
+    pub(super) fn new(member: &Arc<Member>) -> Arc<Self> {
+        let cancels = Mutex::new(member.shared.cancels.subscribe());
+        Arc::new(Self { member: Arc::clone(member), cancels })
+    }
+
+    fn stage(&self) -> Result<&str> {
+        match self.member.stage() {
+            "" => Err(Error::unsupported("claims need a group that has a stage")),
+            stage => Ok(stage),
+        }
+    }
+}
+
+#[async_trait]
+impl Leases for Keeper {
+    async fn renew(&self, leases: &[LeaseId]) -> Result<Vec<Renewal>> {
+        let (doing, member) = ("renew leases", &self.member);
+        let mut answers = vec![Renewal::Lost; leases.len()];
+        let mut by_place: BTreeMap<usize, Vec<(usize, Held)>> = BTreeMap::new();
+        for (index, lease) in leases.iter().enumerate() {
+            if let Some(held) = member.held(lease) {
+                by_place.entry(held.at).or_default().push((index, held));
+            }
+        }
+        if by_place.is_empty() {
+            return Ok(answers);
+        }
+        let since = Instant::now();
+        let mut requests: Vec<Request> =
+            by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
+        requests.push(sign(&member.home, &member.group.name, &member.owner));
+        for (of, answer) in by_place.values().zip(member.shared.commands.all(&requests, doing).await?) {
+            for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
+                let [is_held, mark] = fixed::<2>(answer)?;
+                let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {
+                    continue;
+                };
+                if count(is_held)? == 0 {
+                    member.forget(lease);
+                    continue;
+                }
+                member.update(lease, |held| held.until = since + member.group.lease);
+                *renewal = if held.is_covered(&text(mark)?) { Renewal::Cancelled } else { Renewal::Held };
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
+        let mut answers: Vec<Result<()>> = settlements.iter().map(|_| Err(lost())).collect();
+        let (mut plain, mut others) = (BTreeMap::<usize, Vec<(usize, String)>>::new(), Vec::new());
+        for (index, (lease, settlement)) in settlements.iter().enumerate() {
+            let Some(held) = self.member.held(lease) else { continue };
+            if *settlement == Settlement::Ack && held.is_vouched_for(self.member.group.lease) {
+                plain.entry(held.at).or_default().push((index, held.id));
+            } else {
+                others.push((index, held));
+            }
+        }
+        for (index, answer) in self.acknowledge(plain).await {
+            if let Some(place) = answers.get_mut(index) {
+                *place = answer;
+            }
+        }
+        let settled = self.settle_others(&settlements, others).await;
+        for (index, answer) in settled {
+            if let Some(place) = answers.get_mut(index) {
+                *place = answer;
+            }
+        }
+        for ((lease, _), answer) in settlements.iter().zip(&answers) {
+            if answer.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::LeaseLost)
+                && lease.owner == self.member.owner
+                && self.member.held(lease).is_some()
+            {
+                self.member.forget(lease);
+            }
+        }
+        answers
+    }
+
+    async fn wake(&self) -> Result<()> {
+        let mut seen = self.cancels.lock().await;
+        self.member.shared.cancels.heard(&self.member.shared.link, &mut seen).await
+    }
+}
+
+fn renewal(member: &Member, at: usize, of: &[(usize, Held)]) -> Option<Request> {
+    let place = member.places.get(at)?;
+    let keys = [&place.of.events, &place.again, &place.of.cancels];
+    let mut request =
+        RENEW.call(keys.map(String::as_str)).arg(member.group.name.as_str()).arg(&*member.owner);
+    for (_, held) in of {
+        request.push(if held.kind == Kind::Event { "e" } else { "a" });
+        request.push(&held.id);
+        request.push(held.deliveries);
+        request.push(held.action.as_str());
+    }
+    Some(request)
+}
+
+impl Held {
+    /// Whether an acknowledgement need not be checked: the lease stands by this machine's own clock, with a margin for the
+    /// way to the server, and nothing else is to be changed with it.
+    fn is_vouched_for(&self, lease: Duration) -> bool {
+        let margin = (lease / 4).min(Duration::from_secs(2));
+        self.kind == Kind::Event && !self.open && Instant::now() + margin < self.until
+    }
+}
+
+impl Keeper {
+    /// Acknowledges without a check: one command for each partition.
+    async fn acknowledge(&self, plain: BTreeMap<usize, Vec<(usize, String)>>) -> Vec<(usize, Result<()>)> {
+        let (doing, member) = ("acknowledge events", &self.member);
+        let request = |(at, ids): (&usize, &Vec<(usize, String)>)| {
+            let stream = member.places.get(*at).map_or("", |place| &place.of.events);
+            let mut request = Request::new("XACK").arg(stream).arg(member.group.name.as_str());
+            for (_, id) in ids {
+                request.push(id);
+            }
+            request
+        };
+        let requests: Vec<Request> = plain.iter().map(request).collect();
+        let answers = match member.shared.commands.all(&requests, doing).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                let failed = for_each(plain.values().map(Vec::len).sum(), &error);
+                return plain.into_values().flatten().map(|(index, _)| index).zip(failed).collect();
+            }
+        };
+        let mut settled = Vec::new();
+        for (ids, answer) in plain.into_values().zip(answers) {
+            let answer = answer.get(doing).and_then(count);
+            for (index, _) in &ids {
+                settled.push((
+                    *index,
+                    match &answer {
+                        Ok(many) if usize::try_from(*many) == Ok(ids.len()) => Ok(()),
+                        // Which of them were gone is not known; none of them comes back.
+                        Ok(_) => Err(lost()),
+                        Err(error) if error.kind() == ErrorKind::NotFound => Err(lost()),
+                        Err(error) => Err(Error::new(error.kind(), error.chain())),
+                    },
+                ));
+            }
+        }
+        settled
+    }
+
+    /// Settles with a check of each lease, as often as claims change meanwhile.
+    async fn settle_others(
+        &self,
+        settlements: &[(LeaseId, Settlement)],
+        mut others: Vec<(usize, Held)>,
+    ) -> Vec<(usize, Result<()>)> {
+        let (doing, member) = ("settle events", &self.member);
+        let mut settled = Vec::new();
+        let mut tries = 0;
+        while !others.is_empty() && tries < MAX_TRIES {
+            tries += 1;
+            let mut requests = Vec::with_capacity(others.len());
+            for (index, held) in &others {
+                let request = settlements.get(*index).and_then(|(lease, settlement)| {
+                    let how = how(settlement);
+                    let change = self.closing(lease, held, settlement).unwrap_or(None);
+                    member.settlement(held, &how, change)
+                });
+                requests.extend(request);
+            }
+            let answers = match member.shared.commands.all(&requests, doing).await {
+                Ok(answers) => answers,
+                Err(error) => {
+                    let failed = for_each(others.len(), &error);
+                    settled.extend(others.into_iter().map(|(index, _)| index).zip(failed));
+                    return settled;
+                }
+            };
+            let mut again = Vec::new();
+            for ((index, held), answer) in others.into_iter().zip(answers) {
+                match self.settled(&held, answer) {
+                    Ok(None) => settled.push((index, Ok(()))),
+                    Ok(Some(claim)) => again.push((index, Held { claim: Some(claim), ..held })),
+                    Err(error) if error.kind() == ErrorKind::NotFound => settled.push((index, Err(lost()))),
+                    Err(error) => settled.push((index, Err(error))),
+                }
+            }
+            others = again;
+        }
+        settled
+    }
+
+    /// What becomes of the claim when a lease is settled, where an attempt of it is open.
+    fn closing(&self, lease: &LeaseId, held: &Held, settlement: &Settlement) -> Result<Option<Change>> {
+        let Some(seen) = held.claim.as_ref().filter(|_| held.open) else { return Ok(None) };
+        let holder = Holder::new(self.member.group.name.as_str(), lease);
+        let mut claim = read_claim(seen)?;
+        if claim.open.as_ref() != Some(&holder) {
+            return Ok(None);
+        }
+        match settlement {
+            Settlement::Retry { .. } => claim.retried(&holder),
+            _ => claim.closed(&holder),
+        }
+        Ok(Some((held.claim_of(self.stage()?), Arc::clone(seen), claim_text(&claim)?)))
+    }
+
+    /// Reads the answer to a settlement: `None` where it is done, otherwise the claim that stands.
+    fn settled(&self, held: &Held, answer: Answer) -> Result<Option<Arc<str>>> {
+        let mut parts = items(answer.get("settle events")?)?.into_iter();
+        let what = bytes(parts.next().unwrap_or(Value::Nil))?;
+        let value = parts.next().unwrap_or(Value::Nil);
+        match what.as_slice() {
+            b"done" => {
+                if let Some(wait) = number(value)? {
+                    let wait = Duration::from_millis(u64::try_from(wait).unwrap_or(0));
+                    self.member.also_due_in(held.at, wait);
+                }
+                Ok(None)
+            }
+            b"other" => Ok(Some(text(value)?.into())),
+            _ => Err(lost()),
+        }
+    }
+}
+
+fn how(settlement: &Settlement) -> How<'_> {
+    match settlement {
+        Settlement::Ack => How::Ack,
+        Settlement::Retry { after } | Settlement::Release { after } => {
+            // A part of a millisecond is a whole one: never before its time.
+            How::Back(millis(*after + Duration::from_micros(999)))
+        }
+        Settlement::DeadLetter { reason } => How::Dead(reason),
+    }
+}
+
+/// What the server said to a change of a claim.
+enum Said {
+    Done,
+    Lost,
+    Other,
+    Held,
+}
+
+impl Keeper {
+    /// Changes the claim from what was seen to this, where the lease is held, and, where an attempt is open that counts, its
+    /// holder's is not.
+    async fn change(
+        &self,
+        held: &Held,
+        lease: &LeaseId,
+        (seen, new): (&str, &str),
+        open: Option<&Holder>,
+    ) -> Result<(Said, Arc<str>, String)> {
+        let (doing, member) = ("change a claim", &self.member);
+        let place = member.places.get(held.at).ok_or_else(lost)?;
+        let of = &place.of;
+        let (holder_stream, holder_id) = match open.and_then(|open| read_entry(&open.entry)) {
+            Some((_, Kind::Again, id)) => {
+                let group = open.map_or("", |open| &open.group).parse()?;
+                (member.shared.keys.place(of.n, &group).again, id)
+            }
+            Some((_, Kind::Event, id)) => (of.events.clone(), id),
+            None => (of.events.clone(), ""),
+        };
+        let keys =
+            [place.stream(held.kind), &of.claims, &of.touched, &of.cancels, &of.groups, &holder_stream];
+        let request = CLAIM.call(keys).arg(member.group.name.as_str()).arg(&*lease.owner).arg(&held.id);
+        let request = request.arg(held.deliveries).arg(held.claim_of(self.stage()?)).arg(seen).arg(new);
+        let request = request
+            .arg(held.action.as_str())
+            .arg(open.map_or("", |open| &open.group))
+            .arg(holder_id)
+            .arg(open.map_or("", |open| &open.owner))
+            .arg(open.map_or(0, |open| open.count));
+        let since = Instant::now();
+        let [what, claim, mark] = fixed::<3>(member.shared.commands.one(request, doing).await?)?;
+        let (claim, mark): (Arc<str>, String) = (text(claim)?.into(), text(mark)?);
+        let said = match bytes(what)?.as_slice() {
+            b"done" => Said::Done,
+            b"other" => Said::Other,
+            b"held" => Said::Held,
+            _ => return Ok((Said::Lost, claim, mark)),
+        };
+        member.update(lease, |held| {
+            held.until = since + member.group.lease;
+            held.claim = Some(Arc::clone(&claim));
+        });
+        Ok((said, claim, mark))
+    }
+}
+
+#[async_trait]
+impl Claims for Keeper {
+    async fn begin(&self, lease: &LeaseId) -> Result<Begin> {
+        self.stage()?;
+        let held = self.member.held(lease).ok_or_else(lost)?;
+        let me = Holder::new(self.member.group.name.as_str(), lease);
+        let mut seen: Arc<str> = held.claim.clone().unwrap_or_else(|| Arc::from(""));
+        for _ in 0..MAX_TRIES {
+            let claim = read_claim(&seen)?;
+            let open = claim.open.as_ref().filter(|open| **open != me);
+            let mut begun = claim.clone();
+            // Where the holder of an open attempt still has its lease, the server says so and changes nothing.
+            begun.begin(me.clone(), OpenAttempt::Left, Mark::None);
+            let new = claim_text(&begun)?;
+            let (said, stands, mark) = self.change(&held, lease, (&seen, &new), open).await?;
+            let mark = if held.is_covered(&mark) { Mark::Cancelled } else { Mark::None };
+            match said {
+                Said::Lost => {
+                    self.member.forget(lease);
+                    return Err(lost());
+                }
+                Said::Other => seen = stands,
+                Said::Held => return Ok(Begin::Elsewhere),
+                Said::Done => {
+                    self.member.update(lease, |held| held.open = begun.open.as_ref() == Some(&me));
+                    // The same question again, of what stands now: it answers and changes nothing.
+                    return Ok(begun.begin(me, OpenAttempt::Held, mark));
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "begin: others change the claim all the time"))
+    }
+
+    async fn conclude(&self, lease: &LeaseId, conclusion: Conclusion) -> Result<()> {
+        self.stage()?;
+        let held = self.member.held(lease).ok_or_else(lost)?;
+        let me = Holder::new(self.member.group.name.as_str(), lease);
+        let mut seen: Arc<str> = held.claim.clone().unwrap_or_else(|| Arc::from(""));
+        for _ in 0..MAX_TRIES {
+            let mut claim = read_claim(&seen)?;
+            // What was seen may be old: only what stands now decides that it is refused.
+            let accepted = claim.conclude(&me, conclusion.clone());
+            let new = if accepted.is_ok() { claim_text(&claim)? } else { seen.to_string() };
+            let (said, stands, _) = self.change(&held, lease, (&seen, &new), None).await?;
+            match said {
+                Said::Done => {
+                    accepted?;
+                    self.member.update(lease, |held| held.open = false);
+                    return Ok(());
+                }
+                // What stands is answered the same way again, also once the lease is another's.
+                Said::Lost => {
+                    let standing = read_claim(&stands)?.conclusion;
+                    let run = &conclusion.record.key.run_id;
+                    let is_this = standing.is_some_and(|standing| standing.record.key.run_id == *run);
+                    return if is_this { Ok(()) } else { Err(lost()) };
+                }
+                Said::Other | Said::Held => seen = stands,
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "conclude: others change the claim all the time"))
+    }
+}

@@ -1,0 +1,84 @@
+-- What scripts of the broker share; it is put in front of each.
+
+-- The server's clock in milliseconds.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A whole number as text: Lua's own form of large ones has an exponent.
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- The text of a field of an entry, or nil.
+local function field(fields, name)
+  for at = 1, #fields, 2 do
+    if fields[at] == name then return fields[at + 1] end
+  end
+  return nil
+end
+
+-- Of an entry {id, fields} what is needed to know whose it is, with '' for what is missing.
+local function brief(entry)
+  local of = { entry[1] }
+  for _, name in ipairs({ 'type', 'subject', 'pipelinerole', 'pipelinestage', 'pipelinedeliverat', 'id' }) do
+    of[#of + 1] = field(entry[2], name) or ''
+  end
+  return of
+end
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+-- Whether the entry id `a` is at most `b`.
+local function at_most(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  if not a_ms or not b_ms then return false end
+  return a_ms < b_ms or (a_ms == b_ms and a_seq <= b_seq)
+end
+
+-- Owner, deliveries and idle milliseconds of a pending entry; nothing where it is not pending or there is no group.
+local function pending(stream, group, id)
+  local found = redis.pcall('XPENDING', stream, group, id, id, 1)
+  if found.err or #found == 0 then return nil end
+  return found[1][2], found[1][4], found[1][3]
+end
+
+-- Whether a mark covers an entry: the chain of events that it is of began no later.
+local function covered(fields, entry, partition, mark)
+  if not mark then return false end
+  local root = entry
+  local position = field(fields, 'pipelinerootposition')
+  if position and not field(fields, 'pipelinereplayof') then
+    local of, id = string.match(position, '^(%d+):(%d+%-%d+)$')
+    if of == partition then root = id end
+  end
+  return at_most(root, mark)
+end
+
+-- The fields of an entry as its group keeps them: with the entry it began as and how often it was leased so far.
+local function kept(fields, entry, count)
+  local copy = {}
+  for at = 1, #fields, 2 do
+    if fields[at] ~= '_entry' and fields[at] ~= '_count' then
+      copy[#copy + 1] = fields[at]
+      copy[#copy + 1] = fields[at + 1]
+    end
+  end
+  copy[#copy + 1] = '_entry'
+  copy[#copy + 1] = entry
+  copy[#copy + 1] = '_count'
+  copy[#copy + 1] = whole(count)
+  return copy
+end
+
+-- Puts an entry on its group's due list.
+local function put_off(due, held, fields, at)
+  local member = redis.sha1hex(table.concat(fields, '\0')) .. whole(at)
+  redis.call('HSET', held, member, cjson.encode(fields))
+  redis.call('ZADD', due, whole(at), member)
+end

@@ -1,0 +1,201 @@
+//! A broker on Redis Streams.
+
+mod batch;
+mod broadcast;
+mod config;
+mod dead;
+mod depth;
+mod group;
+mod keys;
+mod known;
+mod leases;
+mod member;
+mod page;
+mod publish;
+mod retention;
+mod scripts;
+mod shared;
+mod stream;
+mod sweep;
+mod take;
+mod wake;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pubsub_core::{
+    ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Durability, Error, ErrorKind,
+    Event, EventId, GroupInfo, GroupName, Order, Position, Published, Publisher, Result, Scope, Subscribed,
+    Subscriber, Subscription, Support,
+};
+
+pub use config::{DEFAULT_MAX_EVENT_BYTES, RedisBrokerConfig};
+
+use member::Member;
+use publish::Ready;
+use shared::{Shared, for_each};
+
+/// What a Redis broker can do.
+pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
+    name: "redis",
+    groups: Support::Yes,
+    broadcast: Support::Yes,
+    broadcast_start: Support::Yes,
+    delay: Support::Yes,
+    dead_letters: Support::Yes,
+    cancel: Support::Yes,
+    order: Order::Member,
+    durability: Durability::ProcessCrash,
+    dedupe_window: None,
+    max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
+};
+
+/// A broker on the streams of a Redis or Valkey server, shared by any number of processes.
+///
+/// Events lie in partitions, by a hash of their action; a group reads those of its actions. All that belongs together,
+/// such as a lease and its claim, is changed by one script at the server. Reads that wait have connections of their own.
+///
+/// What an acknowledged publish survives is up to the server's persistence.
+///
+/// ```no_run
+/// // Not run: it needs a server.
+/// use pubsub_core::{ActionId, Event, EventType, Publisher, PublisherExt};
+/// use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig};
+/// # async fn publish() -> pubsub_core::Result<()> {
+/// let broker = RedisBroker::connect(RedisBrokerConfig::new(RedisConfig::new("redis://127.0.0.1"))).await?;
+/// broker.publish_one(Event::new(EventType::new("build-requested")?, ActionId::new("action-123")?)).await?;
+/// broker.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisBroker {
+    shared: Arc<Shared>,
+    _upkeep: Arc<retention::Upkeep>,
+}
+
+impl fmt::Debug for RedisBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBroker").field("redis", self.shared.config.redis()).finish_non_exhaustive()
+    }
+}
+
+impl RedisBroker {
+    /// A broker at this deployment. Nothing is reached yet: a server that is away is an error of each call that uses it.
+    ///
+    /// # Errors
+    /// [`Invalid`](ErrorKind::Invalid) for a wrong setting.
+    // Its connections belong to the runtime that it is called in.
+    #[expect(clippy::unused_async, reason = "it needs a runtime, and every backend connects like this")]
+    pub async fn connect(config: RedisBrokerConfig) -> Result<Self> {
+        config.check()?;
+        let shared = Arc::new(Shared::new(config)?);
+        let upkeep = Arc::new(retention::Upkeep::begin(&shared));
+        Ok(Self { shared, _upkeep: upkeep })
+    }
+}
+
+#[async_trait]
+impl Publisher for RedisBroker {
+    async fn publish(&self, events: Vec<Event>) -> Vec<Result<Published>> {
+        let shared = &*self.shared;
+        let _under_way = shared.gate.read().await;
+        let opened = match shared.refuse_closed() {
+            Ok(()) => shared.partitions().await,
+            Err(error) => Err(error),
+        };
+        let partitions = match opened {
+            Ok(partitions) => partitions,
+            Err(error) => return for_each(events.len(), &error),
+        };
+        let mut refused: Vec<Option<Error>> = Vec::with_capacity(events.len());
+        let mut ready = Vec::with_capacity(events.len());
+        for event in events {
+            let looked_at = Ready::new(event, partitions, shared.config.max_event_bytes());
+            refused.push(match looked_at {
+                Ok(one) => {
+                    ready.push(one);
+                    None
+                }
+                Err(error) => Some(error),
+            });
+        }
+        let many = ready.len();
+        let answers = if many == 0 {
+            Vec::new()
+        } else {
+            let insert = |batches| publish::insert(shared, batches);
+            let no_answer = || for_each(many, &Error::new(ErrorKind::Unavailable, "publish: no answer"));
+            shared.publishing.call(Arc::new(ready), insert).await.unwrap_or_else(no_answer)
+        };
+        let mut answers = answers.into_iter();
+        let unanswered = || Err(Error::new(ErrorKind::Internal, "the broker answered nothing"));
+        refused
+            .into_iter()
+            .map(|refused| refused.map_or_else(|| answers.next().unwrap_or_else(unanswered), Err))
+            .collect()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shared.close();
+        drop(self.shared.gate.write().await);
+        self.shared.chores.done().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Subscriber for RedisBroker {
+    async fn subscribe(&self, subscription: Subscription) -> Result<Subscribed> {
+        let shared = &self.shared;
+        shared.refuse_closed()?;
+        let partitions = shared.partitions().await?;
+        let Some(group) = subscription.group().cloned() else {
+            return broadcast::subscribe(shared, subscription, partitions).await;
+        };
+        let owner: Arc<str> = format!("{:x}-{:012x}", std::process::id(), fastrand::u64(..1 << 48)).into();
+        let places = group::places(&shared.keys, &group.name, subscription.patterns(), partitions);
+        let home = shared.keys.home(&group.name, partitions);
+        let noted = group::join(shared, (&home, &places), (&group, &subscription, &owner), None).await?;
+        let member = Member::new(shared, owner, (group, subscription), (home, places), noted, partitions);
+        let keeper = leases::Keeper::new(&member);
+        Ok(Subscribed {
+            entries: stream::entries(member),
+            leases: Arc::<leases::Keeper>::clone(&keeper),
+            claims: keeper,
+        })
+    }
+}
+
+#[async_trait]
+impl BrokerAdmin for RedisBroker {
+    async fn groups(&self, scope: &Scope) -> Result<Vec<GroupInfo>> {
+        depth::groups(&self.shared, scope).await
+    }
+
+    async fn cancel(&self, action: &ActionId) -> Result<Position> {
+        dead::cancel(&self.shared, action).await
+    }
+
+    async fn remove_group(&self, group: &GroupName) -> Result<bool> {
+        depth::remove_group(&self.shared, group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for RedisBroker {
+    async fn list(&self, group: Option<&GroupName>, limit: usize) -> Result<Vec<DeadLetter>> {
+        dead::list(&self.shared, group, limit).await
+    }
+
+    async fn replay(&self, id: &str, group: Option<&GroupName>) -> Result<EventId> {
+        dead::replay(&self.shared, id, group).await
+    }
+}
+
+impl Broker for RedisBroker {
+    fn capabilities(&self) -> BrokerCapabilities {
+        BrokerCapabilities { max_event_bytes: self.shared.config.max_event_bytes(), ..REDIS_BROKER }
+    }
+}

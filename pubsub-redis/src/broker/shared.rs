@@ -1,0 +1,127 @@
+//! What a broker, its streams and its leases share.
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+
+use pubsub_core::{Error, ErrorKind, Grouped, Published, Result};
+use tokio::sync::{OnceCell, RwLock, watch};
+use tokio::task::JoinSet;
+
+use super::config::RedisBrokerConfig;
+use super::keys::Keys;
+use super::publish::Batch;
+use super::retention::Full;
+use super::wake::Cancels;
+use crate::connect::Link;
+use crate::reply::{fixed, number};
+use crate::script::{Commands, Request};
+
+/// The version of what is kept at the server.
+const VERSION: i64 = 1;
+
+pub(super) struct Shared {
+    pub(super) link: Link,
+    pub(super) commands: Commands,
+    pub(super) keys: Keys,
+    pub(super) config: RedisBrokerConfig,
+    pub(super) publishing: Grouped<Batch, Vec<Result<Published>>>,
+    pub(super) cancels: Cancels,
+    pub(super) full: Full,
+    pub(super) chores: Chores,
+    /// Held for reading by every publish under way.
+    pub(super) gate: RwLock<()>,
+    closed: watch::Sender<bool>,
+    partitions: OnceCell<u16>,
+}
+
+impl Shared {
+    pub(super) fn new(config: RedisBrokerConfig) -> Result<Self> {
+        let link = Link::new(config.redis().clone())?;
+        let keys = Keys::new(config.redis().prefix());
+        Ok(Self {
+            commands: Commands::new(link.clone()),
+            cancels: Cancels::new(keys.cancels_channel()),
+            keys,
+            publishing: Grouped::new(),
+            full: Full::default(),
+            chores: Chores::default(),
+            gate: RwLock::default(),
+            closed: watch::Sender::new(false),
+            partitions: OnceCell::new(),
+            config,
+            link,
+        })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    pub(super) fn refuse_closed(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::new(ErrorKind::Closed, "the broker is closed")) } else { Ok(()) }
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// How many partitions the broker has: what the server says, once it was first used.
+    pub(super) async fn partitions(&self) -> Result<u16> {
+        self.partitions.get_or_try_init(|| self.note()).await.copied()
+    }
+
+    /// Notes version and partitions at the server where they are not noted yet, and reads what stands there.
+    pub(super) async fn note(&self) -> Result<u16> {
+        let doing = "open the broker";
+        let key = self.keys.broker();
+        let put = |name: &str, value: i64| Request::new("HSETNX").arg(&key).arg(name).arg(value);
+        let requests = [
+            put("version", VERSION),
+            put("partitions", i64::from(self.config.partitions())),
+            Request::new("HMGET").arg(&key).arg("version").arg("partitions"),
+        ];
+        let mut answers = self.commands.all(&requests, doing).await?;
+        let last = answers.pop().ok_or_else(|| Error::new(ErrorKind::Internal, doing))?;
+        let [version, partitions] = fixed::<2>(last.get(doing)?)?;
+        let version = number(version)?.unwrap_or(VERSION);
+        if version > VERSION {
+            return Err(Error::new(ErrorKind::TooNew, "open a broker that a later version made")
+                .with("version", version)
+                .with("newest known", VERSION));
+        }
+        let partitions = number(partitions)?.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
+        partitions.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read how many partitions the broker has").with("key", key)
+        })
+    }
+}
+
+/// What goes on after whoever began it is gone, such as giving back what a dropped stream had taken. Closing waits for it.
+#[derive(Default)]
+pub(super) struct Chores(Mutex<JoinSet<()>>);
+
+impl Chores {
+    /// Without a runtime nothing goes on; what was taken comes back after its lease.
+    pub(super) fn begin(&self, chore: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn_on(chore, &runtime);
+        }
+    }
+
+    /// Waits for all that was begun up to now.
+    pub(super) async fn done(&self) {
+        let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// The same failure for each of so many.
+pub(super) fn for_each<T>(many: usize, error: &Error) -> Vec<Result<T>> {
+    (0..many).map(|_| Err(Error::new(error.kind(), error.chain()))).collect()
+}
