@@ -55,6 +55,16 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
         }
         #[cfg(not(feature = "file"))]
         Scheme::File(_) => Err(missing("file")),
+        #[cfg(feature = "redis")]
+        Scheme::Redis(address) => {
+            let config = pubsub_redis::RedisConfig::from_url(address.with_secrets());
+            let config = config.map_err(|e| e.with("place", place))?;
+            let store = pubsub_redis::RedisStore::connect(pubsub_redis::RedisStoreConfig::new(config)).await;
+            let store = store.map_err(|e| e.with("place", place))?;
+            Ok(ConnectedStore { store: Arc::new(store), capabilities: pubsub_redis::REDIS_STORE })
+        }
+        #[cfg(not(feature = "redis"))]
+        Scheme::Redis(_) => Err(missing("redis")),
     }
 }
 
@@ -78,10 +88,20 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         }
         #[cfg(not(feature = "file"))]
         Scheme::File(_) => Err(missing("file")),
+        #[cfg(feature = "redis")]
+        Scheme::Redis(address) => {
+            let config = pubsub_redis::RedisConfig::from_url(address.with_secrets());
+            let config = config.map_err(|e| e.with("place", place))?;
+            let broker =
+                pubsub_redis::RedisBroker::connect(pubsub_redis::RedisBrokerConfig::new(config)).await;
+            Ok(Arc::new(broker.map_err(|e| e.with("place", place))?))
+        }
+        #[cfg(not(feature = "redis"))]
+        Scheme::Redis(_) => Err(missing("redis")),
     }
 }
 
-#[cfg(not(feature = "file"))]
+#[cfg(not(all(feature = "file", feature = "redis")))]
 fn missing(feature: &str) -> pubsub_core::Error {
     pubsub_core::Error::unsupported(format!(
         "this program was built without {feature}: build it with feature `{feature}`"

@@ -9,9 +9,11 @@
 //! # Ok::<(), pubsub_pipeline::Error>(())
 //! ```
 
+mod address;
 mod connect;
 mod place;
 
+pub use address::Address;
 pub use connect::{ConnectedStore, connect_broker, connect_store};
 pub use place::{Place, Scheme};
 #[cfg(feature = "fault-points")]
@@ -46,6 +48,11 @@ pub use pubsub_file::{
     DEFAULT_KEEP_DAMAGED, DEFAULT_MAX_EVENT_BYTES, DEFAULT_REFUSED_BYTES, DEFAULT_SPOOL_BYTES, FILE_BROKER,
     FILE_STORE, FileBroker, FileBrokerConfig, FileDurability, FileRefusedLines, FileStore, FileStoreConfig,
     Repair, SpoolConfig, SpoolDepth, Spooled, SpooledRun, verify_spool,
+};
+#[cfg(feature = "redis")]
+pub use pubsub_redis::{
+    Deployment, REDIS_BROKER, REDIS_STORE, RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore,
+    RedisStoreConfig,
 };
 
 /// The README's example is a test.

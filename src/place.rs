@@ -6,11 +6,15 @@ use std::str::FromStr;
 
 use pubsub_core::{Error, Result};
 
-/// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path` or `memory:`.
+use crate::address::Address;
+
+/// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path`, `memory:`, or
+/// `redis://[user[:password]@]host[:port][/database]` (`rediss` with TLS, `redis+unix:///path`, `redis+cluster://…`,
+/// `redis+sentinel://…`).
 ///
 /// In the form with `//` the path may hold `%20` and the like; in the short form it is taken as it stands. Options
 /// follow after a `?`: `required=true` or `required=false` says whether a store must have everything before an event is
-/// acknowledged.
+/// acknowledged. What else a server's URL takes says its backend.
 ///
 /// ```
 /// use pubsub_pipeline::{Place, Scheme};
@@ -19,7 +23,7 @@ use pubsub_core::{Error, Result};
 /// assert_eq!(place.required(), Some(true));
 /// assert_eq!(place.to_string(), "file:/var/lib/my runs");
 /// let error = "mysql://host".parse::<Place>().unwrap_err();
-/// assert!(error.to_string().contains("file:, memory:"), "{error}");
+/// assert!(error.to_string().contains("file:, memory:, redis:"), "{error}");
 /// # Ok::<(), pubsub_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub enum Scheme {
     File(PathBuf),
     /// This process alone.
     Memory,
+    /// A Redis deployment.
+    Redis(Address),
 }
 
 impl Place {
@@ -77,6 +83,7 @@ impl fmt::Display for Place {
                 }
             }
             Scheme::Memory => f.write_str("memory:"),
+            Scheme::Redis(address) => write!(f, "{address}"),
         }
     }
 }
@@ -93,31 +100,59 @@ impl FromStr for Place {
         })?;
         let (rest, options) =
             rest.split_once('?').map_or((rest, None), |(rest, options)| (rest, Some(options)));
+        let options = options.into_iter().flat_map(|options| options.split('&'));
+        let (own, others): (Vec<_>, Vec<_>) = options.partition(|option| option.starts_with("required="));
         let scheme = match scheme {
             "file" => Scheme::File(path(rest, url)?),
             "memory" if rest.is_empty() => Scheme::Memory,
             "memory" => return Err(Error::invalid("memory: takes no path").with("url", url)),
+            _ if is_redis(scheme) => return Self::server(scheme, rest, &own, &others),
             _ => {
                 // The rest may hold a password: it is not repeated.
                 return Err(Error::invalid(
-                    "no broker or store is known by this scheme; there are file:, memory:",
+                    "no broker or store is known by this scheme; there are file:, memory:, redis:",
                 )
                 .with("scheme", scheme));
             }
         };
-        let mut place = Self { scheme, required: None };
-        for option in options.into_iter().flat_map(|options| options.split('&')) {
-            place.required = match option {
-                "required=true" => Some(true),
-                "required=false" => Some(false),
-                _ => {
-                    return Err(Error::invalid("the options of a URL are required=true and required=false")
-                        .with("option", option));
-                }
-            };
+        if let Some(option) = others.first() {
+            return Err(Error::invalid("the options of a URL are required=true and required=false")
+                .with("option", option));
         }
-        Ok(place)
+        Ok(Self { scheme, required: required(&own)? })
     }
+}
+
+impl Place {
+    /// A server has options of its own, which its backend reads.
+    fn server(scheme: &str, rest: &str, own: &[&str], others: &[&str]) -> Result<Self> {
+        if !rest.starts_with("//") {
+            return Err(Error::invalid(format!("a server is named by {scheme}://host:port or the like")));
+        }
+        let options = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
+        let address = Address::new(format!("{scheme}:{rest}{options}"));
+        Ok(Self { scheme: Scheme::Redis(address), required: required(own)? })
+    }
+}
+
+/// With or without TLS, and of any kind of deployment: which there are says the backend.
+fn is_redis(scheme: &str) -> bool {
+    matches!(scheme.split('+').next(), Some("redis" | "rediss"))
+}
+
+/// The last of these options stands.
+fn required(options: &[&str]) -> Result<Option<bool>> {
+    let mut required = None;
+    for option in options {
+        required = match *option {
+            "required=true" => Some(true),
+            "required=false" => Some(false),
+            _ => {
+                return Err(Error::invalid("required takes true and false").with("option", option));
+            }
+        };
+    }
+    Ok(required)
 }
 
 fn path(rest: &str, url: &str) -> Result<PathBuf> {
@@ -163,6 +198,7 @@ fn decoded(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::{Place, Scheme};
+    use crate::Address;
 
     #[test]
     fn urls_name_folders_and_memory() {
@@ -173,6 +209,7 @@ mod tests {
             ("file:///a%20b", Scheme::File("/a b".into())),
             ("file://localhost/a", Scheme::File("/a".into())),
             ("memory:", Scheme::Memory),
+            ("redis://h:1/2", Scheme::Redis(Address::new("redis://h:1/2".to_owned()))),
         ];
         for (url, scheme) in table {
             assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
@@ -196,7 +233,9 @@ mod tests {
             ("file:///a%2", "two hexadecimal digits"),
             ("file:a?requird=true", "required=true and required=false"),
             ("memory:x", "no path"),
-            ("redis://user:geheim@host", "scheme=redis"),
+            ("file:a?required=yes", "true and false"),
+            ("mysql://user:geheim@host", "scheme=mysql"),
+            ("redis+cluster:user:geheim@host", "redis+cluster://host:port"),
         ];
         for (url, part) in table {
             let text = url.parse::<Place>().unwrap_err().to_string();

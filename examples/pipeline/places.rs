@@ -180,13 +180,17 @@ impl Places {
     }
 }
 
-/// How the spool of a store in a folder begins.
+/// How the spool of a store in a folder begins, and that of one in Redis.
 const FILE_SPOOL: &str = "file-";
+const REDIS_SPOOL: &str = "redis-";
 
 /// The store of a spool with this name; as the name stands where it is too long to say it.
 fn spooled_store(spool: &str) -> Option<String> {
-    let encoded = spool.strip_prefix(FILE_SPOOL)?;
-    Some(format!("file:{}", name::decode(encoded).as_deref().unwrap_or(encoded)))
+    let decoded = |encoded: &str| name::decode(encoded).unwrap_or_else(|| encoded.to_owned());
+    if let Some(encoded) = spool.strip_prefix(FILE_SPOOL) {
+        return Some(format!("file:{}", decoded(encoded)));
+    }
+    spool.strip_prefix(REDIS_SPOOL).map(decoded)
 }
 
 /// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.
@@ -195,6 +199,8 @@ fn spool_name(place: &Place) -> Done<String> {
         Scheme::File(folder) => {
             format!("{FILE_SPOOL}{}", name::encode(&std::path::absolute(folder)?.display().to_string()))
         }
+        // Without user and password: another user's is the same store.
+        Scheme::Redis(address) => format!("{REDIS_SPOOL}{}", name::encode(&address.to_string())),
         scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
     })
 }

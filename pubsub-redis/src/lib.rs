@@ -19,6 +19,6 @@ mod reply;
 mod script;
 mod store;
 
-pub use broker::{DEFAULT_MAX_EVENT_BYTES, REDIS_BROKER, RedisBroker, RedisBrokerConfig};
+pub use broker::{REDIS_BROKER, RedisBroker, RedisBrokerConfig};
 pub use config::{Deployment, RedisConfig};
 pub use store::{REDIS_STORE, RedisStore, RedisStoreConfig};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::RedisConfig;
 
 /// The largest event that is taken, unless told otherwise: 16 MiB of CloudEvents JSON.
-pub const DEFAULT_MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const DEFAULT_MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Longest time between two looks for what is old.
 const MAX_UPKEEP: Duration = Duration::from_secs(60);

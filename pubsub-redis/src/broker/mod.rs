@@ -30,7 +30,8 @@ use pubsub_core::{
     Subscriber, Subscription, Support,
 };
 
-pub use config::{DEFAULT_MAX_EVENT_BYTES, RedisBrokerConfig};
+use config::DEFAULT_MAX_EVENT_BYTES;
+pub use config::RedisBrokerConfig;
 
 use member::Member;
 use publish::Ready;

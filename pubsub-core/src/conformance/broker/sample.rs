@@ -139,9 +139,13 @@ impl Member {
     /// # Panics
     /// Where none comes.
     pub async fn next(&mut self) -> Leased {
+        timeout(LONG, self.next_whenever()).await.expect("no event comes")
+    }
+
+    /// As [`next`](Self::next), where others may be faster for as long as they want.
+    pub(super) async fn next_whenever(&mut self) -> Leased {
         loop {
-            let next = timeout(LONG, self.entries().next()).await.expect("no event comes");
-            match next.expect("the stream has ended") {
+            match self.entries().next().await.expect("the stream has ended") {
                 Err(error) if error.is_retryable() => {}
                 leased => return leased.unwrap(),
             }
