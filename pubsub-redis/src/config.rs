@@ -1,6 +1,6 @@
 //! How a Redis deployment is reached: one configuration for broker and store.
 
-mod url;
+mod text;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ impl RedisConfig {
     /// # Errors
     /// [`Invalid`](pubsub_core::ErrorKind::Invalid) for what is no such URL; nothing of it is in the message.
     pub fn from_url(text: &str) -> Result<Self> {
-        url::parse(text)
+        text::parse(text)
     }
 
     /// With one more address, of another sentinel or another node of the cluster.

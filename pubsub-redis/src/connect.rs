@@ -64,6 +64,11 @@ impl Link {
         self.0.commands.clone()
     }
 
+    /// Whether one command must not have keys of several hash tags, so that reads that wait need a connection for each.
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.0.commands, Connection::Cluster(_))
+    }
+
     /// Refuses a server that is too old, and warns of one that may lose what it stores; once for all clones. Broker and
     /// store call it before they first use the server, for connecting reaches nothing.
     pub(crate) async fn check(&self) -> Result<()> {

@@ -14,7 +14,7 @@ use crate::error::kind_of;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn link(url: &str) -> Link {
-    Link::new(RedisConfig::from_url(url).unwrap()).unwrap()
+    super::tests::link(RedisConfig::from_url(url).unwrap())
 }
 
 /// Counts one up, again and again until it is answered, as a program would; how often it was refused.

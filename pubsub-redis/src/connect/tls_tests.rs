@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pubsub_core::ErrorKind;
 use services::{Certificates, Place, Redis, RedisOptions, encoded};
 
-use super::tests::{PASSWORD, all_work, link, none_tells, told, works};
+use super::tests::{BRIEF, PASSWORD, all_work, link, none_tells, told, works};
 use crate::config::RedisConfig;
 
 fn certified() -> (Arc<Place>, Certificates) {
@@ -75,7 +75,7 @@ async fn what_is_needed_and_not_used_or_used_and_not_spoken_is_told() {
         (format!("rediss://127.0.0.1:{}", plain.port()), "has to be redis://"),
         (format!("rediss://127.0.0.1:{}", tls.port()), "certificate"),
     ] {
-        let error = works(&link(RedisConfig::new(&url))).await.unwrap_err();
+        let error = works(&link(RedisConfig::new(&url).with_connect_limit(BRIEF))).await.unwrap_err();
         assert!(told(&error).contains(says), "{url}: {}", told(&error));
     }
 }
