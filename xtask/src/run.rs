@@ -75,11 +75,11 @@ pub(crate) fn test(form: Form) -> Done {
     Ok(())
 }
 
-/// The tests that are marked `needs Redis`, with servers of this version. Long ones among them are in modules `long`; the
+/// The tests that are marked `needs Redis`, with servers of this version. Long ones among them are in modules `long`, or hold their rules many times; the
 /// path of one that needs TLS has `tls` in it.
 pub(crate) fn redis(version: RedisVersion) -> Done {
     let mut words = vec!["test", "--locked", "-p", "services", "-p", "pubsub-redis", "--lib", "--tests"];
-    words.extend(["--no-fail-fast", "--", "--ignored", "--skip", "long::"]);
+    words.extend(["--no-fail-fast", "--", "--ignored", "--skip", "long::", "--skip", "many_times"]);
     if !version.speaks_tls() {
         words.extend(["--skip", "tls"]);
     }
