@@ -77,7 +77,7 @@ pub(super) struct Partition {
     pub(super) used: String,
     /// Hash: id that somebody chose → its entry, as long as the event is kept.
     pub(super) ids: String,
-    /// Hash: action → the entry id before its first event.
+    /// Hash: action → the entry id before its first event; under an empty name a token of this index.
     pub(super) first: String,
     /// Hash: `<entry>|<stage>` → claim as JSON.
     pub(super) claims: String,

@@ -190,7 +190,7 @@ async fn forget_firsts(shared: &Shared, partition: &Partition, border: u64) -> R
         let request = Request::new("HSCAN").arg(&partition.first).arg(cursor).arg("COUNT").arg(1000);
         let [next, page] = fixed::<2>(shared.commands.one(request, doing).await?)?;
         for (action, first) in pairs(page)? {
-            let old = EntryId::parse(&first).is_none_or(|first| first.ms < border);
+            let old = !action.is_empty() && EntryId::parse(&first).is_none_or(|first| first.ms < border);
             if old && !kept.contains(&action) {
                 let request = Request::new("HDEL").arg(&partition.first).arg(&action);
                 shared.commands.one(request, doing).await?;
