@@ -367,3 +367,25 @@ async fn the_number_of_partitions_is_the_one_of_the_first_use() {
     let taken: BTreeSet<String> = member.take_many(50).await.into_iter().collect();
     assert_eq!(taken, events.into_iter().collect());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn a_new_group_of_an_action_finds_what_was_published_after_the_server_was_emptied() {
+    let database = Database::fresh(9).await;
+    let broker = database.broker().await;
+    // From now on events of this action are added without a look at the index.
+    for _ in 0..2 {
+        broker.publish_one(event("t", "a")).await.unwrap();
+    }
+    let mut wild = Deliveries::open(&broker, on("wild", &["t:*"])).await.unwrap();
+    next(&mut wild).await.ack().await.unwrap();
+    database.flush().await;
+    // The streams are there again before anything is published.
+    let _other = Member::join(&database.broker().await, on("other", &["*:*"])).await;
+    // The index is looked at once a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let after = event("t", "a");
+    broker.publish_one(after.clone()).await.unwrap();
+    let mut late = Member::join(&database.broker().await, on("late", &["t:a"])).await;
+    assert_eq!(late.next().await.event.id, after.id);
+}

@@ -37,11 +37,9 @@ impl Known {
         millis(self.noted.lease().max(LATELY))
     }
 
-    /// Whether it had no member since this ms.
-    pub(super) async fn is_unused(&self, shared: &Shared, since: u64) -> Result<bool> {
+    fn unused(&self, since: u64) -> Request {
         let request = UNUSED.call([&*self.home.members, &*self.home.of.used]);
-        let request = request.arg(self.name.as_str()).arg(since).arg(self.lately());
-        Ok(count(shared.commands.one(request, "look whether a group is used").await?)? > 0)
+        request.arg(self.name.as_str()).arg(since).arg(self.lately())
     }
 
     /// Drops it with all that it has not settled; `false` where it has a member or was used later than this. What there is
@@ -63,7 +61,7 @@ impl Known {
             DROP.call(keys.map(String::as_str)).arg(self.name.as_str()).arg(since).arg(self.lately())
         };
         if let Some(since) = unused_since
-            && !self.is_unused(shared, since).await?
+            && unused(shared, &[self], since).await?.contains(&false)
         {
             return Ok(false);
         }
@@ -110,4 +108,12 @@ pub(super) async fn members(shared: &Shared, all: &[Known]) -> Result<Vec<u64>> 
     let requests: Vec<Request> = all.iter().map(request).collect();
     let answers = shared.commands.all(&requests, doing).await?;
     answers.into_iter().map(|answer| count(answer.get(doing)?)).collect()
+}
+
+/// Whether these groups had no member since this ms.
+pub(super) async fn unused(shared: &Shared, all: &[&Known], since: u64) -> Result<Vec<bool>> {
+    let doing = "look whether a group is used";
+    let requests: Vec<Request> = all.iter().map(|known| known.unused(since)).collect();
+    let answers = shared.commands.all(&requests, doing).await?;
+    answers.into_iter().map(|answer| Ok(count(answer.get(doing)?)? > 0)).collect()
 }

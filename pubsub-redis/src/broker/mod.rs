@@ -2,10 +2,12 @@
 
 mod batch;
 mod broadcast;
+mod claims;
 mod config;
 mod dead;
 mod depth;
 mod group;
+mod indexed;
 mod keys;
 mod known;
 mod leases;
@@ -18,6 +20,7 @@ mod shared;
 mod stream;
 mod sweep;
 mod take;
+mod taker;
 mod wake;
 
 use std::fmt;

@@ -1,12 +1,14 @@
 //! Publishing: events become entries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pubsub_core::{Error, ErrorKind, Event, Novelty, Published, Result};
+use pubsub_core::{ActionId, Error, ErrorKind, Event, Novelty, Published, Result};
 use redis::Value;
 
+use super::indexed::STANDS;
 use super::keys::{Partition, partition_of, position};
-use super::scripts::PUBLISH;
+use super::scripts::{INDEX, PUBLISH};
 use super::shared::{Shared, for_each};
 use crate::reply::{bytes, count, fixed, text};
 use crate::script::Request;
@@ -62,7 +64,8 @@ impl Ready {
             .arg(id)
             .arg(self.event.action_id.as_str())
             .arg(most)
-            .arg(self.bytes + ENTRY_BYTES);
+            .arg(self.bytes + ENTRY_BYTES)
+            .arg(fastrand::u64(..));
         for (name, text) in self.event.to_attributes()? {
             request.push(name);
             request.push(&*text);
@@ -70,14 +73,24 @@ impl Ready {
         Ok(request)
     }
 
-    fn read(&self, answer: Value) -> Result<Outcome> {
-        let [what, value] = fixed::<2>(answer)?;
-        let novelty = match bytes(what)?.as_slice() {
-            b"new" => Novelty::New,
-            b"known" => Novelty::Duplicate,
-            _ => return Ok(Outcome::Full(count(value)?)),
-        };
-        Ok(Outcome::Published(Published { position: position(self.n, &text(value)?), novelty }))
+    /// The command that adds it where nothing has to be looked up: to a stream that is there.
+    fn plain(&self, partition: &Partition) -> Result<Request> {
+        let mut request = Request::new("XADD").arg(&partition.events).arg("NOMKSTREAM").arg("*");
+        for (name, text) in self.event.to_attributes()? {
+            request.push(name);
+            request.push(&*text);
+        }
+        Ok(request)
+    }
+
+    /// Whether it can be added without a look at what is there.
+    fn is_plain(&self, shared: &Shared) -> bool {
+        let keeps_index = shared.config.max_bytes().is_none() && shared.config.retention() >= 2 * STANDS;
+        keeps_index && self.event.id.is_generated() && shared.indexed.has(&self.event.action_id)
+    }
+
+    fn published(&self, entry: &str, novelty: Novelty) -> Published {
+        Published { position: position(self.n, entry), novelty }
     }
 }
 
@@ -110,25 +123,86 @@ pub(super) async fn insert(shared: &Shared, batches: Vec<Batch>) -> Vec<Vec<Resu
 async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>> {
     let doing = "publish an event";
     let most = most_bytes(shared).await.unwrap_or(0);
-    let requests = some.iter().map(|ready| ready.request(&shared.keys.partition(ready.n), most));
-    let requests = match requests.collect::<Result<Vec<_>>>() {
+    let plain: Vec<bool> = some.iter().map(|ready| ready.is_plain(shared)).collect();
+    let request = |(ready, plain): (&&Ready, &bool)| {
+        let partition = shared.keys.partition(ready.n);
+        if *plain { ready.plain(&partition) } else { ready.request(&partition, most) }
+    };
+    let requests: Result<Vec<Request>> = some.iter().zip(&plain).map(request).collect();
+    let mut requests = match requests {
         Ok(requests) => requests,
         Err(error) => return for_each(some.len(), &error),
     };
-    let answers = match shared.commands.all(&requests, doing).await {
-        Ok(answers) => answers,
+    let used: BTreeSet<u16> =
+        some.iter().zip(&plain).filter(|(_, plain)| **plain).map(|(ready, _)| ready.n).collect();
+    let looked_at: Vec<u16> = used.into_iter().filter(|n| shared.indexed.is_to_be_looked_at(*n)).collect();
+    for n in &looked_at {
+        requests.push(Request::new("HGET").arg(shared.keys.partition(*n).first).arg(""));
+    }
+    let mut answers = match shared.commands.all(&requests, doing).await {
+        Ok(answers) => answers.into_iter(),
         Err(error) => return for_each(some.len(), &error),
     };
     let mut published = Vec::with_capacity(some.len());
-    for (ready, answer) in some.iter().zip(answers) {
-        let outcome = answer.get(doing).and_then(|value| ready.read(value));
-        published.push(match outcome {
-            Ok(Outcome::Published(published)) => Ok(published),
-            Ok(Outcome::Full(_)) => when_full(shared, ready, most).await,
+    for ((ready, plain), answer) in some.iter().zip(plain).zip(answers.by_ref()) {
+        let answer = answer.get(doing);
+        published.push(match answer {
             Err(error) => Err(error),
+            // The stream is gone: the server was emptied.
+            Ok(Value::Nil) if plain => with_script(shared, ready, most).await,
+            Ok(entry) if plain => text(entry).map(|entry| ready.published(&entry, Novelty::New)),
+            Ok(answer) => match read(shared, ready, answer).await {
+                Ok(Outcome::Published(published)) => Ok(published),
+                Ok(Outcome::Full(_)) => when_full(shared, ready, most).await,
+                Err(error) => Err(error),
+            },
         });
     }
+    for (n, answer) in looked_at.into_iter().zip(answers) {
+        if let Ok(token) = answer.get(doing).and_then(text) {
+            index_again(shared, n, shared.indexed.look(n, token)).await;
+        }
+    }
     published
+}
+
+async fn with_script(shared: &Shared, ready: &Ready, most: u64) -> Result<Published> {
+    let request = ready.request(&shared.keys.partition(ready.n), most)?;
+    let answer = shared.commands.one(request, "publish an event").await?;
+    match read(shared, ready, answer).await? {
+        Outcome::Published(published) => Ok(published),
+        Outcome::Full(_) => when_full(shared, ready, most).await,
+    }
+}
+
+/// Reads what the script said.
+async fn read(shared: &Shared, ready: &Ready, answer: Value) -> Result<Outcome> {
+    let [what, value, token] = fixed::<3>(answer)?;
+    let novelty = match bytes(what)?.as_slice() {
+        b"new" => Novelty::New,
+        b"known" => Novelty::Duplicate,
+        _ => return Ok(Outcome::Full(count(value)?)),
+    };
+    let token = text(token)?;
+    if !token.is_empty() {
+        index_again(shared, ready.n, shared.indexed.note(&ready.event.action_id, ready.n, token)).await;
+    }
+    Ok(Outcome::Published(ready.published(&text(value)?, novelty)))
+}
+
+/// The index of a partition was lost with what was in it; what was added since then is found from the beginning.
+async fn index_again(shared: &Shared, n: u16, lost: Vec<ActionId>) {
+    if lost.is_empty() {
+        return;
+    }
+    let partition = shared.keys.partition(n);
+    let mut request = INDEX.call([&*partition.first]);
+    for action in &lost {
+        request.push(action.as_str());
+    }
+    if let Err(error) = shared.commands.one(request, "index actions again").await {
+        tracing::warn!(error = %error.chain(), actions = lost.len(), "new groups may miss events of before now");
+    }
 }
 
 /// What the events of one partition may take; 0 where there is no limit.
@@ -154,7 +228,7 @@ async fn when_full(shared: &Shared, ready: &Ready, most: u64) -> Result<Publishe
     }
     let holding = super::retention::make_room(shared, ready.n).await?;
     let request = ready.request(&shared.keys.partition(ready.n), most)?;
-    match ready.read(shared.commands.one(request, doing).await?)? {
+    match read(shared, ready, shared.commands.one(request, doing).await?).await? {
         Outcome::Published(published) => Ok(published),
         Outcome::Full(used) => {
             let error = Error::new(ErrorKind::Full, "publish: the broker keeps as much as it may");

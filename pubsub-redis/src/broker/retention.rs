@@ -12,11 +12,11 @@ use super::dead::oldest;
 use super::depth::depths;
 use super::group::millis;
 use super::keys::{EntryId, Partition};
-use super::known::known;
+use super::known::{Known, known};
 use super::page::page;
 use super::scripts::FORGET;
 use super::shared::Shared;
-use super::sweep::{Which, sweep};
+use super::sweep::{Which, begin, sweep};
 use crate::reply::{count, fixed, items, number, pairs, text};
 use crate::script::Request;
 
@@ -69,44 +69,62 @@ async fn keep_up(shared: Weak<Shared>, every: Duration) {
 
 /// What time the server has, in ms since 1970.
 async fn server_now(shared: &Shared) -> Result<u64> {
-    let [seconds, micros] = fixed::<2>(shared.commands.one(Request::new("TIME"), "ask the time").await?)?;
+    time(shared.commands.one(Request::new("TIME"), "ask the time").await?)
+}
+
+fn time(value: redis::Value) -> Result<u64> {
+    let [seconds, micros] = fixed::<2>(value)?;
     Ok(count(seconds)?.saturating_mul(1000).saturating_add(count(micros)? / 1000))
+}
+
+/// Those partitions that nobody else has looked at lately, and what time the server has.
+async fn lock(shared: &Shared, every: Duration) -> Result<(Vec<Partition>, u64)> {
+    let doing = "look for what is old";
+    let mut mine: Vec<Partition> =
+        (0..shared.partitions().await?).map(|n| shared.keys.partition(n)).collect();
+    let pause = millis(every.mul_f64(0.5)).max(1);
+    let lock = |partition: &Partition| {
+        Request::new("SET").arg(&partition.upkeep).arg(1).arg("NX").arg("PX").arg(pause)
+    };
+    let mut requests: Vec<Request> = mine.iter().map(lock).collect();
+    requests.push(Request::new("TIME"));
+    let mut answers = shared.commands.all(&requests, doing).await?;
+    let now = answers.pop().map_or(Ok(redis::Value::Nil), |answer| answer.get(doing))?;
+    let mut locked = Vec::with_capacity(answers.len());
+    for answer in answers {
+        locked.push(!matches!(answer.get(doing)?, redis::Value::Nil));
+    }
+    let mut locked = locked.into_iter();
+    mine.retain(|_| locked.next() == Some(true));
+    Ok((mine, time(now)?))
 }
 
 /// Looks at those partitions that nobody else has looked at lately.
 async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
-    let doing = "look for what is old";
-    let partitions: Vec<Partition> =
-        (0..shared.partitions().await?).map(|n| shared.keys.partition(n)).collect();
-    let lock = |partition: &Partition| {
-        let pause = millis(every.mul_f64(0.5)).max(1);
-        Request::new("SET").arg(&partition.upkeep).arg(1).arg("NX").arg("PX").arg(pause)
-    };
-    let requests: Vec<Request> = partitions.iter().map(lock).collect();
-    let mut mine = Vec::new();
-    for (partition, answer) in partitions.iter().zip(shared.commands.all(&requests, doing).await?) {
-        if !matches!(answer.get(doing)?, redis::Value::Nil) {
-            mine.push(partition);
-        }
-    }
+    let (mine, now) = lock(shared, every).await?;
     if mine.is_empty() {
         return Ok(());
     }
-    let now = server_now(shared).await?;
     let is_mine = |n: u16| mine.iter().any(|partition| partition.n == n);
-    drop_unused(shared, now, is_mine).await?;
+    let mut all = known(shared, None).await?;
+    let dropped = drop_unused(shared, &all, now, is_mine).await?;
+    all.retain(|known| !dropped.contains(known.name.as_str()));
     let border = now.saturating_sub(millis(shared.config.retention()));
-    for partition in &mine {
-        let swept = sweep(shared, partition, Which::Old(border)).await?;
+    let mut oldest = Vec::with_capacity(mine.len());
+    for (partition, begin) in mine.iter().zip(begin(shared, &mine).await?) {
+        let swept = sweep(shared, partition, &all, begin, Which::Old(border)).await?;
         if swept.removed > 0 {
             tracing::debug!(
                 events = swept.removed,
                 "events that every group has settled are older than the retention"
             );
         }
-        forget_claims(shared, partition, border).await?;
-        forget_marks(shared, partition, border, swept.oldest).await?;
-        if index {
+        oldest.push(swept.oldest);
+    }
+    forget_claims(shared, &mine, border).await?;
+    forget_marks(shared, &mine, border, &oldest).await?;
+    if index {
+        for partition in &mine {
             forget_firsts(shared, partition, border).await?;
         }
     }
@@ -116,58 +134,79 @@ async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
     Ok(())
 }
 
-async fn drop_unused(shared: &Shared, now: u64, is_mine: impl Fn(u16) -> bool) -> Result<()> {
+/// Drops the groups that had no member for their time; answers their names.
+async fn drop_unused(
+    shared: &Shared,
+    all: &[Known],
+    now: u64,
+    is_mine: impl Fn(u16) -> bool,
+) -> Result<HashSet<String>> {
     let since = now.saturating_sub(millis(shared.config.group_retention()));
-    for known in known(shared, None).await? {
-        if known.noted.made_ms > since || !is_mine(known.home.of.n) {
+    let old: Vec<&Known> =
+        all.iter().filter(|known| known.noted.made_ms <= since && is_mine(known.home.of.n)).collect();
+    let mut dropped = HashSet::new();
+    for (known, unused) in old.iter().zip(super::known::unused(shared, &old, since).await?) {
+        if !unused {
             continue;
         }
-        if !known.is_unused(shared, since).await? {
-            continue;
-        }
-        let unsettled = depths(shared, std::slice::from_ref(&known), None).await?.pop().unwrap_or_default();
+        let unsettled = depths(shared, std::slice::from_ref(*known), None).await?.pop().unwrap_or_default();
         if known.drop_all(shared, Some(since)).await? {
             group_dropped(&known.name, unsettled);
+            dropped.insert(known.name.as_str().to_owned());
         }
+    }
+    Ok(dropped)
+}
+
+async fn forget_claims(shared: &Shared, partitions: &[Partition], border: u64) -> Result<()> {
+    let doing = "forget old claims";
+    let request = |of: &&Partition| {
+        let keys = [&of.events, &of.claims, &of.touched, &of.away].map(String::as_str);
+        FORGET.call(keys).arg(border).arg(STEP_CLAIMS)
+    };
+    let mut left: Vec<&Partition> = partitions.iter().collect();
+    while !left.is_empty() {
+        let requests: Vec<Request> = left.iter().map(request).collect();
+        let mut more = Vec::new();
+        for (partition, answer) in left.into_iter().zip(shared.commands.all(&requests, doing).await?) {
+            if count(answer.get(doing)?)? >= STEP_CLAIMS {
+                more.push(partition);
+            }
+        }
+        left = more;
     }
     Ok(())
 }
 
-async fn forget_claims(shared: &Shared, partition: &Partition, border: u64) -> Result<()> {
-    let of = partition;
-    let keys = [&of.events, &of.claims, &of.touched, &of.away, &of.cancels].map(String::as_str);
-    loop {
-        let request = FORGET.call(keys).arg(border).arg(STEP_CLAIMS);
-        if count(shared.commands.one(request, "forget old claims").await?)? < STEP_CLAIMS {
-            return Ok(());
-        }
-    }
-}
-
-/// Removes the cancel marks that can cover nothing that is kept.
+/// Removes the cancel marks that can cover nothing that is kept; `oldest` are the first entries that stay.
 async fn forget_marks(
     shared: &Shared,
-    partition: &Partition,
+    partitions: &[Partition],
     border: u64,
-    oldest: Option<EntryId>,
+    oldest: &[Option<EntryId>],
 ) -> Result<()> {
     let doing = "forget old cancels";
-    let marks = pairs(shared.commands.one(Request::new("HGETALL").arg(&partition.cancels), doing).await?)?;
-    if marks.is_empty() {
-        return Ok(());
-    }
-    let away = items(shared.commands.one(Request::new("HKEYS").arg(&partition.away), doing).await?)?;
-    let mut oldest = oldest;
-    for entry in away {
-        let id = EntryId::parse(&text(entry)?);
-        oldest = [oldest, id].into_iter().flatten().min();
-    }
-    for (action, mark) in marks {
-        let old = EntryId::parse(&mark)
-            .is_none_or(|mark| mark.ms < border && oldest.is_none_or(|oldest| mark < oldest));
-        if old {
-            let request = Request::new("HDEL").arg(&partition.cancels).arg(&action);
-            shared.commands.one(request, doing).await?;
+    let requests: Vec<Request> =
+        partitions.iter().map(|of| Request::new("HGETALL").arg(&of.cancels)).collect();
+    let answers = shared.commands.all(&requests, doing).await?;
+    for ((partition, oldest), answer) in partitions.iter().zip(oldest).zip(answers) {
+        let marks = pairs(answer.get(doing)?)?;
+        if marks.is_empty() {
+            continue;
+        }
+        let away = items(shared.commands.one(Request::new("HKEYS").arg(&partition.away), doing).await?)?;
+        let mut oldest = *oldest;
+        for entry in away {
+            let id = EntryId::parse(&text(entry)?);
+            oldest = [oldest, id].into_iter().flatten().min();
+        }
+        for (action, mark) in marks {
+            let old = EntryId::parse(&mark)
+                .is_none_or(|mark| mark.ms < border && oldest.is_none_or(|oldest| mark < oldest));
+            if old {
+                let request = Request::new("HDEL").arg(&partition.cancels).arg(&action);
+                shared.commands.one(request, doing).await?;
+            }
         }
     }
     Ok(())
@@ -190,7 +229,7 @@ async fn forget_firsts(shared: &Shared, partition: &Partition, border: u64) -> R
         let request = Request::new("HSCAN").arg(&partition.first).arg(cursor).arg("COUNT").arg(1000);
         let [next, page] = fixed::<2>(shared.commands.one(request, doing).await?)?;
         for (action, first) in pairs(page)? {
-            let old = EntryId::parse(&first).is_none_or(|first| first.ms < border);
+            let old = !action.is_empty() && EntryId::parse(&first).is_none_or(|first| first.ms < border);
             if old && !kept.contains(&action) {
                 let request = Request::new("HDEL").arg(&partition.first).arg(&action);
                 shared.commands.one(request, doing).await?;
@@ -263,8 +302,13 @@ pub(super) async fn make_room(shared: &Shared, n: u16) -> Result<Holding> {
         return Ok(holding);
     }
     let began = Instant::now();
-    drop_unused(shared, server_now(shared).await?, |_| true).await?;
-    let swept = sweep(shared, &shared.keys.partition(n), Which::All).await?;
+    let mut all = known(shared, None).await?;
+    let dropped = drop_unused(shared, &all, server_now(shared).await?, |_| true).await?;
+    all.retain(|known| !dropped.contains(known.name.as_str()));
+    let partition = [shared.keys.partition(n)];
+    let [of] = &partition;
+    let begin = begin(shared, &partition).await?.pop().unwrap_or_default();
+    let swept = sweep(shared, of, &all, begin, Which::All).await?;
     if swept.removed > 0 {
         tracing::warn!(
             events = swept.removed,

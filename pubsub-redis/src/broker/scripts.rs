@@ -19,6 +19,7 @@ scripts! {
     FORGET = "lua/forget.lua",
     FOUND = "lua/found.lua",
     HEADS = "lua/heads.lua",
+    INDEX = "lua/index.lua",
     JOIN = "lua/join.lua",
     LAST = "lua/last.lua",
     LEAVE = "lua/leave.lua",

@@ -8,6 +8,7 @@ use tokio::sync::{OnceCell, RwLock, watch};
 use tokio::task::JoinSet;
 
 use super::config::RedisBrokerConfig;
+use super::indexed::Indexed;
 use super::keys::Keys;
 use super::publish::Batch;
 use super::retention::Full;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) publishing: Grouped<Batch, Vec<Result<Published>>>,
     pub(super) cancels: Cancels,
     pub(super) full: Full,
+    pub(super) indexed: Indexed,
     pub(super) chores: Chores,
     /// Held for reading by every publish under way.
     pub(super) gate: RwLock<()>,
@@ -44,6 +46,7 @@ impl Shared {
             keys,
             publishing: Grouped::new(),
             full: Full::default(),
+            indexed: Indexed::default(),
             chores: Chores::default(),
             gate: RwLock::default(),
             closed: watch::Sender::new(false),

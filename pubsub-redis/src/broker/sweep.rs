@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use pubsub_core::{Result, Timestamp};
 
-use super::depth::{Head, heads};
+use super::depth::{Head, Heads, heads};
 use super::keys::{EntryId, Partition};
-use super::known::{Known, known};
-use super::page::{Brief, page};
+use super::known::Known;
+use super::page::{Brief, page, pages};
 use super::scripts::{SET_ASIDE, TRIM};
 use super::shared::Shared;
 use crate::reply::{fixed, items, number, text};
@@ -22,6 +22,14 @@ pub(super) enum Which {
     /// Those published, and due, before this ms.
     Old(u64),
     All,
+}
+
+impl Which {
+    /// Whether it ends before this entry: what comes later is younger.
+    fn is_over_at(self, brief: Option<&Brief>) -> bool {
+        let Some(id) = brief.map(|brief| EntryId::parse(&brief.entry)) else { return true };
+        matches!(self, Self::Old(border) if id.is_none_or(|id| id.ms >= border))
+    }
 }
 
 /// What a sweep found.
@@ -43,13 +51,13 @@ impl Swept {
 }
 
 /// A group as a sweep sees it.
-struct Holder {
-    known: Known,
+struct Holder<'k> {
+    known: &'k Known,
     head: Option<Head>,
     pending: HashSet<String>,
 }
 
-impl Holder {
+impl Holder<'_> {
     /// Reads which of the entries of a page it has not settled.
     async fn read_pending(&mut self, shared: &Shared, stream: &str, page: &[Brief]) -> Result<()> {
         self.pending.clear();
@@ -84,33 +92,51 @@ impl Holder {
     }
 }
 
-/// Removes what of a partition may go.
-pub(super) async fn sweep(shared: &Shared, partition: &Partition, which: Which) -> Result<Swept> {
+/// What a sweep begins with: where the groups of a partition are, and its first page.
+pub(super) type Begin = (Heads, (Vec<Brief>, Option<String>));
+
+/// What sweeps of these partitions begin with, in few round trips.
+pub(super) async fn begin(shared: &Shared, partitions: &[Partition]) -> Result<Vec<Begin>> {
     // What the groups read after this only makes fewer events go.
-    let all = known(shared, None).await?;
-    let heads = heads(shared, std::slice::from_ref(partition), None).await?.pop().unwrap_or_default();
+    let heads = heads(shared, partitions, None).await?;
+    let from: Vec<(&str, String)> =
+        partitions.iter().map(|partition| (&*partition.events, "0-0".to_owned())).collect();
+    Ok(heads.into_iter().zip(pages(shared, &from).await?).collect())
+}
+
+/// Removes what of a partition may go. The groups are as they were noted before it was begun.
+pub(super) async fn sweep(
+    shared: &Shared,
+    partition: &Partition,
+    all: &[Known],
+    (heads, mut page_read): Begin,
+    which: Which,
+) -> Result<Swept> {
     // All that are noted here, also those that read other partitions.
     let (mut holders, mut noted) = (Vec::new(), 0_usize);
     for known in all {
-        let n = partition.n;
-        noted += usize::from(known.home.of.n == n || known.places.iter().any(|place| place.of.n == n));
-        if known.places.iter().any(|place| place.of.n == n) {
+        let is_here = known.places.iter().any(|place| place.of.n == partition.n);
+        noted += usize::from(is_here || known.home.of.n == partition.n);
+        if is_here {
             let head = heads.get(known.name.as_str()).copied();
             holders.push(Holder { known, head, pending: HashSet::new() });
         }
     }
-    let (mut swept, mut after) = (Swept::default(), Some("0-0".to_owned()));
-    while let Some(from) = after {
-        let (briefs, next) = page(shared, &partition.events, &from).await?;
+    let mut swept = Swept::default();
+    loop {
+        let (briefs, next) = page_read;
+        if which.is_over_at(briefs.first()) {
+            swept.oldest =
+                swept.oldest.or_else(|| briefs.first().and_then(|first| EntryId::parse(&first.entry)));
+            break;
+        }
         for holder in &mut holders {
             holder.read_pending(shared, &partition.events, &briefs).await?;
         }
         let (mut free, mut damaged, mut ended) = (Vec::new(), Vec::new(), false);
         for brief in briefs {
             let id = EntryId::parse(&brief.entry);
-            if let Which::Old(border) = which
-                && id.is_none_or(|id| id.ms >= border)
-            {
+            if which.is_over_at(Some(&brief)) {
                 ended = true;
                 swept.oldest = swept.oldest.or(id);
                 break;
@@ -128,7 +154,10 @@ pub(super) async fn sweep(shared: &Shared, partition: &Partition, which: Which) 
         set_aside(shared, partition, &damaged).await?;
         let Some(removed) = trim(shared, partition, noted, &free).await? else { break };
         swept.removed += removed;
-        after = if ended { None } else { next };
+        match next {
+            Some(from) if !ended => page_read = page(shared, &partition.events, &from).await?,
+            _ => break,
+        }
     }
     Ok(swept)
 }
@@ -140,7 +169,7 @@ fn is_to_come(brief: &Brief, which: Which) -> bool {
     brief.due.is_some_and(|due| due >= border)
 }
 
-fn is_held(holders: &[Holder], brief: &Brief, swept: &mut Swept) -> bool {
+fn is_held(holders: &[Holder<'_>], brief: &Brief, swept: &mut Swept) -> bool {
     let mut held = false;
     for holder in holders.iter().filter(|holder| holder.holds(brief)) {
         held = true;

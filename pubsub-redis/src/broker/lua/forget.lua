@@ -1,5 +1,5 @@
 -- Removes claims whose event is gone, and notes the others as touched.
--- KEYS: events, claims, touched, away, cancels.
+-- KEYS: events, claims, touched, away.
 -- ARGV: up to which ms they were touched, how many.
 -- Answers how many were looked at.
 local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])

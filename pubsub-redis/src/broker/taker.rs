@@ -1,0 +1,311 @@
+//! Looks for entries of a member: what is ready, what was left, what is new.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pubsub_core::{ErrorKind, Result, Seldom};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::batch::{Batch, Raw};
+use super::member::{Member, leaving};
+use super::take::Reading;
+
+/// How often a member that waits says that it is there, at most.
+const SIGN: Duration = Duration::from_secs(5);
+
+/// How often everything is looked at for what nothing told of.
+const SWEEP: Duration = Duration::from_secs(300);
+
+/// Looks for entries.
+pub(super) struct Taker {
+    member: Arc<Member>,
+    reading: Option<Reading>,
+    /// Where something may be, in the order in which to look. Where nothing may be, the server says when there is.
+    todo: VecDeque<usize>,
+    /// How often in a row a read brought only what is another's.
+    others: u32,
+    /// An answer was lost: the server may hold what this member does not know of.
+    doubt: bool,
+    /// The server lost the group.
+    lost: u32,
+    signed: Option<Instant>,
+    /// When to look whether somebody is gone.
+    look_after: Instant,
+    swept: Instant,
+    outage: Seldom,
+}
+
+/// What comes first while a member waits.
+enum Turn {
+    Read(Result<Vec<Raw>>),
+    Stop,
+    LookAfter,
+    Failed(pubsub_core::Error),
+}
+
+impl Taker {
+    pub(super) fn new(member: &Arc<Member>) -> Self {
+        let now = Instant::now();
+        Self {
+            member: Arc::clone(member),
+            reading: None,
+            todo: (0..member.places.len()).collect(),
+            others: 0,
+            doubt: false,
+            lost: 0,
+            signed: None,
+            look_after: now,
+            swept: now.checked_sub(SWEEP).unwrap_or(now),
+            outage: Seldom::default(),
+        }
+    }
+
+    /// The next entries; an empty batch where the member is to look whether it goes on.
+    pub(super) async fn find(&mut self) -> Result<Batch> {
+        let found = self.find_once().await;
+        match found {
+            Ok(batch) => Ok(batch),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.lost = self.lost.saturating_add(1);
+                Ok(Batch::nothing(&self.member))
+            }
+            Err(error) => {
+                self.doubt = true;
+                self.reading = None;
+                self.look_everywhere();
+                Err(error)
+            }
+        }
+    }
+
+    async fn find_once(&mut self) -> Result<Batch> {
+        if self.lost > 0 {
+            self.join_again().await?;
+        }
+        if self.doubt {
+            let since = Instant::now();
+            let raws = self.member.unknown().await?;
+            self.doubt = false;
+            let batch = self.member.sort(raws, since).await?;
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+        if Instant::now() >= self.look_after {
+            let batch = self.look_after_others().await?;
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+        if self.todo.is_empty() { self.wait().await } else { self.look().await }
+    }
+
+    fn look_everywhere(&mut self) {
+        self.todo = (0..self.member.places.len()).collect();
+    }
+
+    /// The group is made again where the server lost it.
+    async fn join_again(&mut self) -> Result<()> {
+        if let Some(times) = self.outage.happened(1) {
+            tracing::warn!(group = %self.member.group.name, times, "the server lost the group; it is made again");
+        }
+        if self.lost > 1 {
+            let longest = 50_u64.saturating_mul(1 << self.lost.min(6));
+            self.pause(Duration::from_millis(fastrand::u64(10..=longest))).await;
+        }
+        self.member.join_again().await?;
+        self.look_everywhere();
+        self.look_after = Instant::now();
+        Ok(())
+    }
+
+    /// How often this member says that it is there.
+    fn sign(&self) -> Duration {
+        SIGN.min(self.member.group.lease / 3)
+    }
+
+    fn has_to_sign(&self) -> bool {
+        self.signed.is_none_or(|signed| signed.elapsed() >= self.sign())
+    }
+
+    /// Asks the places in turn until one has something.
+    async fn look(&mut self) -> Result<Batch> {
+        let member = Arc::clone(&self.member);
+        if self.has_to_sign() {
+            self.sign_in().await?;
+        }
+        if let Some((at, _)) = member.next_due().filter(|(_, due)| *due <= Instant::now()) {
+            self.todo.push_front(at);
+        }
+        while let Some(at) = self.todo.front().copied() {
+            let since = Instant::now();
+            let look = member.look(at, member.on.prefetch()).await?;
+            self.lost = 0;
+            let batch = member.sort(look.raws, since).await?;
+            if !batch.is_empty() {
+                // The others first, so that each gets its turn.
+                self.todo.rotate_left(1);
+                return Ok(batch);
+            }
+            if !look.more {
+                self.todo.pop_front();
+            }
+            if *member.stopped.borrow() || member.shared.is_closed() {
+                break;
+            }
+        }
+        Ok(Batch::nothing(&member))
+    }
+
+    /// Says that this member is there, and hears when another may be gone.
+    async fn sign_in(&mut self) -> Result<()> {
+        self.signed = Some(Instant::now());
+        let silence = self.member.sign_in().await?;
+        let left = self.member.group.lease.saturating_sub(silence).max(Duration::from_millis(1));
+        self.look_after = self.look_after.min(Instant::now() + left + Duration::from_millis(1));
+        Ok(())
+    }
+
+    /// Waits for what is new, and does in the meantime what has its time.
+    async fn wait(&mut self) -> Result<Batch> {
+        let member = Arc::clone(&self.member);
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => Reading::open(&member).await?,
+        };
+        let (mut stopped, mut closing) = (member.stopped.subscribe(), member.shared.closing());
+        let end = reading.end();
+        let turn = {
+            let mut read = std::pin::pin!(reading.read(&member));
+            let turn = tokio::select! {
+                biased;
+                raws = &mut read => Turn::Read(raws),
+                () = told(&mut stopped) => Turn::Stop,
+                () = told(&mut closing) => Turn::Stop,
+                turn = self.keep_time() => turn,
+            };
+            match turn {
+                Turn::Stop | Turn::LookAfter => {
+                    member.shared.commands.one(end, "end a read that waits").await?;
+                    Turn::Read(read.await)
+                }
+                turn => turn,
+            }
+        };
+        let raws = match turn {
+            Turn::Read(raws) => raws?,
+            Turn::Failed(error) => return Err(error),
+            Turn::Stop | Turn::LookAfter => Vec::new(),
+        };
+        self.reading = Some(reading);
+        self.lost = 0;
+        let places: BTreeSet<usize> = raws.iter().map(|raw| raw.at).collect();
+        let read = raws.len();
+        let batch = member.sort(raws, Instant::now()).await?;
+        if read > member.on.prefetch() {
+            // There is more than is wanted: asking leases less.
+            self.look_everywhere();
+        } else if read > 0 && batch.is_empty() {
+            // What is another's is passed over many at a time, and the more the more there is of it.
+            self.others = self.others.saturating_add(1);
+            let longest = (1_u64 << self.others.min(4)).min(10);
+            self.pause(Duration::from_millis(fastrand::u64(0..=longest))).await;
+            self.todo.extend(places);
+        } else {
+            self.others = 0;
+        }
+        Ok(batch)
+    }
+
+    async fn pause(&self, pause: Duration) {
+        let (mut stopped, mut closing) = (self.member.stopped.subscribe(), self.member.shared.closing());
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = told(&mut stopped) => {}
+            () = told(&mut closing) => {}
+        }
+    }
+
+    /// Brings back what is due, and says that the member is there, until it is to look after others.
+    async fn keep_time(&mut self) -> Turn {
+        let member = Arc::clone(&self.member);
+        loop {
+            let sign = self.signed.map_or_else(Instant::now, |signed| signed + self.sign());
+            let due = member.next_due();
+            let next = due.map_or(sign, |(_, due)| due.min(sign)).min(self.look_after);
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = member.sooner.notified() => continue,
+            }
+            let now = Instant::now();
+            if now >= self.look_after {
+                return Turn::LookAfter;
+            }
+            let done = match due {
+                // What comes back wakes the read.
+                Some((at, due)) if due <= now => member.look(at, 0).await.map(drop),
+                _ => self.sign_in().await,
+            };
+            if let Err(error) = done {
+                return Turn::Failed(error);
+            }
+        }
+    }
+
+    /// Takes over what members left that are gone, and what of its own nobody keeps.
+    async fn look_after_others(&mut self) -> Result<Batch> {
+        let member = Arc::clone(&self.member);
+        let lease = member.group.lease;
+        self.signed = Some(Instant::now());
+        let silence = member.sign_in().await?;
+        let silent = if silence > lease { member.silent(silence).await? } else { Vec::new() };
+        let sweeps = self.swept.elapsed() >= SWEEP;
+        let own = member.left_by_itself();
+        let mut next = lease.saturating_sub(silence).max(Duration::from_millis(1));
+        let mut found = Batch::nothing(&member);
+        if !silent.is_empty() || sweeps || !own.is_empty() {
+            let mut raws: Vec<Raw> = Vec::new();
+            let (mut wait, mut more) = (None, false);
+            let since = Instant::now();
+            for at in 0..member.places.len() {
+                let many = member.on.prefetch().saturating_sub(raws.len());
+                let (look, left) = member.take_over(at, many, &silent).await?;
+                raws.extend(look.raws);
+                more |= look.more;
+                wait = [wait, left].into_iter().flatten().min();
+            }
+            self.swept = Instant::now();
+            if more {
+                wait = Some(Duration::ZERO);
+            } else if wait.is_none() {
+                self.forget(&silent).await?;
+            }
+            next = wait.map_or(lease / 4, |wait| wait + Duration::from_millis(1));
+            found = member.sort(raws, since).await?;
+        }
+        // Its own leases may be left as well, and nothing tells of that.
+        self.look_after = Instant::now() + next.min(lease);
+        Ok(found)
+    }
+
+    /// Nothing is left of these members.
+    async fn forget(&self, silent: &[String]) -> Result<()> {
+        let member = &self.member;
+        for name in silent.iter().filter(|name| ***name != *member.owner) {
+            let requests = leaving(&member.group.name, name, (&member.home, &member.places), "gone");
+            for answer in member.shared.commands.all(&requests, "forget a member that is gone").await? {
+                answer.get("forget a member that is gone")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn told(receiver: &mut watch::Receiver<bool>) {
+    // Without a sender nobody is left who could say so.
+    if receiver.wait_for(|told| *told).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
