@@ -159,6 +159,21 @@ async fn connections_on_which_nothing_comes_any_more_are_given_up() {
 
 #[tokio::test]
 #[ignore = "needs Redis"]
+async fn a_server_that_forgot_its_scripts_is_given_them_again() {
+    let server = Server::start(&[]).await;
+    let store = store_of(&server).await;
+    let mut run = SampleRun::new();
+    run.begin(&store).await;
+    for number in 1..=20 {
+        server.ask(&["SCRIPT", "FLUSH", "SYNC"]).await;
+        run.append(&store, &[lines(number, ["x"])]).await;
+    }
+    run.finish(&store).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+#[ignore = "needs Redis"]
 async fn a_read_that_waits_delays_no_command_and_a_thousand_followers_share_it() {
     let server = Server::start(&[]).await;
     let store = store_of(&server).await;

@@ -10,6 +10,9 @@ use super::layout::{FORMAT, RunKeys};
 use crate::connect::Link;
 use crate::error::failed;
 
+/// How often scripts are loaded for one call: others may tell the server again and again to forget them.
+const MAX_LOADS: usize = 5;
+
 /// The scripts and the connection that runs them. All commands here may be repeated.
 pub(super) struct Server {
     link: Link,
@@ -70,12 +73,12 @@ impl Server {
     pub(super) async fn run(&self, doing: &'static str, mut commands: Pipeline) -> Result<Answers> {
         commands.ignore_errors();
         let (mut connection, at) = self.commands();
-        let (mut loaded, mut connected) = (false, false);
+        let (mut loads, mut connected) = (0, false);
         loop {
             let answers: RedisResult<Vec<RedisResult<Value>>> = commands.query_async(&mut connection).await;
             match answers {
-                Ok(answers) if !loaded && answers.iter().any(is_unknown_script) => {
-                    loaded = true;
+                Ok(answers) if loads < MAX_LOADS && answers.iter().any(is_unknown_script) => {
+                    loads += 1;
                     self.load().await.map_err(failed(doing))?;
                 }
                 Ok(answers) => return Ok(answers.into_iter()),
