@@ -392,6 +392,25 @@ async fn a_line_that_was_changed_at_the_server_is_a_gap_that_says_so() {
 
 #[tokio::test]
 #[ignore = "needs Redis"]
+async fn entries_of_others_at_the_border_of_a_page_hide_no_line() {
+    let server = Server::start(&[]).await;
+    let store = store_of(&server).await;
+    let mut run = SampleRun::new();
+    run.begin(&store).await;
+    let stream = format!("{}:{}:build:{{{}}}", server.config().prefix(), run.key().action_id, run.id());
+    for number in 1..=700 {
+        run.append(&store, &[lines(number, ["x"])]).await;
+        if number % 2 == 0 {
+            server.ask(&["XADD", &stream, &format!("{number}-1"), "type", "mark"]).await;
+        }
+    }
+    run.finish(&store).await;
+    assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-700");
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+#[ignore = "needs Redis"]
 async fn the_stored_shape_is_what_other_tools_expect() {
     let server = Server::start(&[]).await;
     let store = store_of(&server).await;
