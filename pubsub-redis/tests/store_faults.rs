@@ -159,6 +159,21 @@ async fn connections_on_which_nothing_comes_any_more_are_given_up() {
 
 #[tokio::test]
 #[ignore = "needs Redis"]
+async fn a_server_that_forgot_its_scripts_is_given_them_again() {
+    let server = Server::start(&[]).await;
+    let store = store_of(&server).await;
+    let mut run = SampleRun::new();
+    run.begin(&store).await;
+    for number in 1..=20 {
+        server.ask(&["SCRIPT", "FLUSH", "SYNC"]).await;
+        run.append(&store, &[lines(number, ["x"])]).await;
+    }
+    run.finish(&store).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+}
+
+#[tokio::test]
+#[ignore = "needs Redis"]
 async fn a_read_that_waits_delays_no_command_and_a_thousand_followers_share_it() {
     let server = Server::start(&[]).await;
     let store = store_of(&server).await;
@@ -373,6 +388,25 @@ async fn a_line_that_was_changed_at_the_server_is_a_gap_that_says_so() {
     run.finish(&store).await;
     let items = read(&store, run.id(), Lines::ALL).await;
     assert_eq!(shape(&items), "1-2 gap 3-3 the line was changed after it was stored; 4-4");
+}
+
+#[tokio::test]
+#[ignore = "needs Redis"]
+async fn entries_of_others_at_the_border_of_a_page_hide_no_line() {
+    let server = Server::start(&[]).await;
+    let store = store_of(&server).await;
+    let mut run = SampleRun::new();
+    run.begin(&store).await;
+    let stream = format!("{}:{}:build:{{{}}}", server.config().prefix(), run.key().action_id, run.id());
+    for number in 1..=700 {
+        run.append(&store, &[lines(number, ["x"])]).await;
+        if number % 2 == 0 {
+            server.ask(&["XADD", &stream, &format!("{number}-1"), "type", "mark"]).await;
+        }
+    }
+    run.finish(&store).await;
+    assert_eq!(shape(&read(&store, run.id(), Lines::ALL).await), "1-700");
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
 }
 
 #[tokio::test]

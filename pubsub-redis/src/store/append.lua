@@ -19,7 +19,8 @@ local end_bytes = {lf = 1, crlf = 2, none = 0, part = 0}
 local function padded(number) return string.rep('0', 20 - #number) .. number end
 
 local function is_there(number)
-  if #redis.call('XRANGE', KEYS[2], number, number, 'COUNT', 1) > 0 then return true end
+  local id = number .. '-0'
+  if #redis.call('XRANGE', KEYS[2], id, id) > 0 then return true end
   local from = padded(number)
   return #redis.call('ZRANGEBYLEX', KEYS[3], '[' .. from .. ' ', '(' .. from .. '!', 'LIMIT', 0, 1) > 0
 end

@@ -1,12 +1,11 @@
 //! Appends lines: scripts of bounded size, one after the other, so that no line passes one that was refused for a while.
 
-use pubsub_core::{
-    Appended, Error, ErrorKind, Gap, LineBatch, LineEnd, LineNumber, LineRange, Result, RunKey,
-};
+use pubsub_core::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunKey};
 use redis::Value;
 
 use super::Inner;
-use super::server::{Said, call, said, taken, texts};
+use super::numbers::{parsed, ranges_of};
+use super::server::{Said, call, said, taken};
 
 /// About how many bytes of lines, and how many lines, one script appends: the server does nothing else meanwhile.
 const SCRIPT_BYTES: usize = 256 * 1024;
@@ -96,27 +95,24 @@ impl Parts<'_> {
 /// The lines of `part` with these numbers, as gaps.
 fn gaps(part: &[LineBatch], numbers: Option<Value>, reason: &str) -> Vec<Gap> {
     let Some(Value::Array(numbers)) = numbers else { return Vec::new() };
-    let mut ranges: Vec<LineRange> = Vec::new();
-    for number in texts(numbers) {
-        let number = std::str::from_utf8(&number).ok().and_then(|text| text.parse().ok());
-        let Some(number) = number.and_then(LineNumber::new) else { continue };
-        match ranges.last_mut() {
-            Some(range) if range.last.plus(1) == number => range.last = number,
-            _ => ranges.push(LineRange::new(number, number)),
-        }
-    }
+    let ranges = ranges_of(parsed(numbers).into_iter());
     let of_range = |range: LineRange| part.iter().filter_map(move |batch| batch.slice(range));
     ranges.into_iter().flat_map(of_range).map(|lines| lines.gap(reason)).collect()
 }
 
-/// The script knows each end by its name.
-const _: [&str; 4] =
-    [LineEnd::Lf.as_str(), LineEnd::CrLf.as_str(), LineEnd::None.as_str(), LineEnd::Part.as_str()];
-
 #[cfg(test)]
 mod tests {
     use super::{Parts, SCRIPT_BYTES, SCRIPT_LINES};
+    use pubsub_core::LineEnd;
     use pubsub_core::conformance::store::lines;
+
+    #[test]
+    fn the_script_knows_each_end_by_its_name_and_its_bytes() {
+        for end in [LineEnd::Lf, LineEnd::CrLf, LineEnd::None, LineEnd::Part] {
+            let known = format!("{} = {}", end.as_str(), end.as_bytes().len());
+            assert!(include_str!("append.lua").contains(&known), "{known}");
+        }
+    }
 
     #[test]
     fn parts_are_bounded_and_have_each_line_once_in_order() {

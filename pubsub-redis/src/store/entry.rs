@@ -47,8 +47,15 @@ struct Open {
     tail: LineEnd,
 }
 
+/// Where an entry stands among the numbers, also one that is none of ours.
+pub(super) fn place_of(entry: &Value) -> Option<u64> {
+    let Value::Array(parts) = entry else { return None };
+    let Some(Value::BulkString(id)) = parts.first() else { return None };
+    std::str::from_utf8(id).ok()?.split('-').next()?.parse().ok()
+}
+
 /// The number of an entry and its fields; `None` for what is none of ours.
-pub(super) fn numbered(entry: Value) -> Option<(LineNumber, Vec<Value>)> {
+fn numbered(entry: Value) -> Option<(LineNumber, Vec<Value>)> {
     let Value::Array(parts) = entry else { return None };
     let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
     let (Value::BulkString(id), Value::Array(fields)) = (id, fields) else { return None };

@@ -6,6 +6,7 @@ mod entry;
 mod expire;
 mod layout;
 mod list;
+mod numbers;
 mod read;
 mod record;
 mod search;

@@ -9,11 +9,11 @@ use pubsub_core::{
 use redis::Value;
 
 use super::Inner;
-use super::entry::{Piece, late_number, merged, numbered};
+use super::entry::{Piece, late_number, merged, place_of};
 use super::layout::late_range;
 use super::list::not_found;
 use super::record::{Stored, again, asked_again};
-use super::server::{list, texts};
+use super::server::{list, strange, texts};
 
 /// About how many bytes a page has, by the lines of the page before it; a page has at most so many lines.
 const PAGE_BYTES: usize = 256 * 1024;
@@ -75,15 +75,13 @@ impl Reader {
             return Ok(Some(items));
         }
         let (entries, late) = self.page(end).await?;
-        // Up to there both places are known.
+        // Up to there both places are known: one that gave a whole page may have more behind it.
         let mut known = end;
-        if entries.len() >= self.page_lines {
-            let last = entries.last().and_then(|entry| Some(numbered(entry.clone())?.0.get()));
-            known = known.min(last.unwrap_or(end));
+        if let Some(last) = entries.last().filter(|_| entries.len() >= self.page_lines) {
+            known = known.min(place_of(last).ok_or_else(|| strange(DOING))?);
         }
-        if late.len() >= self.page_lines {
-            let last = late.last().and_then(|member| Some(late_number(member)?.get()));
-            known = known.min(last.unwrap_or(end));
+        if let Some(last) = late.last().filter(|_| late.len() >= self.page_lines) {
+            known = known.min(late_number(last).ok_or_else(|| strange(DOING))?.get());
         }
         self.adapt(&entries, &late);
         for piece in merged(entries, late, known) {

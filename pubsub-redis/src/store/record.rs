@@ -6,15 +6,11 @@ use pubsub_core::{
 use redis::{Cmd, Pipeline, Value};
 
 use super::Inner;
-use super::entry::late_number;
-use super::layout::{FORMAT, RunKeys, late_range, score};
-use super::server::{self, Said, call, said, taken, texts};
+use super::layout::{FORMAT, RunKeys, score};
+use super::server::{self, Said, call, said, taken};
 
 /// How often a record is written anew where others are faster each time.
 const MAX_TRIES: usize = 50;
-
-/// How many numbers are looked at in one script.
-const NUMBERS: usize = 1_000;
 
 /// What the hash of a run says.
 #[derive(Clone, Debug)]
@@ -192,105 +188,6 @@ impl Inner {
             let entered = commands.cmd("ZADD").arg(set);
             entered.arg(score(record.started_at)).arg(record.key.run_id.as_str());
         }
-    }
-
-    /// Takes out of the holes what has come.
-    async fn fill(&self, stored: &Stored, record: &mut RunRecord) -> Result<()> {
-        for hole in record.holes.clone() {
-            let mut next = hole.range.first;
-            while next <= hole.range.last {
-                let numbers = self.numbers(stored, next, hole.range.last.get()).await?;
-                numbers.iter().for_each(|number| record.fill(LineRange::new(*number, *number)));
-                let Some(last) = numbers.last().filter(|_| numbers.len() >= NUMBERS) else { break };
-                next = last.plus(1);
-            }
-        }
-        Ok(())
-    }
-
-    /// The first numbers from one to another that there are lines of, at most [`NUMBERS`] and all before the last of these.
-    async fn numbers(&self, stored: &Stored, first: LineNumber, last: u64) -> Result<Vec<LineNumber>> {
-        let doing = "look which lines there are";
-        let mut commands = redis::pipe();
-        commands.cmd("EVALSHA").arg(self.server.numbers.get_hash()).arg(1).arg(&stored.keys.lines);
-        commands.arg("XRANGE").arg(first.get()).arg(last).arg(NUMBERS);
-        if stored.late > 0 {
-            let (from, to) = late_range(first, last);
-            commands.cmd("ZRANGEBYLEX").arg(&stored.keys.late).arg(from).arg(to);
-            commands.arg("LIMIT").arg(0).arg(NUMBERS);
-        }
-        let mut answers = self.server.run(doing, commands).await?;
-        let plain = texts(server::list(doing, &mut answers)?);
-        let mut numbers: Vec<LineNumber> = plain
-            .iter()
-            .filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok())
-            .filter_map(LineNumber::new)
-            .collect();
-        if stored.late > 0 {
-            let late = texts(server::list(doing, &mut answers)?);
-            numbers.extend(late.iter().filter_map(|member| late_number(member)));
-            numbers.sort_unstable();
-            numbers.dedup();
-            // Each list ends somewhere: up to there the shorter one knows all.
-            numbers.truncate(NUMBERS);
-        }
-        Ok(numbers)
-    }
-
-    /// The number with which the last so many lines begin.
-    pub(super) async fn first_of_last(&self, stored: &Stored, count: u64) -> Result<LineNumber> {
-        let doing = "find the last lines of a run";
-        let mut length = redis::cmd("XLEN");
-        length.arg(&stored.keys.lines);
-        let length = match self.server.ask(doing, length).await? {
-            Value::Int(length) => u64::try_from(length).unwrap_or(0),
-            _ => return Err(server::strange(doing)),
-        };
-        if count >= length.saturating_add(stored.late) {
-            return Ok(LineNumber::FIRST);
-        }
-        let first_kept = stored.dropped.through.saturating_add(1);
-        if stored.late == 0 && first_kept.saturating_add(length) == stored.last_line.saturating_add(1) {
-            let first = (stored.last_line + 1).saturating_sub(count);
-            return Ok(LineNumber::new(first).unwrap_or(LineNumber::FIRST));
-        }
-        let (mut wanted, mut last) = (count, u64::MAX);
-        loop {
-            let numbers = self.numbers_back(stored, last).await?;
-            let at = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(1);
-            if let Some(number) = numbers.get(at) {
-                return Ok(*number);
-            }
-            wanted = wanted.saturating_sub(numbers.len() as u64);
-            match numbers.last().map(|first| first.before()) {
-                Some(before) if before > 0 => last = before,
-                _ => return Ok(LineNumber::FIRST),
-            }
-        }
-    }
-
-    /// As [`numbers`](Self::numbers), falling from a number on.
-    async fn numbers_back(&self, stored: &Stored, last: u64) -> Result<Vec<LineNumber>> {
-        let doing = "find the last lines of a run";
-        let mut commands = redis::pipe();
-        commands.cmd("EVALSHA").arg(self.server.numbers.get_hash()).arg(1).arg(&stored.keys.lines);
-        commands.arg("XREVRANGE").arg(last).arg("-").arg(NUMBERS);
-        let (from, to) = late_range(LineNumber::FIRST, last);
-        commands.cmd("ZREVRANGEBYLEX").arg(&stored.keys.late).arg(to).arg(from);
-        commands.arg("LIMIT").arg(0).arg(NUMBERS);
-        let mut answers = self.server.run(doing, commands).await?;
-        let plain = texts(server::list(doing, &mut answers)?);
-        let mut numbers: Vec<LineNumber> = plain
-            .iter()
-            .filter_map(|text| std::str::from_utf8(text).ok()?.parse().ok())
-            .filter_map(LineNumber::new)
-            .collect();
-        let late = texts(server::list(doing, &mut answers)?);
-        numbers.extend(late.iter().filter_map(|member| late_number(member)));
-        numbers.sort_unstable_by(|a, b| b.cmp(a));
-        numbers.dedup();
-        numbers.truncate(NUMBERS);
-        Ok(numbers)
     }
 
     /// Tells whoever follows that a run changed.

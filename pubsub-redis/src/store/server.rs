@@ -7,7 +7,10 @@ use super::layout::{FORMAT, RunKeys};
 use crate::connect::Link;
 use crate::error::failed;
 
-/// The scripts, and the way to the server that runs them. All commands here may be repeated.
+/// How often scripts are loaded for one call: others may tell the server again and again to forget them.
+const MAX_LOADS: usize = 5;
+
+/// The scripts and the way to the server that runs them. All commands here may be repeated.
 pub(super) struct Server {
     link: Link,
     pub(super) append: Script,
@@ -50,12 +53,12 @@ impl Server {
         commands.ignore_errors();
         self.link.check().await?;
         let mut connection = self.link.commands();
-        let (mut loaded, mut connected) = (false, false);
+        let (mut loads, mut connected) = (0, false);
         loop {
             let answers: RedisResult<Vec<RedisResult<Value>>> = commands.query_async(&mut connection).await;
             match answers {
-                Ok(answers) if !loaded && answers.iter().any(is_unknown_script) => {
-                    loaded = true;
+                Ok(answers) if loads < MAX_LOADS && answers.iter().any(is_unknown_script) => {
+                    loads += 1;
                     self.load().await.map_err(failed(doing))?;
                 }
                 Ok(answers) => return Ok(answers.into_iter()),
