@@ -430,6 +430,18 @@ async fn the_stored_shape_is_what_other_tools_expect() {
     }
 }
 
+#[tokio::test]
+#[ignore = "needs Redis"]
+async fn a_run_whose_writer_died_before_it_was_entered_is_entered_by_a_repeated_call() {
+    let server = Server::start(&[]).await;
+    let store = store_of(&server).await;
+    let run = SampleRun::written(&store, &[]).await;
+    server.ask(&["DEL", &format!("{}:runs", server.config().prefix())]).await;
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap(), []);
+    store.finish(&run.record).await.unwrap();
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap(), [run.record]);
+}
+
 /// A run of a lost writer, and one that was removed by half, leave no trace that a reader trips over.
 #[tokio::test]
 #[ignore = "needs Redis"]

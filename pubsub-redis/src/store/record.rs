@@ -1,13 +1,14 @@
 //! The record of a run: read, and written where it is still the one that was seen.
 
 use pubsub_core::{
-    Error, ErrorKind, Gap, LineNumber, LineRange, RECORD_VERSION, Result, RunId, RunKey, RunRecord, RunStatus,
+    Error, ErrorKind, Gap, LineNumber, LineRange, RECORD_VERSION, Result, RunId, RunRecord, RunStatus,
 };
 use redis::{Cmd, Pipeline, Value};
 
 use super::Inner;
 use super::layout::{FORMAT, RunKeys, score};
 use super::server::{self, Said, call, said, taken};
+use crate::error::failed;
 
 /// How often a record is written anew where others are faster each time.
 const MAX_TRIES: usize = 50;
@@ -134,8 +135,7 @@ impl Inner {
             if let Some(stored) = &stored {
                 self.fill(stored, &mut next).await?;
                 if next == stored.record {
-                    // Also where nothing changed: whoever repeats a call does not know whether the first one was told.
-                    return self.tell(doing, &next.key).await;
+                    return self.repeat(doing, &next).await;
                 }
             }
             if self.write(doing, stored.as_ref(), &next).await? == Said::Done {
@@ -190,9 +190,13 @@ impl Inner {
         }
     }
 
-    /// Tells whoever follows that a run changed.
-    pub(super) async fn tell(&self, doing: &'static str, run: &RunKey) -> Result<()> {
-        self.server.ask(doing, self.wake(run)).await.map(drop)
+    /// Whoever repeats a call does not know how far the first one came: the run is entered and told of.
+    async fn repeat(&self, doing: &'static str, record: &RunRecord) -> Result<()> {
+        let mut commands = redis::pipe();
+        self.enter(&mut commands, record);
+        commands.add_command(self.wake(&record.key));
+        let mut answers = self.server.run(doing, commands).await?;
+        answers.try_for_each(|answer| answer.map(drop).map_err(failed(doing)))
     }
 }
 
