@@ -389,3 +389,24 @@ async fn a_new_group_of_an_action_finds_what_was_published_after_the_server_was_
     let mut late = Member::join(&database.broker().await, on("late", &["t:a"])).await;
     assert_eq!(late.next().await.event.id, after.id);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn an_attempt_whose_beginning_was_never_answered_is_closed_with_its_event() {
+    let database = Database::fresh(10).await;
+    let broker = database.broker().await;
+    let mut member = Member::join(&broker, on("s", &["t:a"])).await;
+    for id in ids(0..20) {
+        publish(&broker, [id]).await;
+        let leased = member.next().await;
+        tokio::select! {
+            biased;
+            _ = member.begin(&leased) => {}
+            () = tokio::task::yield_now() => {}
+        }
+        member.ack(&leased).await;
+    }
+    let claims = database.server.run(&command(&["HVALS", "pipeline:{3}:claims"])).await;
+    let claims: Vec<String> = redis::from_redis_value(claims).unwrap();
+    assert!(claims.iter().all(|claim| claim.contains(r#""open":null"#)), "{claims:?}");
+}

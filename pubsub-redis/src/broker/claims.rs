@@ -91,6 +91,8 @@ impl Claims for Keeper {
         let held = self.member.held(lease).ok_or_else(lost)?;
         let me = Holder::new(self.member.group.name.as_str(), lease);
         let mut seen: Arc<str> = held.claim.clone().unwrap_or_else(|| Arc::from(""));
+        // Also where the answer is lost: a plain acknowledgement would leave it open.
+        self.member.update(lease, |held| held.open = true);
         for _ in 0..MAX_TRIES {
             let claim = read_claim(&seen)?;
             let open = claim.open.as_ref().filter(|open| **open != me);
@@ -106,7 +108,10 @@ impl Claims for Keeper {
                     return Err(lost());
                 }
                 Said::Other => seen = stands,
-                Said::Held => return Ok(Begin::Elsewhere),
+                Said::Held => {
+                    self.member.update(lease, |held| held.open = false);
+                    return Ok(Begin::Elsewhere);
+                }
                 Said::Done => {
                     self.member.update(lease, |held| held.open = begun.open.as_ref() == Some(&me));
                     // The same question again, of what stands now: it answers and changes nothing.

@@ -26,11 +26,6 @@ impl Kept {
         Self { n, entry, micros }
     }
 
-    /// When it became one.
-    pub(super) fn ms(&self) -> u64 {
-        u64::try_from(self.micros / 1000).unwrap_or(0)
-    }
-
     fn letter(&self) -> Result<DeadLetter> {
         let of = |name: &str| self.entry.text(name).unwrap_or_default();
         let group = Some(of("_group")).filter(|group| !group.is_empty()).map(GroupName::new).transpose()?;

@@ -7,7 +7,7 @@ use pubsub_core::{ActionId, Depth, Error, ErrorKind, GroupInfo, GroupName, Resul
 use super::group::can_match;
 use super::keys::{EntryId, Partition, Place, partition_of};
 use super::known::{Known, known};
-use super::page::{Brief, page, pages};
+use super::page::{Brief, END, page, pages};
 use super::scripts::{BACK, HEADS, OF_ACTION};
 use super::shared::Shared;
 use crate::reply::{count, fixed, items, text};
@@ -115,7 +115,7 @@ async fn unread(
         .filter_map(|(partition, readers)| Some((&*partition.events, behind(readers)?)))
         .collect();
     let with_some = by_partition.iter().filter(|(_, readers)| behind(readers).is_some());
-    for ((partition, readers), first) in with_some.zip(pages(shared, &from).await?) {
+    for ((partition, readers), first) in with_some.zip(pages(shared, &from, END).await?) {
         let (mut briefs, mut after) = first;
         loop {
             for brief in &briefs {
@@ -124,7 +124,7 @@ async fn unread(
                 }
             }
             let Some(from) = after else { break };
-            (briefs, after) = page(shared, &partition.events, &from).await?;
+            (briefs, after) = page(shared, &partition.events, (&from, END)).await?;
         }
     }
     Ok(())
@@ -163,7 +163,7 @@ async fn back(shared: &Shared, readers: &[Reader<'_>], depths: &mut [Depth]) -> 
         }
         let mut after = Some(text(read)?).filter(|read| !read.is_empty());
         while let Some(from) = after {
-            let (briefs, next) = page(shared, &reader.place.again, &from).await?;
+            let (briefs, next) = page(shared, &reader.place.again, (&from, END)).await?;
             depth.waiting += u64::try_from(briefs.len()).unwrap_or(0);
             after = next;
         }

@@ -19,6 +19,9 @@ use super::shared::for_each;
 use crate::reply::{bytes, count, fixed, items, number, text};
 use crate::script::{Answer, Request};
 
+/// No claim is like this.
+const UNKNOWN: &str = "?";
+
 /// The leases and claims of a member.
 pub(super) struct Keeper {
     pub(super) member: Arc<Member>,
@@ -223,7 +226,13 @@ impl Keeper {
 
     /// What becomes of the claim when a lease is settled, where an attempt of it is open.
     fn closing(&self, lease: &LeaseId, held: &Held, settlement: &Settlement) -> Result<Option<Change>> {
-        let Some(seen) = held.claim.as_ref().filter(|_| held.open) else { return Ok(None) };
+        if !held.open {
+            return Ok(None);
+        }
+        let Some(seen) = &held.claim else {
+            // Whether the attempt was begun was never answered: the server is made to say what stands.
+            return Ok(Some((held.claim_of(self.stage()?), Arc::from(UNKNOWN), UNKNOWN.to_owned())));
+        };
         let holder = Holder::new(self.member.group.name.as_str(), lease);
         let mut claim = read_claim(seen)?;
         if claim.open.as_ref() != Some(&holder) {

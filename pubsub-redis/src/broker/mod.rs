@@ -50,7 +50,8 @@ pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
     dead_letters: Support::Yes,
     cancel: Support::Yes,
     order: Order::Member,
-    durability: Durability::ProcessCrash,
+    // A server without an append-only file keeps nothing over its own end; with one, more.
+    durability: Durability::Memory,
     dedupe_window: None,
     max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
 };

@@ -71,18 +71,26 @@ fn event(kind: &str, subject: &str, role: &str, stage: &str) -> Result<Event> {
     Ok(event)
 }
 
-/// The entries of a stream after this one, one page; and after which to go on, where there may be more.
-pub(super) async fn page(shared: &Shared, stream: &str, after: &str) -> Result<(Vec<Brief>, Option<String>)> {
-    one(shared, PAGE.call([stream]).arg(after).arg(MANY), after).await
+/// Up to the last entry.
+pub(super) const END: &str = "+";
+
+/// The entries of a stream after one and up to another, one page; and after which to go on, where there may be more.
+pub(super) async fn page(
+    shared: &Shared,
+    stream: &str,
+    (after, to): (&str, &str),
+) -> Result<(Vec<Brief>, Option<String>)> {
+    one(shared, PAGE.call([stream]).arg(after).arg(to).arg(MANY), after).await
 }
 
-/// The first pages of several streams.
+/// The first pages of several streams, each after its entry and up to one.
 pub(super) async fn pages(
     shared: &Shared,
     streams: &[(&str, String)],
+    to: &str,
 ) -> Result<Vec<(Vec<Brief>, Option<String>)>> {
     let doing = "read pages of events";
-    let request = |(stream, after): &(&str, String)| PAGE.call([*stream]).arg(after).arg(MANY);
+    let request = |(stream, after): &(&str, String)| PAGE.call([*stream]).arg(after).arg(to).arg(MANY);
     let requests: Vec<Request> = streams.iter().map(request).collect();
     let answers = shared.commands.all(&requests, doing).await?;
     answers.into_iter().zip(streams).map(|(answer, (_, after))| read(answer.get(doing)?, after)).collect()

@@ -8,12 +8,12 @@ use pubsub_core::{Result, group_dropped};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::dead::oldest;
+use super::dead::{Kept, oldest};
 use super::depth::depths;
 use super::group::millis;
 use super::keys::{EntryId, Partition};
 use super::known::{Known, known};
-use super::page::page;
+use super::page::{END, page};
 use super::scripts::FORGET;
 use super::shared::Shared;
 use super::sweep::{Which, begin, sweep};
@@ -111,7 +111,7 @@ async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
     all.retain(|known| !dropped.contains(known.name.as_str()));
     let border = now.saturating_sub(millis(shared.config.retention()));
     let mut oldest = Vec::with_capacity(mine.len());
-    for (partition, begin) in mine.iter().zip(begin(shared, &mine).await?) {
+    for (partition, begin) in mine.iter().zip(begin(shared, &mine, Which::Old(border)).await?) {
         let swept = sweep(shared, partition, &all, begin, Which::Old(border)).await?;
         if swept.removed > 0 {
             tracing::debug!(
@@ -218,7 +218,7 @@ async fn forget_firsts(shared: &Shared, partition: &Partition, border: u64) -> R
     let doing = "forget the first events of old actions";
     let (mut kept, mut after) = (HashSet::new(), Some("0-0".to_owned()));
     while let Some(from) = after {
-        let (briefs, next) = page(shared, &partition.events, &from).await?;
+        let (briefs, next) = page(shared, &partition.events, (&from, END)).await?;
         kept.extend(
             briefs.iter().filter_map(|brief| brief.action().map(|action| action.as_str().to_owned())),
         );
@@ -242,38 +242,34 @@ async fn forget_firsts(shared: &Shared, partition: &Partition, border: u64) -> R
     }
 }
 
-/// Removes some dead letters that are too old or too many.
+/// Removes the dead letters that are too old, and some of those that are too many.
 async fn drop_dead_letters(shared: &Shared, border: u64) -> Result<()> {
     let doing = "remove old dead letters";
     let partitions: Vec<Partition> =
         (0..shared.partitions().await?).map(|n| shared.keys.partition(n)).collect();
-    let requests: Vec<Request> =
-        partitions.iter().map(|partition| Request::new("XLEN").arg(&partition.dead)).collect();
-    let mut many = 0;
-    for answer in shared.commands.all(&requests, doing).await? {
-        many += count(answer.get(doing)?)?;
+    let both = |partition: &Partition| {
+        let trim = Request::new("XTRIM").arg(&partition.dead).arg("MINID").arg(border);
+        [trim, Request::new("XLEN").arg(&partition.dead)]
+    };
+    let requests: Vec<Request> = partitions.iter().flat_map(both).collect();
+    let mut answers = shared.commands.all(&requests, doing).await?.into_iter();
+    let (mut too_old, mut many) = (0, 0);
+    while let (Some(trimmed), Some(left)) = (answers.next(), answers.next()) {
+        too_old += count(trimmed.get(doing)?)?;
+        many += count(left.get(doing)?)?;
     }
-    if many == 0 {
-        return Ok(());
-    }
-    let excess = usize::try_from(many.saturating_sub(shared.config.max_dead_letters())).unwrap_or(STEP_DEAD);
-    let (mut too_many, mut too_old) = (0_usize, 0_usize);
-    let mut requests = Vec::new();
-    for kept in oldest(shared, None, STEP_DEAD.max(1)).await? {
-        if too_many < excess {
-            too_many += 1;
-        } else if kept.ms() < border {
-            too_old += 1;
-        } else {
-            break;
+    let excess = many.saturating_sub(shared.config.max_dead_letters());
+    let excess = usize::try_from(excess).unwrap_or(STEP_DEAD).min(STEP_DEAD);
+    if excess > 0 {
+        let remove =
+            |kept: &Kept| Request::new("XDEL").arg(shared.keys.partition(kept.n).dead).arg(&kept.entry.id);
+        let requests: Vec<Request> = oldest(shared, None, excess).await?.iter().map(remove).collect();
+        for answer in shared.commands.all(&requests, doing).await? {
+            answer.get(doing)?;
         }
-        requests.push(Request::new("XDEL").arg(shared.keys.partition(kept.n).dead).arg(&kept.entry.id));
     }
-    for answer in shared.commands.all(&requests, doing).await? {
-        answer.get(doing)?;
-    }
-    if too_many + too_old > 0 {
-        tracing::warn!(too_old, too_many, "dead letters were removed by retention");
+    if too_old > 0 || excess > 0 {
+        tracing::warn!(too_old, too_many = excess, "dead letters were removed by retention");
     }
     Ok(())
 }
@@ -307,7 +303,7 @@ pub(super) async fn make_room(shared: &Shared, n: u16) -> Result<Holding> {
     all.retain(|known| !dropped.contains(known.name.as_str()));
     let partition = [shared.keys.partition(n)];
     let [of] = &partition;
-    let begin = begin(shared, &partition).await?.pop().unwrap_or_default();
+    let begin = begin(shared, &partition, Which::All).await?.pop().unwrap_or_default();
     let swept = sweep(shared, of, &all, begin, Which::All).await?;
     if swept.removed > 0 {
         tracing::warn!(

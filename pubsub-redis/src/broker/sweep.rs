@@ -7,7 +7,7 @@ use pubsub_core::{Result, Timestamp};
 use super::depth::{Head, Heads, heads};
 use super::keys::{EntryId, Partition};
 use super::known::Known;
-use super::page::{Brief, page, pages};
+use super::page::{Brief, END, page, pages};
 use super::scripts::{SET_ASIDE, TRIM};
 use super::shared::Shared;
 use crate::reply::{fixed, items, number, text};
@@ -25,10 +25,12 @@ pub(super) enum Which {
 }
 
 impl Which {
-    /// Whether it ends before this entry: what comes later is younger.
-    fn is_over_at(self, brief: Option<&Brief>) -> bool {
-        let Some(id) = brief.map(|brief| EntryId::parse(&brief.entry)) else { return true };
-        matches!(self, Self::Old(border) if id.is_none_or(|id| id.ms >= border))
+    /// The last entry that it looks at.
+    fn end(self) -> String {
+        match self {
+            Self::Old(border) => EntryId::before_ms(border).to_string(),
+            Self::All => END.to_owned(),
+        }
     }
 }
 
@@ -36,7 +38,7 @@ impl Which {
 #[derive(Default)]
 pub(super) struct Swept {
     pub(super) removed: u64,
-    /// The first entry that stays.
+    /// The first entry that was looked at and stays.
     pub(super) oldest: Option<EntryId>,
     /// How much each group has not settled of what was looked at.
     unsettled: BTreeMap<String, u64>,
@@ -96,12 +98,12 @@ impl Holder<'_> {
 pub(super) type Begin = (Heads, (Vec<Brief>, Option<String>));
 
 /// What sweeps of these partitions begin with, in few round trips.
-pub(super) async fn begin(shared: &Shared, partitions: &[Partition]) -> Result<Vec<Begin>> {
+pub(super) async fn begin(shared: &Shared, partitions: &[Partition], which: Which) -> Result<Vec<Begin>> {
     // What the groups read after this only makes fewer events go.
     let heads = heads(shared, partitions, None).await?;
     let from: Vec<(&str, String)> =
         partitions.iter().map(|partition| (&*partition.events, "0-0".to_owned())).collect();
-    Ok(heads.into_iter().zip(pages(shared, &from).await?).collect())
+    Ok(heads.into_iter().zip(pages(shared, &from, &which.end()).await?).collect())
 }
 
 /// Removes what of a partition may go. The groups are as they were noted before it was begun.
@@ -125,22 +127,12 @@ pub(super) async fn sweep(
     let mut swept = Swept::default();
     loop {
         let (briefs, next) = page_read;
-        if which.is_over_at(briefs.first()) {
-            swept.oldest =
-                swept.oldest.or_else(|| briefs.first().and_then(|first| EntryId::parse(&first.entry)));
-            break;
-        }
         for holder in &mut holders {
             holder.read_pending(shared, &partition.events, &briefs).await?;
         }
-        let (mut free, mut damaged, mut ended) = (Vec::new(), Vec::new(), false);
+        let (mut free, mut damaged) = (Vec::new(), Vec::new());
         for brief in briefs {
             let id = EntryId::parse(&brief.entry);
-            if which.is_over_at(Some(&brief)) {
-                ended = true;
-                swept.oldest = swept.oldest.or(id);
-                break;
-            }
             if let Which::Old(_) = which
                 && brief.is_damaged()
             {
@@ -155,8 +147,8 @@ pub(super) async fn sweep(
         let Some(removed) = trim(shared, partition, noted, &free).await? else { break };
         swept.removed += removed;
         match next {
-            Some(from) if !ended => page_read = page(shared, &partition.events, &from).await?,
-            _ => break,
+            Some(from) => page_read = page(shared, &partition.events, (&from, &which.end())).await?,
+            None => break,
         }
     }
     Ok(swept)

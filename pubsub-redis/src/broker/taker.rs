@@ -137,6 +137,7 @@ impl Taker {
             self.sign_in().await?;
         }
         if let Some((at, _)) = member.next_due().filter(|(_, due)| *due <= Instant::now()) {
+            self.todo.retain(|other| *other != at);
             self.todo.push_front(at);
         }
         while let Some(at) = self.todo.front().copied() {
