@@ -36,7 +36,7 @@ pub async fn a_dead_letter_keeps_the_bytes_the_reason_and_the_counts(
     let broker = fixture.broker();
     let before = Timestamp::now();
     let first = named("t", "a", "first").with_payload(r#"{"n": 1.0}"#.parse().unwrap());
-    publish(&*broker, &[first.clone(), named("t", "b", "second")]).await;
+    publish(&*broker, &[first.clone(), named("t", "a", "second")]).await;
     let subscription = on("s", &["t:*"]);
     let mut member = Member::join(&*broker, subscription.clone()).await;
     let leased = member.next().await;
