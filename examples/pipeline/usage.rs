@@ -133,7 +133,9 @@ mod tests {
             "broker" | "store" | "against" | "to" => &[
                 "",
                 "user:secret",
-                "redis://user:secret@host",
+                "mysql://user:secret@host",
+                "redis:user:secret@host",
+                "redis://user:secret@host?secret=1",
                 "file://user:secret@host/x",
                 "file:x?secret=1",
                 "memory:secret",

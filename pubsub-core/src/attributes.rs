@@ -3,7 +3,7 @@
 //! For brokers that keep fields beside each other. The names, and what becomes of headers, are those of the JSON form.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::cloud_event::{Own, SPEC_VERSION, check_content_type, check_version, is_attribute_name, origin};
 use crate::event::DEFAULT_SOURCE;
@@ -57,7 +57,7 @@ impl Event {
                 ("pipelinelinks", origin.links.to_string().into()),
             ]);
         }
-        let mut rest = HashMap::new();
+        let mut rest = BTreeMap::new();
         for (name, text) in &self.headers {
             if is_attribute_name(name) {
                 all.push((name, text.as_str().into()));
