@@ -13,9 +13,10 @@ fuzz_target!(|text: &str| {
         Ok(place) => a_place_leads_where_it_says(&place),
         Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
     }
-    if text.starts_with("redis:") {
-        let told = text.parse::<Place>().unwrap_err().to_string();
-        assert!(!told.contains(text) || text == "redis:", "{told}");
+    if text.strip_prefix("redis:").is_some_and(|rest| !rest.is_empty())
+        && let Err(error) = text.parse::<Place>()
+    {
+        assert!(!error.to_string().contains(text), "{error}");
     }
     is_written_as_it_is_read::<Timestamp>(text);
     is_written_as_it_is_read::<Outcome>(text);
@@ -33,7 +34,11 @@ fn a_place_leads_where_it_says(place: &Place) {
         assert!(!folder.as_os_str().as_encoded_bytes().contains(&0));
     }
     let again: Place = place.to_string().parse().unwrap();
-    assert_eq!(again.scheme(), place.scheme(), "{place}");
+    match place.scheme() {
+        // Without user, password and most options.
+        Scheme::Redis(_) => assert_eq!(again.to_string(), place.to_string()),
+        scheme => assert_eq!(again.scheme(), scheme, "{place}"),
+    }
     assert_eq!(again.required(), None);
 }
 
