@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pubsub_core::{Error, ErrorKind, Result};
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
 
 use crate::connect::Link;
 use crate::error::failed;
@@ -67,11 +67,9 @@ impl Request {
         Self { cmd, script: None }
     }
 
-    fn lacks_script(&self, answer: &Value) -> Option<&'static Script> {
-        match answer {
-            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => self.script,
-            _ => None,
-        }
+    fn lacks_script(&self, answer: &Value) -> bool {
+        let is_unknown = |error: &ServerError| error.kind() == Some(ServerErrorKind::NoScript);
+        self.script.is_some() && matches!(answer, Value::ServerError(error) if is_unknown(error))
     }
 }
 
@@ -98,7 +96,7 @@ impl Commands {
         let mut answers = self.send(requests.iter(), doing).await?;
         let again: Vec<usize> = (0..)
             .zip(requests.iter().zip(&answers))
-            .filter_map(|(at, (r, a))| r.lacks_script(a).map(|_| at))
+            .filter_map(|(at, (request, answer))| request.lacks_script(answer).then_some(at))
             .collect();
         if again.is_empty() {
             return Ok(answers.into_iter().map(Answer).collect());

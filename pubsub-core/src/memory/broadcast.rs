@@ -8,10 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::log::{position, until};
-use crate::{
-    Begin, Claims, Conclusion, Error, ErrorKind, Event, LeaseId, Leased, Leases, Renewal, Result, Settlement,
-    Subscription,
-};
+use crate::{Error, ErrorKind, Event, Leased, Result, Subscription};
 
 /// How many events a subscriber may be behind, and how many may be due later; beyond that it misses some and is told.
 const BROADCAST_BUFFER: usize = 1024;
@@ -116,37 +113,4 @@ impl Listener {
 fn missed(events: u64) -> Error {
     Error::new(ErrorKind::Unavailable, "the subscriber was too slow and missed events of the broker")
         .with("events", events)
-}
-
-/// What a subscription without a group answers: it holds no leases and makes no claims.
-pub(super) struct NoLeases;
-
-fn no_group() -> Error {
-    Error::unsupported("a subscription without a group has no leases and no runs")
-}
-
-#[async_trait::async_trait]
-impl Leases for NoLeases {
-    async fn renew(&self, _: &[LeaseId]) -> Result<Vec<Renewal>> {
-        Err(no_group())
-    }
-
-    async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
-        settlements.iter().map(|_| Err(no_group())).collect()
-    }
-
-    async fn wake(&self) -> Result<()> {
-        Err(no_group())
-    }
-}
-
-#[async_trait::async_trait]
-impl Claims for NoLeases {
-    async fn begin(&self, _: &LeaseId) -> Result<Begin> {
-        Err(no_group())
-    }
-
-    async fn conclude(&self, _: &LeaseId, _: Conclusion) -> Result<()> {
-        Err(no_group())
-    }
 }

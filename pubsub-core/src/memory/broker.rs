@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::broadcast::{Listeners, NoLeases};
+use super::broadcast::Listeners;
 use super::group::GroupState;
 use super::log::{Log, MemoryLimits, number_of};
 use super::member::Member;
 use crate::{
     ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Depth, Durability, Error,
-    ErrorKind, Event, EventId, GroupInfo, GroupName, InBatches, Novelty, Order, Position, Published,
-    Publisher, Result, Scope, StartAt, Subscribed, Subscriber, Subscription, Support, Timestamp,
+    ErrorKind, Event, EventId, GroupInfo, GroupName, InBatches, NoLeases, Novelty, Order, Position,
+    Published, Publisher, Result, Scope, StartAt, Subscribed, Subscriber, Subscription, Support, Timestamp,
 };
 
 /// What the broker in memory can do.

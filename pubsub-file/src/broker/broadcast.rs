@@ -5,12 +5,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use pubsub_core::{
-    Begin, Claims, Conclusion, Error, ErrorKind, Event, LeaseId, Leased, Leases, Renewal, Result, Settlement,
-    Subscription,
-};
+use pubsub_core::{Event, Leased, Result, Subscription};
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
@@ -167,37 +163,4 @@ fn look(db: &Connection, on: &Subscription, from: i64, due: &[i64]) -> Result<Lo
     }
     look.more |= looked >= MAX_LOOK;
     Ok(look)
-}
-
-/// Without a group there is nothing to keep.
-pub(super) struct Nothing;
-
-fn unsupported() -> Error {
-    Error::new(ErrorKind::Unsupported, "leases and claims need a group")
-}
-
-#[async_trait]
-impl Leases for Nothing {
-    async fn renew(&self, _: &[LeaseId]) -> Result<Vec<Renewal>> {
-        Err(unsupported())
-    }
-
-    async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
-        settlements.iter().map(|_| Err(unsupported())).collect()
-    }
-
-    async fn wake(&self) -> Result<()> {
-        Err(unsupported())
-    }
-}
-
-#[async_trait]
-impl Claims for Nothing {
-    async fn begin(&self, _: &LeaseId) -> Result<Begin> {
-        Err(unsupported())
-    }
-
-    async fn conclude(&self, _: &LeaseId, _: Conclusion) -> Result<()> {
-        Err(unsupported())
-    }
 }

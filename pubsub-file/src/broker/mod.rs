@@ -28,8 +28,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pubsub_core::{
     ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Durability, Error, ErrorKind,
-    Event, EventId, GroupInfo, GroupName, Order, Position, Published, Publisher, Result, Scope, Subscribed,
-    Subscriber, Subscription, Support,
+    Event, EventId, GroupInfo, GroupName, NoLeases, Order, Position, Published, Publisher, Result, Scope,
+    Subscribed, Subscriber, Subscription, Support,
 };
 use rusqlite::Connection;
 use tokio::sync::watch;
@@ -264,8 +264,8 @@ impl Subscriber for FileBroker {
                 self.shared.queue.call(0, move |session| group::start(&at, session.last_seq()?)).await?;
             return Ok(Subscribed {
                 entries: broadcast::entries(&self.shared, subscription, cursor),
-                leases: Arc::new(broadcast::Nothing),
-                claims: Arc::new(broadcast::Nothing),
+                leases: Arc::new(NoLeases),
+                claims: Arc::new(NoLeases),
             });
         };
         let owner: Arc<str> = format!("{:x}-{:012x}", std::process::id(), fastrand::u64(..1 << 48)).into();

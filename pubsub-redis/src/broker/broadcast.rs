@@ -5,12 +5,8 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use pubsub_core::{
-    Begin, Claims, Conclusion, Error, ErrorKind, Event, LeaseId, Leased, Leases, Renewal, Result, Settlement,
-    StartAt, Subscribed, Subscription, Timestamp,
-};
+use pubsub_core::{Error, Event, Leased, NoLeases, Result, StartAt, Subscribed, Subscription, Timestamp};
 use redis::aio::MultiplexedConnection;
 use tokio::time::sleep;
 
@@ -78,7 +74,7 @@ pub(super) async fn subscribe(shared: &Arc<Shared>, on: Subscription, partitions
         ready: VecDeque::new(),
         failures: 0,
     };
-    Ok(Subscribed { entries: entries(broadcast), leases: Arc::new(Nothing), claims: Arc::new(Nothing) })
+    Ok(Subscribed { entries: entries(broadcast), leases: Arc::new(NoLeases), claims: Arc::new(NoLeases) })
 }
 
 fn entries(broadcast: Broadcast) -> BoxStream<'static, Result<Leased>> {
@@ -196,37 +192,4 @@ impl Broadcast {
 
 fn leased(n: u16, entry: &Entry, event: Event) -> Leased {
     Leased { event, position: position(n, &entry.id), lease: None }
-}
-
-/// Without a group there is nothing to keep.
-struct Nothing;
-
-fn unsupported() -> Error {
-    Error::new(ErrorKind::Unsupported, "leases and claims need a group")
-}
-
-#[async_trait]
-impl Leases for Nothing {
-    async fn renew(&self, _: &[LeaseId]) -> Result<Vec<Renewal>> {
-        Err(unsupported())
-    }
-
-    async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
-        settlements.iter().map(|_| Err(unsupported())).collect()
-    }
-
-    async fn wake(&self) -> Result<()> {
-        Err(unsupported())
-    }
-}
-
-#[async_trait]
-impl Claims for Nothing {
-    async fn begin(&self, _: &LeaseId) -> Result<Begin> {
-        Err(unsupported())
-    }
-
-    async fn conclude(&self, _: &LeaseId, _: Conclusion) -> Result<()> {
-        Err(unsupported())
-    }
 }
