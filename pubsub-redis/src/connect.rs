@@ -25,6 +25,7 @@ use cluster::Cluster;
 pub(crate) use connection::Connection;
 use node::{Limits, Node, Place};
 use sentinel::Sentinels;
+pub(crate) use slots::{Goes, goes};
 
 /// Opens connections to one deployment.
 #[derive(Clone, Debug)]

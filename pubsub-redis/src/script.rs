@@ -1,7 +1,7 @@
 //! Scripts that run at the server, and commands on the connection that answers at once.
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use pubsub_core::{Error, ErrorKind, Result};
@@ -10,6 +10,7 @@ use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, ServerErrorKind
 
 use crate::connect::Link;
 use crate::error::failed;
+use crate::replicated::{Replicated, TooFew};
 
 /// A script, which the server knows by its hash once it was loaded.
 pub(crate) struct Script {
@@ -75,7 +76,11 @@ impl Request {
 
 /// Commands that answer at once. Clones share one connection, on which nothing ever waits.
 #[derive(Clone)]
-pub(crate) struct Commands(Link);
+pub(crate) struct Commands {
+    link: Link,
+    /// Those of a connection of their own, which are answered once replicas have them.
+    replicated: Option<Arc<Replicated>>,
+}
 
 impl fmt::Debug for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +90,12 @@ impl fmt::Debug for Commands {
 
 impl Commands {
     pub(crate) const fn new(link: Link) -> Self {
-        Self(link)
+        Self { link, replicated: None }
+    }
+
+    /// Commands that count once so many replicas have them; `link` is one that nobody else uses.
+    pub(crate) fn replicated(link: Link, replicas: u16, limit: Duration) -> Self {
+        Self { link, replicated: Some(Arc::new(Replicated::new(replicas, limit))) }
     }
 
     /// Sends all in one go and answers for each.
@@ -93,24 +103,27 @@ impl Commands {
     /// # Errors
     /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
     pub(crate) async fn all(&self, requests: &[Request], doing: &'static str) -> Result<Vec<Answer>> {
-        let mut answers = self.send(requests.iter(), doing).await?;
+        let (mut answers, mut few) = self.send(requests.iter(), doing).await?;
+        let told =
+            |answers: Vec<Value>, few| answers.into_iter().map(|value| Answer { value, few }).collect();
         let again: Vec<usize> = (0..)
             .zip(requests.iter().zip(&answers))
             .filter_map(|(at, (request, answer))| request.lacks_script(answer).then_some(at))
             .collect();
         if again.is_empty() {
-            return Ok(answers.into_iter().map(Answer).collect());
+            return Ok(told(answers, few));
         }
         // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
         let whole: Vec<Request> =
             again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
-        let repeated = self.send(whole.iter(), doing).await?;
+        let (repeated, also_few) = self.send(whole.iter(), doing).await?;
+        few = few.or(also_few);
         for (at, answer) in again.into_iter().zip(repeated) {
             if let Some(place) = answers.get_mut(at) {
                 *place = answer;
             }
         }
-        Ok(answers.into_iter().map(Answer).collect())
+        Ok(told(answers, few))
     }
 
     /// Sends one and answers.
@@ -126,30 +139,45 @@ impl Commands {
         &self,
         requests: impl Iterator<Item = &Request>,
         doing: &'static str,
-    ) -> Result<Vec<Value>> {
+    ) -> Result<(Vec<Value>, Option<TooFew>)> {
         let mut pipeline = Pipeline::new();
         for request in requests {
             pipeline.add_command(request.cmd.clone());
         }
         if pipeline.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
-        let many = pipeline.len();
-        self.0.check().await?;
-        self.0.commands().req_packed_commands(&pipeline, 0, many).await.map_err(failed(doing))
+        self.link.check().await?;
+        let answered = match &self.replicated {
+            Some(replicated) => replicated.run(&self.link, Arc::new(pipeline)).await,
+            None => {
+                let answers = self.link.commands().req_packed_commands(&pipeline, 0, pipeline.len()).await;
+                answers.map(|answers| (answers, None))
+            }
+        };
+        answered.map_err(failed(doing))
     }
 }
 
 /// What the server answered to one request.
-pub(crate) struct Answer(Value);
+pub(crate) struct Answer {
+    value: Value,
+    few: Option<TooFew>,
+}
 
 impl Answer {
     /// The value.
     ///
     /// # Errors
-    /// What the server says is wrong.
+    /// What the server says is wrong, and that too few replicas have what was asked for.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
-        plain(self.0).map_err(failed(doing))
+        let value = plain(self.value).map_err(failed(doing))?;
+        self.few.map_or(Ok(value), |few| Err(few.error(doing)))
+    }
+
+    /// The answer of the server alone, and whether too few replicas have what was asked for.
+    pub(crate) fn apart(self) -> (Self, Option<TooFew>) {
+        (Self { value: self.value, few: None }, self.few)
     }
 }
 

@@ -141,6 +141,7 @@ impl Member {
             until: since + self.group.lease,
             claim: None,
             open: false,
+            is_settled: false,
         }
     }
 

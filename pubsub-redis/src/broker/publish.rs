@@ -56,8 +56,11 @@ impl Ready {
         Ok(Self { event, n, bytes })
     }
 
-    fn request(&self, partition: &Partition, most: u64) -> Result<Request> {
-        let id = if self.event.id.is_generated() { "" } else { self.event.id.as_str() };
+    fn request(&self, shared: &Shared, most: u64) -> Result<Request> {
+        let partition = shared.keys.partition(self.n);
+        // A publish that too few replicas had in time is done, and is repeated.
+        let is_new = self.event.id.is_generated() && shared.config.replicas() == 0;
+        let id = if is_new { "" } else { self.event.id.as_str() };
         let keys = [&partition.events, &partition.ids, &partition.first];
         let mut request = PUBLISH
             .call(keys.map(String::as_str))
@@ -85,8 +88,12 @@ impl Ready {
 
     /// Whether it can be added without a look at what is there.
     fn is_plain(&self, shared: &Shared) -> bool {
-        let keeps_index = shared.config.max_bytes().is_none() && shared.config.retention() >= 2 * STANDS;
-        keeps_index && self.event.id.is_generated() && shared.indexed.has(&self.event.action_id)
+        let config = &shared.config;
+        let keeps_index = config.max_bytes().is_none() && config.retention() >= 2 * STANDS;
+        keeps_index
+            && config.replicas() == 0
+            && self.event.id.is_generated()
+            && shared.indexed.has(&self.event.action_id)
     }
 
     fn published(&self, entry: &str, novelty: Novelty) -> Published {
@@ -125,8 +132,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     let most = most_bytes(shared).await.unwrap_or(0);
     let plain: Vec<bool> = some.iter().map(|ready| ready.is_plain(shared)).collect();
     let request = |(ready, plain): (&&Ready, &bool)| {
-        let partition = shared.keys.partition(ready.n);
-        if *plain { ready.plain(&partition) } else { ready.request(&partition, most) }
+        if *plain { ready.plain(&shared.keys.partition(ready.n)) } else { ready.request(shared, most) }
     };
     let requests: Result<Vec<Request>> = some.iter().zip(&plain).map(request).collect();
     let mut requests = match requests {
@@ -139,7 +145,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     for n in &looked_at {
         requests.push(Request::new("HGET").arg(shared.keys.partition(*n).first).arg(""));
     }
-    let mut answers = match shared.commands.all(&requests, doing).await {
+    let mut answers = match shared.durable.all(&requests, doing).await {
         Ok(answers) => answers.into_iter(),
         Err(error) => return for_each(some.len(), &error),
     };
@@ -167,8 +173,8 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
 }
 
 async fn with_script(shared: &Shared, ready: &Ready, most: u64) -> Result<Published> {
-    let request = ready.request(&shared.keys.partition(ready.n), most)?;
-    let answer = shared.commands.one(request, "publish an event").await?;
+    let request = ready.request(shared, most)?;
+    let answer = shared.durable.one(request, "publish an event").await?;
     match read(shared, ready, answer).await? {
         Outcome::Published(published) => Ok(published),
         Outcome::Full(_) => when_full(shared, ready, most).await,
@@ -227,8 +233,8 @@ async fn when_full(shared: &Shared, ready: &Ready, most: u64) -> Result<Publishe
         .with("limit", most));
     }
     let holding = super::retention::make_room(shared, ready.n).await?;
-    let request = ready.request(&shared.keys.partition(ready.n), most)?;
-    match read(shared, ready, shared.commands.one(request, doing).await?).await? {
+    let request = ready.request(shared, most)?;
+    match read(shared, ready, shared.durable.one(request, doing).await?).await? {
         Outcome::Published(published) => Ok(published),
         Outcome::Full(used) => {
             let error = Error::new(ErrorKind::Full, "publish: the broker keeps as much as it may");

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::address::Servers;
 use super::node::{Limits, Node, Place};
-use super::slots::{Goes, SLOTS, goes, slot};
+use super::slots::{Goes, SLOTS, goes, slot, waits_for_replicas};
 
 /// Most redirects of one command.
 const REDIRECTS: usize = 8;
@@ -129,21 +129,30 @@ impl Cluster {
         self.redirected(pipeline, &slots, all).await
     }
 
-    /// Asks those again that a node refused because their slot is elsewhere, one by one in their order.
+    /// Asks those again that a node refused because their slot is elsewhere, one by one in their order; what waits for their
+    /// replicas does so where they were done.
     async fn redirected(
         &self,
         pipeline: &Pipeline,
         slots: &[Option<u16>],
         mut answers: Vec<Value>,
     ) -> RedisResult<Vec<Value>> {
+        let mut elsewhere: Vec<(u16, Arc<Node>)> = Vec::new();
         for ((answer, command), slot) in answers.iter_mut().zip(pipeline.cmd_iter()).zip(slots) {
-            if let (Value::ServerError(error), Some(slot)) = (&*answer, slot)
+            let Some(slot) = slot else { continue };
+            if let Value::ServerError(error) = &*answer
                 && matches!(
                     error.kind(),
                     Some(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain)
                 )
             {
-                *answer = self.at_slot(*slot, command).await?.1;
+                let (node, asked) = self.at_slot(*slot, command).await?;
+                *answer = asked;
+                elsewhere.push((*slot, node));
+            } else if waits_for_replicas(command)
+                && let Some((_, node)) = elsewhere.iter().rev().find(|(of, _)| of == slot)
+            {
+                *answer = self.judged(node.command(command).await)?;
             }
         }
         Ok(answers)
