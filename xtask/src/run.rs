@@ -83,7 +83,14 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
     if !version.speaks_tls() {
         words.extend(["--skip", "tls"]);
     }
-    with_redis(version, |servers| cargo(&words, servers))
+    let example = |words: &[&str], servers: &[(&str, &str)]| {
+        cargo(&[&words[..1], &["--locked", "-p", "pubsub-pipeline-examples"], &words[1..]].concat(), servers)
+    };
+    with_redis(version, |servers| {
+        let tests = cargo(&words, servers);
+        example(&["build", "--example", "redis-worker"], &[])?;
+        tests.and(example(&["test", "--test", "redis", "--", "--ignored"], servers))
+    })
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that
