@@ -6,7 +6,7 @@ mod own;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use own::{LONG, broker, conclusion, config, connect, failures, publish, server, until};
+use own::{broker, conclusion, config, connect, failures, publish, server, until};
 use pubsub_core::conformance::broker::{Member, event, named, on};
 use pubsub_core::{
     Begin, BrokerAdmin as _, DeadLetters as _, ErrorKind, Event, EventId, Novelty, Payload, Publisher as _,
@@ -14,7 +14,6 @@ use pubsub_core::{
 };
 use pubsub_redis::RedisBroker;
 use services::{Redis, RedisOptions};
-use tokio::time::timeout;
 
 /// A text of so many bytes, as JSON.
 fn payload(bytes: usize) -> Payload {
@@ -179,23 +178,4 @@ async fn an_event_over_the_limit_is_refused_with_both_sizes_and_its_neighbours_a
     let error = wide.publish_one(named("t", "a", "x").with_payload(payload(17 << 20))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     assert!(error.to_string().contains("limit=16777216"), "{error}");
-}
-
-/// The server has a limit of its own, and closes the connection of who exceeds it. That is no outage: it would be tried
-/// again for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs Redis"]
-async fn an_event_over_the_limit_of_the_server_is_refused_for_good_and_hurts_nobody_for_long() {
-    let redis = Redis::start(&RedisOptions::new().with_setting("proto-max-bulk-len", "1mb")).unwrap();
-    let broker = broker(&redis).await;
-    publish(&broker, [1]).await;
-    for id in ["large", "again"] {
-        let large = named("t", "a", id).with_payload(payload(2 << 20));
-        let answer = timeout(LONG, broker.publish_one(large)).await.expect("it is answered");
-        let error = answer.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TooLarge, "{}", error.chain());
-    }
-    publish(&broker, [2]).await;
-    let mut member = Member::join(&broker, on("s", &["t:a"])).await;
-    assert_eq!(member.take_many(2).await, ["1", "2"]);
 }

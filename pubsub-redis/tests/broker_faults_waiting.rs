@@ -62,11 +62,13 @@ async fn status_publish_and_lines_are_done_at_once_while_a_read_waits() {
     }
     assert!(!quiet.is_finished());
     let clients = redis.ask(&["CLIENT", "LIST"]).unwrap();
-    let waiting = clients.lines().filter(|line| line.contains("cmd=xreadgroup")).count();
-    // That of the broker and that of the store, for commands.
-    let others =
-        clients.lines().filter(|line| line.contains("127.0.0.1:") && !line.contains("cmd=xreadgroup"));
-    assert_eq!((waiting, others.count()), (1, 2), "{clients}");
+    let with = |what: &str| clients.lines().filter(|line| line.contains(what)).count();
+    // The one that waits, the one that hears of cancels; and for commands that of the broker and that of the store.
+    assert_eq!(
+        (with("cmd=xreadgroup"), with("cmd=subscribe"), with(" addr=127.0.0.1:")),
+        (1, 1, 4),
+        "{clients}"
+    );
     broker.publish_one(named("t", "quiet", "last")).await.unwrap();
     assert_eq!(timeout(LONG, quiet).await.expect("it is woken").unwrap().0, "last");
 }
