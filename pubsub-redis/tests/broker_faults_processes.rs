@@ -227,7 +227,9 @@ async fn after_a_kill_another_begins_the_next_attempt_within_the_lease_and_two_s
         let (next, said) = crew.next();
         assert_eq!(said, format!("began {id} 2"), "by {next}");
         assert_ne!(next, killed);
-        assert!(since.elapsed() < Duration::from_secs(7), "{:?} after the kill", since.elapsed());
+        let after = since.elapsed();
+        println!("begun again {after:.2?} after the kill");
+        assert!(after < Duration::from_secs(7), "{after:?} after the kill");
         // It is over, so that the next round has a free worker.
         crew.start_all(1, "work 5000 60000");
     }
@@ -267,7 +269,8 @@ async fn an_event_that_kills_its_workers_is_tried_three_times_and_then_is_a_dead
         assert_eq!(said.get(&format!("ended {n} 1")), Some(&1), "{said:?}");
     }
     let letter = letters.remove(0);
-    assert_eq!((letter.id.as_str(), letter.attempts, letter.crashes), (POISON, 3, 3));
+    // What ends it has a number as well, and is no try.
+    assert_eq!((letter.id.as_str(), letter.attempts, letter.crashes), (POISON, 4, 3));
     assert!(letter.reason.contains("died 3 times"), "{}", letter.reason);
     assert_eq!(Event::from_cloud_event(&letter.bytes).unwrap(), bad, "as it was published");
     // Again, as a new event: this one is no poison.
@@ -306,6 +309,7 @@ async fn memory_is_flat(few: usize, many: usize) {
     publish_large(&broker, many - few).await;
     run(format!("take beside-many {few}"));
     run(format!("take many {many}"));
+    println!("KiB with {few} taken of {few}, {few} of {many}, {many} of {many}: {peaks:?}");
     let least = *peaks.iter().min().unwrap();
     assert!(peaks.iter().all(|peak| peak - least < MOST), "KiB: {peaks:?}");
 }
