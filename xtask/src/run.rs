@@ -83,13 +83,12 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
     if !version.speaks_tls() {
         words.extend(["--skip", "tls"]);
     }
-    let example = |words: &[&str], servers: &[(&str, &str)]| {
-        cargo(&[&words[..1], &["--locked", "-p", "pubsub-pipeline-examples"], &words[1..]].concat(), servers)
-    };
+    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
+    let build = [&["build"], &of_examples[..], &["--example", "redis-worker"]].concat();
+    let run = [&["test"], &of_examples[..], &["--test", "redis", "--", "--ignored"]].concat();
     with_redis(version, |servers| {
         let tests = cargo(&words, servers);
-        example(&["build", "--example", "redis-worker"], &[])?;
-        tests.and(example(&["test", "--test", "redis", "--", "--ignored"], servers))
+        tests.and(cargo(&build, &[]).and_then(|()| cargo(&run, servers)))
     })
 }
 
