@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::delivery::{Delivery, LeaseState};
 use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::{
-    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leased, Leases, Renewal, Result, Settlement,
+    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leased, Leases, Renewal, Result, Seldom, Settlement,
 };
 
 /// Shortest time between two renewals out of turn, however often the broker wakes us.
@@ -24,6 +24,7 @@ pub(crate) struct Keeper {
     kept: Mutex<Kept>,
     /// Something was dropped.
     dropped: Notify,
+    outage: Seldom,
 }
 
 #[derive(Default)]
@@ -37,7 +38,8 @@ struct Kept {
 
 impl Keeper {
     pub(crate) fn new(leases: Arc<dyn Leases>, claims: Arc<dyn Claims>) -> Self {
-        Self { leases, claims, settling: Grouped::new(), kept: Mutex::default(), dropped: Notify::new() }
+        let (kept, dropped) = (Mutex::default(), Notify::new());
+        Self { leases, claims, settling: Grouped::new(), kept, dropped, outage: Seldom::default() }
     }
 
     pub(crate) fn claims(&self) -> &dyn Claims {
@@ -140,7 +142,10 @@ impl Keeper {
         let answers = match self.leases.renew(&leases).await {
             Ok(answers) => answers,
             Err(error) => {
-                tracing::warn!(error = %error.chain(), leases = leases.len(), "leases could not be renewed");
+                if let Some(times) = self.outage.happened(1) {
+                    let leases = leases.len();
+                    tracing::warn!(error = %error.chain(), leases, times, "leases could not be renewed");
+                }
                 return false;
             }
         };

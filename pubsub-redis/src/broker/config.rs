@@ -167,7 +167,7 @@ impl RedisBrokerConfig {
     /// else is held up.
     ///
     /// Where fewer have it in time, the call is answered with [`Unavailable`](pubsub_core::ErrorKind::Unavailable) and how
-    /// many had it: it is done at the master, and is to be repeated. The same event published again is the same event, also
+    /// many had it: it is done at the master, and is to be repeated, as a worker does while it holds the event. The same event published again is the same event, also
     /// where its id was generated: ids are looked up always then, at the price of a script and about 100 bytes for each.
     ///
     /// A replica that has a write may still not be the one that takes over, where fewer must have it than there are. In a
