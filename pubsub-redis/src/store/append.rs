@@ -39,12 +39,13 @@ impl Inner {
                 append.arg(number.get()).arg(end.as_str()).arg(content);
             });
         }
-        let mut commands = redis::pipe();
-        commands.add_command(append);
+        let (mut lines, mut told) = (redis::pipe(), redis::pipe());
+        lines.add_command(append);
         if !part.is_empty() {
-            commands.add_command(self.wake(run));
+            told.add_command(self.wake(run));
         }
-        let mut answers = self.server.run(DOING, commands).await?;
+        // Whoever is told before the lines are there would not hear of them again.
+        let mut answers = self.server.run_in_order(DOING, [lines, told]).await?;
         let (said, rest) = said(DOING, taken(DOING, &mut answers)?)?;
         if said != Said::Done {
             return Err(Error::new(ErrorKind::NotFound, DOING).with("run", &run.run_id));

@@ -126,15 +126,18 @@ impl Inner {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut commands = redis::pipe();
+        let (mut out, mut there) = (redis::pipe(), redis::pipe());
         for Entered { run, .. } in &gone {
-            commands.cmd("ZREM").arg(set).arg(run.as_str());
-            commands.cmd("EXISTS").arg(self.layout.record(run));
+            out.cmd("ZREM").arg(set).arg(run.as_str());
+            there.cmd("EXISTS").arg(self.layout.record(run));
         }
-        let mut answers = self.server.run(DOING, commands).await?;
+        // What begins after it was taken out enters itself once more.
+        let mut answers = self.server.run_in_order(DOING, [out, there]).await?;
+        for _ in &gone {
+            taken(DOING, &mut answers)?;
+        }
         let mut back = redis::pipe();
         for Entered { run, began } in &gone {
-            taken(DOING, &mut answers)?;
             if taken(DOING, &mut answers)? != Value::Int(0) {
                 back.cmd("ZADD").arg(set).arg(began).arg(run.as_str());
             }

@@ -161,18 +161,18 @@ impl Inner {
             put.arg(name).arg(value);
         }
         let is_new = stored.is_none_or(|stored| stored.record.started_at != next.started_at);
-        let mut commands = redis::pipe();
+        let (mut before, mut record, mut after) = (redis::pipe(), redis::pipe(), redis::pipe());
         // A run that is there is in its sets, whenever its writer dies.
         if is_new {
-            self.enter(&mut commands, next);
+            self.enter(&mut before, next);
         }
-        let put_at = commands.len();
-        commands.add_command(put);
+        let put_at = before.len();
+        record.add_command(put);
         if is_new || ended {
-            self.enter(&mut commands, next);
+            self.enter(&mut after, next);
         }
-        commands.add_command(self.wake(&next.key));
-        let mut answers = self.server.run(doing, commands).await?;
+        after.add_command(self.wake(&next.key));
+        let mut answers = self.server.run_in_order(doing, [before, record, after]).await?;
         let mut result = Ok(Said::Other);
         for at in 0..answers.len() {
             let answer = taken(doing, &mut answers)?;

@@ -47,8 +47,8 @@ impl Server {
         }
     }
 
-    /// Runs all of these in one round trip. A script that the server does not know is loaded, and all of them are run again;
-    /// so they are where an idle connection turns out to be closed.
+    /// Runs all of these in one round trip, in a cluster only those of one hash tag in their order. A script that a server
+    /// does not know is loaded, and all of them are run again; so they are where an idle connection turns out to be closed.
     pub(super) async fn run(&self, doing: &'static str, mut commands: Pipeline) -> Result<Answers> {
         commands.ignore_errors();
         self.link.check().await?;
@@ -68,6 +68,28 @@ impl Server {
                 Err(error) => return Err(failed(doing)(error)),
             }
         }
+    }
+
+    /// As [`run`](Self::run), of steps each of which needs that those before it are done: one round trip, or in a cluster,
+    /// whose nodes work at the same time, one for each.
+    pub(super) async fn run_in_order(
+        &self,
+        doing: &'static str,
+        steps: impl IntoIterator<Item = Pipeline>,
+    ) -> Result<Answers> {
+        let steps = steps.into_iter().filter(|step| !step.is_empty());
+        if !self.link.is_cluster() {
+            let mut all = redis::pipe();
+            for step in steps {
+                step.cmd_iter().for_each(|command| drop(all.add_command(command.clone())));
+            }
+            return self.run(doing, all).await;
+        }
+        let mut answers = Vec::new();
+        for step in steps {
+            answers.extend(self.run(doing, step).await?);
+        }
+        Ok(answers.into_iter())
     }
 
     /// As [`run`](Self::run), of one command.
