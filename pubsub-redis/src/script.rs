@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::sync::LazyLock;
-use std::time::Duration;
 
-use pubsub_core::{Error, ErrorKind, Result};
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use pubsub_core::Result;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
 
 use crate::connect::Link;
@@ -67,9 +65,9 @@ impl Request {
         Self { cmd, script: None }
     }
 
-    fn lacks_script(&self, answer: &Value) -> bool {
+    fn lacks_script(&self, answer: &RedisResult<Value>) -> bool {
         let is_unknown = |error: &ServerError| error.kind() == Some(ServerErrorKind::NoScript);
-        self.script.is_some() && matches!(answer, Value::ServerError(error) if is_unknown(error))
+        self.script.is_some() && matches!(answer, Ok(Value::ServerError(error)) if is_unknown(error))
     }
 }
 
@@ -91,23 +89,37 @@ impl Commands {
     /// Sends all in one go and answers for each.
     ///
     /// # Errors
-    /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
+    /// Where a server could not be asked, or its answer is lost: each may or may not have happened.
     pub(crate) async fn all(&self, requests: &[Request], doing: &'static str) -> Result<Vec<Answer>> {
-        let mut answers = self.send(requests.iter(), doing).await?;
+        let answers = self.each(requests).await?;
+        match answers.iter().find_map(|answer| answer.0.as_ref().err()) {
+            Some(error) => Err(failed(doing)(error.clone())),
+            None => Ok(answers),
+        }
+    }
+
+    /// As [`all`](Self::all), where in a cluster what one node does not answer is no failure of the others.
+    ///
+    /// # Errors
+    /// Where no server was asked.
+    pub(crate) async fn each(&self, requests: &[Request]) -> Result<Vec<Answer>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.0.check().await?;
+        let mut answers = self.send(requests.iter()).await;
         let again: Vec<usize> = (0..)
             .zip(requests.iter().zip(&answers))
             .filter_map(|(at, (request, answer))| request.lacks_script(answer).then_some(at))
             .collect();
-        if again.is_empty() {
-            return Ok(answers.into_iter().map(Answer).collect());
-        }
-        // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
-        let whole: Vec<Request> =
-            again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
-        let repeated = self.send(whole.iter(), doing).await?;
-        for (at, answer) in again.into_iter().zip(repeated) {
-            if let Some(place) = answers.get_mut(at) {
-                *place = answer;
+        if !again.is_empty() {
+            // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
+            let whole: Vec<Request> =
+                again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
+            for (at, answer) in again.into_iter().zip(self.send(whole.iter()).await) {
+                if let Some(place) = answers.get_mut(at) {
+                    *place = answer;
+                }
             }
         }
         Ok(answers.into_iter().map(Answer).collect())
@@ -122,34 +134,25 @@ impl Commands {
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(
-        &self,
-        requests: impl Iterator<Item = &Request>,
-        doing: &'static str,
-    ) -> Result<Vec<Value>> {
+    async fn send(&self, requests: impl Iterator<Item = &Request>) -> Vec<RedisResult<Value>> {
         let mut pipeline = Pipeline::new();
         for request in requests {
             pipeline.add_command(request.cmd.clone());
         }
-        if pipeline.is_empty() {
-            return Ok(Vec::new());
-        }
-        let many = pipeline.len();
-        self.0.check().await?;
-        self.0.commands().req_packed_commands(&pipeline, 0, many).await.map_err(failed(doing))
+        self.0.commands().each(&pipeline).await
     }
 }
 
 /// What the server answered to one request.
-pub(crate) struct Answer(Value);
+pub(crate) struct Answer(RedisResult<Value>);
 
 impl Answer {
     /// The value.
     ///
     /// # Errors
-    /// What the server says is wrong.
+    /// What the server says is wrong, or that it did not answer.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
-        plain(self.0).map_err(failed(doing))
+        self.0.and_then(plain).map_err(failed(doing))
     }
 }
 
@@ -159,19 +162,4 @@ fn plain(value: Value) -> RedisResult<Value> {
         Value::ServerError(error) => Err(RedisError::from(error)),
         value => Ok(value),
     }
-}
-
-/// Runs a command that may wait, on a connection of its own, at most so long.
-///
-/// # Errors
-/// Where the server could not be asked or says what is wrong.
-pub(crate) async fn waiting(
-    connection: &mut MultiplexedConnection,
-    cmd: &Cmd,
-    limit: Duration,
-    doing: &'static str,
-) -> Result<Value> {
-    let answer = tokio::time::timeout(limit, connection.req_packed_command(cmd)).await;
-    let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?;
-    answer.and_then(plain).map_err(failed(doing))
 }

@@ -14,6 +14,7 @@ mod leases;
 mod member;
 mod page;
 mod publish;
+mod reads;
 mod retention;
 mod scripts;
 mod shared;
