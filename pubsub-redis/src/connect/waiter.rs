@@ -18,8 +18,6 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_m
 /// A connection of its own for one read at a time.
 pub(crate) struct Waiter {
     connection: MultiplexedConnection,
-    /// The server that it leads to.
-    info: Arc<ConnectionInfo>,
     ender: Ender,
 }
 
@@ -28,6 +26,8 @@ pub(crate) struct Waiter {
 #[derive(Clone)]
 pub(crate) struct Ender {
     node: Arc<Node>,
+    /// Where the node was when the connection was opened.
+    info: Arc<ConnectionInfo>,
     /// What the server calls the connection.
     client: i64,
     limit: Duration,
@@ -44,7 +44,7 @@ impl Waiter {
         cmd.arg("ID");
         let client = within(limit, connection.req_packed_command(&cmd), "connect").await?;
         let client = redis::from_redis_value(client).map_err(|error| failed("connect")(error.into()))?;
-        Ok(Self { connection, info, ender: Ender { node, client, limit } })
+        Ok(Self { connection, ender: Ender { node, info, client, limit } })
     }
 
     /// Runs a command that may wait so long.
@@ -55,7 +55,7 @@ impl Waiter {
     pub(crate) async fn ask(&mut self, cmd: &Cmd, wait: Duration, doing: &'static str) -> Result<Value> {
         let limit = wait + self.ender.limit;
         let answer = within(limit, self.connection.req_packed_command(cmd), doing).await?;
-        self.ender.node.stands(&self.info).await.map_err(failed(doing))?;
+        self.ender.node.stands(&self.ender.info).await.map_err(failed(doing))?;
         Ok(answer)
     }
 
@@ -93,6 +93,8 @@ impl Ender {
     }
 
     async fn tell(&self) -> RedisResult<()> {
+        // Another master would end a stranger's read.
+        self.node.stands(&self.info).await?;
         let mut cmd = redis::cmd("CLIENT");
         cmd.arg("UNBLOCK").arg(self.client);
         self.node.command(&cmd).await?.extract_error().map(drop)
