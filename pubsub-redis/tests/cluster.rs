@@ -290,6 +290,23 @@ async fn a_member_waits_with_one_connection_for_each_partition_and_leaves_none()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs Redis"]
+async fn a_member_that_waits_at_every_partition_costs_the_nodes_two_commands_a_second_at_most() {
+    const WATCHED: u64 = 12;
+    let cluster = start(0);
+    let broker = broker(&cluster).await;
+    let mut deliveries = Deliveries::open(&broker, on("s", &["t:*"])).await.unwrap();
+    let waiting = tokio::spawn(async move { deliveries.next().await.map(drop) });
+    until_blocked(&cluster, u64::from(PARTITIONS)).await;
+    let before = sum(&cluster, "total_commands_processed");
+    sleep(Duration::from_secs(WATCHED)).await;
+    // Without the questions themselves, one to each node.
+    let asked = sum(&cluster, "total_commands_processed") - before - 3;
+    assert!(asked <= 2 * WATCHED, "{asked} in {WATCHED} s");
+    waiting.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs Redis"]
 async fn streams_that_are_dropped_while_they_wait_at_many_nodes_lose_nothing() {
     let cluster = start(0);
     let broker = broker(&cluster).await;
