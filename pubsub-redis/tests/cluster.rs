@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use pubsub_core::conformance::broker::{named, on};
 use pubsub_core::{
     ActionId, Begin, BrokerAdmin as _, Conclusion, Deliveries, Delivery, ErrorKind, Event, Publisher as _,
@@ -194,7 +193,8 @@ async fn no_action_id_changes_where_its_events_lie() {
         publish(&broker, named("t", action, &format!("{action}-1"))).await;
         // A group of its own, retried, so that it has a key of each kind.
         let literal = ActionId::new(action).unwrap();
-        let own = Subscription::for_stage(Stage::new("own{1}").unwrap(), [literal_pattern(&literal)]).unwrap();
+        let own =
+            Subscription::for_stage(Stage::new("own{1}").unwrap(), [literal_pattern(&literal)]).unwrap();
         let mut own = Deliveries::open(&broker, own).await.unwrap();
         next(&mut own).await.retry_in(Duration::from_secs(600)).await.unwrap();
     }

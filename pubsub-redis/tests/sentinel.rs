@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use pubsub_core::conformance::broker::{named, on};
 use pubsub_core::{
     Begin, Conclusion, Deliveries, Delivery, ErrorKind, PublisherExt as _, RunKey, RunRecord, Stage,
@@ -81,7 +80,9 @@ async fn run(delivery: Delivery, seen: &watch::Sender<Seen>) {
         Err(error) => panic!("{}", error.chain()),
     }
     delivery.ack().await.ok();
-    seen.send_modify(|seen| drop(seen.concluded.insert(n)));
+    seen.send_modify(|seen| {
+        seen.concluded.insert(n);
+    });
 }
 
 /// Publishes one event after the other until there are so many as are wanted; tells how many were answered.
@@ -164,7 +165,9 @@ async fn a_member_that_waits_at_a_master_that_slept_goes_on_at_the_new_one() {
     next(&mut deliveries).await.ack().await.unwrap();
     let old = watched.master().unwrap();
     let waits = |server: usize| {
-        block_in_place(|| watched.servers()[server].ask(&["CLIENT", "LIST"])).unwrap().contains("cmd=xreadgroup")
+        block_in_place(|| watched.servers()[server].ask(&["CLIENT", "LIST"]))
+            .unwrap()
+            .contains("cmd=xreadgroup")
     };
     let came = next(&mut deliveries);
     let failing = async {

@@ -36,7 +36,11 @@ const DOING: &str = "wait for events";
 
 /// What one read can wait at, of so many: at all, or in a cluster each alone, for no command has keys of two hash tags.
 pub(super) fn parts(link: &Link, many: usize) -> Vec<Range<usize>> {
-    if link.is_cluster() { (0..many).map(|at| at..at + 1).collect() } else { std::iter::once(0..many).collect() }
+    if link.is_cluster() {
+        (0..many).map(|at| at..at + 1).collect()
+    } else {
+        std::iter::once(0..many).collect()
+    }
 }
 
 /// How long each of so many reads waits.
@@ -132,7 +136,12 @@ impl Brought {
 type Told<'o> = (watch::Receiver<bool>, &'o Semaphore);
 
 impl Part {
-    async fn read(&mut self, member: &Member, wait: Duration, told: Told<'_>) -> (Range<usize>, Result<Vec<Raw>>) {
+    async fn read(
+        &mut self,
+        member: &Member,
+        wait: Duration,
+        told: Told<'_>,
+    ) -> (Range<usize>, Result<Vec<Raw>>) {
         let answer = self.try_read(member, wait, told).await;
         if answer.is_err() {
             self.waiter = None;
@@ -141,7 +150,12 @@ impl Part {
     }
 
     /// Waits until something is there, or it is told to end.
-    async fn try_read(&mut self, member: &Member, wait: Duration, (mut end, opening): Told<'_>) -> Result<Vec<Raw>> {
+    async fn try_read(
+        &mut self,
+        member: &Member,
+        wait: Duration,
+        (mut end, opening): Told<'_>,
+    ) -> Result<Vec<Raw>> {
         let waiter = match self.waiter.take() {
             Some(waiter) => self.waiter.insert(waiter),
             None => tokio::select! {

@@ -147,12 +147,7 @@ impl Cluster {
     }
 
     /// Asks those again that a node refused because their slot is elsewhere, one by one in their order.
-    async fn redirected(
-        &self,
-        commands: &[&Cmd],
-        slots: &[Option<u16>],
-        answers: &mut [RedisResult<Value>],
-    ) {
+    async fn redirected(&self, commands: &[&Cmd], slots: &[Option<u16>], answers: &mut [RedisResult<Value>]) {
         let deadline = self.deadline();
         for ((answer, command), slot) in answers.iter_mut().zip(commands).zip(slots) {
             if let (Ok(Value::ServerError(error)), Some(slot)) = (&*answer, slot)
@@ -173,12 +168,7 @@ impl Cluster {
     }
 
     /// The answer, and the node that gave it.
-    async fn at_slot(
-        &self,
-        slot: u16,
-        command: &Cmd,
-        deadline: Instant,
-    ) -> RedisResult<(Arc<Node>, Value)> {
+    async fn at_slot(&self, slot: u16, command: &Cmd, deadline: Instant) -> RedisResult<(Arc<Node>, Value)> {
         let mut node = self.serving(slot).await?;
         let (mut is_asking, mut redirects) = (false, 0);
         loop {

@@ -81,7 +81,9 @@ impl Server {
         if !self.link.is_cluster() {
             let mut all = redis::pipe();
             for step in steps {
-                step.cmd_iter().for_each(|command| drop(all.add_command(command.clone())));
+                for command in step.cmd_iter() {
+                    all.add_command(command.clone());
+                }
             }
             return self.run(doing, all).await;
         }
