@@ -103,6 +103,18 @@ mod cluster {
         OnRedis<Clustered>,
         REDIS_BROKER
     );
+
+    mod long {
+        use super::{Clustered, OnRedis, REDIS_BROKER};
+
+        pubsub_core::broker_stress!(
+            #[ignore = "long: every rule beside all others, on a cluster"]
+            OnRedis<Clustered>,
+            REDIS_BROKER,
+            2,
+            10
+        );
+    }
 }
 
 mod sentinel {

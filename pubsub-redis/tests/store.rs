@@ -72,6 +72,18 @@ mod cluster {
         OnRedis<Clustered>,
         REDIS_STORE
     );
+
+    mod long {
+        use super::{Clustered, OnRedis, REDIS_STORE};
+
+        pubsub_core::store_stress!(
+            #[ignore = "long: every rule beside all others, on a cluster"]
+            OnRedis<Clustered>,
+            REDIS_STORE,
+            2,
+            20
+        );
+    }
 }
 
 mod sentinel {
