@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pubsub_core::conformance::broker::{named, on};
@@ -144,18 +144,21 @@ async fn a_subscriber_of_twenty_types_runs_each_event_once_while_slots_move() {
     let moves = tokio::task::spawn_blocking({
         let (cluster, moving) = (Arc::clone(&cluster), Arc::clone(&moving));
         move || {
-            (0..2 * PARTITIONS).for_each(|partition| move_on(&cluster, partition % PARTITIONS));
+            (0..PARTITIONS).for_each(|partition| move_on(&cluster, partition));
             moving.store(false, Ordering::Relaxed);
         }
     });
     let (mut published, mut concluded, mut errors) = (0, BTreeSet::new(), Vec::new());
-    let all_published = Notify::new();
+    let (all_published, run_by_now) = (Notify::new(), AtomicUsize::new(0));
     let publishing = async {
         while moving.load(Ordering::Relaxed) || published < 400 {
             let action = format!("{}-{}", ACTIONS[published % ACTIONS.len()], published % 50);
             let kind = format!("type-{}", published % 20);
             publish(&broker, named(&kind, &action, &published.to_string())).await;
             published += 1;
+            while published > run_by_now.load(Ordering::Relaxed) + 100 {
+                sleep(Duration::from_millis(2)).await;
+            }
         }
         all_published.notify_one();
     };
@@ -170,6 +173,7 @@ async fn a_subscriber_of_twenty_types_runs_each_event_once_while_slots_move() {
                 Ok(delivery) => {
                     if let Some(id) = run(delivery).await {
                         assert!(concluded.insert(id.clone()), "{id} was run twice");
+                        run_by_now.store(concluded.len(), Ordering::Relaxed);
                     }
                 }
             }
@@ -297,11 +301,11 @@ async fn a_member_that_waits_at_every_partition_costs_the_nodes_two_commands_a_s
     let mut deliveries = Deliveries::open(&broker, on("s", &["t:*"])).await.unwrap();
     let waiting = tokio::spawn(async move { deliveries.next().await.map(drop) });
     until_blocked(&cluster, u64::from(PARTITIONS)).await;
-    let before = sum(&cluster, "total_commands_processed");
+    let (before, began) = (sum(&cluster, "total_commands_processed"), Instant::now());
     sleep(Duration::from_secs(WATCHED)).await;
     // Without the questions themselves, one to each node.
     let asked = sum(&cluster, "total_commands_processed") - before - 3;
-    assert!(asked <= 2 * WATCHED, "{asked} in {WATCHED} s");
+    assert!(asked <= 2 * began.elapsed().as_secs(), "{asked} in {:?}", began.elapsed());
     waiting.abort();
 }
 
@@ -336,6 +340,31 @@ async fn streams_that_are_dropped_while_they_wait_at_many_nodes_lose_nothing() {
     let (began, mut concluded) = (Instant::now(), BTreeSet::new());
     run_all(&mut last, &mut concluded, 100).await;
     assert!(began.elapsed() < Duration::from_secs(15), "half a lease");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs Redis"]
+async fn connections_that_are_cut_at_every_node_lose_nothing() {
+    let cluster = start(0);
+    let broker = broker(&cluster).await;
+    let mut deliveries = Deliveries::open(&broker, on("s", &["t:*"]).with_prefetch(4)).await.unwrap();
+    let publishing = async {
+        for n in 0..200 {
+            publish(&broker, named("t", &format!("a{}", n % 30), &n.to_string())).await;
+        }
+    };
+    let cutting = async {
+        for _ in 0..10 {
+            sleep(Duration::from_millis(100)).await;
+            for node in cluster.nodes() {
+                block_in_place(|| node.ask(&["CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "yes"])).unwrap();
+            }
+        }
+    };
+    let (began, mut concluded) = (Instant::now(), BTreeSet::new());
+    let running = run_all(&mut deliveries, &mut concluded, 200);
+    timeout(LONG, async { tokio::join!(publishing, cutting, running) }).await.expect("all events come");
+    assert!(began.elapsed() < Duration::from_secs(25), "before a lease is over: {:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -192,8 +192,8 @@ impl Taker {
         let Brought { raws, gone, failure } = brought;
         if failure.is_some() {
             self.doubt = true;
-            let longest = self.reads.longest() + member.shared.link.config().answer_limit();
-            self.doubt_at = Some(Instant::now() + longest);
+            // A second more, for the way to the server.
+            self.doubt_at = Some(Instant::now() + self.reads.longest() + Duration::from_secs(1));
         }
         let failed = if let Some(Turn::Failed(error)) = turn { Some(error) } else { None };
         if let Some(error) = failure.or(failed).filter(|_| raws.is_empty()) {
