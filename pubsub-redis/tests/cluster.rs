@@ -85,6 +85,12 @@ async fn next(deliveries: &mut Deliveries) -> Delivery {
     }
 }
 
+/// As [`next`], where nothing is an outage.
+async fn next_at_once(deliveries: &mut Deliveries) -> Delivery {
+    let next = timeout(LONG, deliveries.next()).await.expect("nothing comes").expect("the stream has ended");
+    next.unwrap_or_else(|error| panic!("{}", error.chain()))
+}
+
 /// Runs an event to its end; its id where this was the run that concluded it.
 async fn run(delivery: Delivery) -> Option<String> {
     let event = delivery.event();
@@ -234,7 +240,7 @@ async fn who_waits_at_a_slot_that_moves_goes_on_at_its_new_node() {
     let mut listener = Deliveries::open(&broker, listening).await.unwrap();
     for round in 0..6 {
         let id = round.to_string();
-        let came = async { tokio::join!(next(&mut member), next(&mut listener)) };
+        let came = async { tokio::join!(next_at_once(&mut member), next_at_once(&mut listener)) };
         let moved = async {
             until_blocked(&cluster, 2).await;
             block_in_place(|| move_on(&cluster, OWN));
@@ -256,7 +262,7 @@ async fn a_slot_that_is_half_moved_is_asked_about_seldom() {
     let mut member = Deliveries::open(&broker, on("s", &["t:a"])).await.unwrap();
     let listening = Subscription::broadcast(["t:a".parse().unwrap()]).unwrap();
     let mut listener = Deliveries::open(&broker, listening).await.unwrap();
-    let came = async { tokio::join!(next(&mut member), next(&mut listener)) };
+    let came = async { tokio::join!(next_at_once(&mut member), next_at_once(&mut listener)) };
     let moved = async {
         until_blocked(&cluster, 2).await;
         let slot = slot(&cluster, 3);
