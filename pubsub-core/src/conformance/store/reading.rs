@@ -205,7 +205,8 @@ pub async fn appended_lines_are_visible_within_the_declared_time(
     run.begin(&*store).await;
     for number in 1..=5 {
         run.append(&*store, &numbered(number, number)).await;
-        let limit = can.visible_within + Duration::from_secs(3);
+        // What a busy machine may take beside it.
+        let limit = can.visible_within + Duration::from_secs(10);
         let seen = tokio::time::timeout(limit, visible(&other, run.id(), number)).await;
         assert!(seen.is_ok(), "line {number} is not visible within {limit:?}");
     }
