@@ -3,6 +3,7 @@
 //! with `--curves` the curves.
 
 mod curve;
+pub mod latency;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

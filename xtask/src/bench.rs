@@ -18,7 +18,7 @@ const PLACE: Place =
 const PEERS: &str = "peers/Cargo.toml";
 
 /// The benchmarks that it has peers for.
-const WITH_PEERS: [&str; 1] = ["broker"];
+const WITH_PEERS: [&str; 2] = ["broker", "redis"];
 
 /// What is asked for.
 #[derive(Debug)]
