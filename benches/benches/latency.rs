@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group};
-use pubsub_pipeline::{
-    FileBroker, FileBrokerConfig, FileStore, FileStoreConfig, Publisher as _,
-};
+use pubsub_pipeline::{FileBroker, FileBrokerConfig, FileStore, FileStoreConfig, Publisher as _};
 use pubsub_pipeline_benches::latency::{self, Beside, percentile};
 use pubsub_pipeline_benches::{Curve, Row, Target, runtime, sizes};
 use tokio::runtime::Runtime;

@@ -102,7 +102,8 @@ fn published_in_flight(runtime: &Runtime, redis: &Redis, many: u64) -> Duration 
         let broker = ready(redis).await;
         let batches: Vec<Vec<Event>> = events(many).chunks(500).map(<[Event]>::to_vec).collect();
         let begun = Instant::now();
-        let mut answers = futures::stream::iter(batches).map(|batch| broker.publish(batch)).buffer_unordered(4);
+        let mut answers =
+            futures::stream::iter(batches).map(|batch| broker.publish(batch)).buffer_unordered(4);
         while let Some(answers) = answers.next().await {
             assert!(answers.iter().all(Result::is_ok));
         }
@@ -155,10 +156,9 @@ fn grouping(criterion: &mut Criterion) {
     let redis = server();
     let (tasks, each) = (64, 300);
     let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for (id, runtime, share) in [
-        ("redis-publish-64-tasks", runtime(), 1.2),
-        ("redis-publish-64-tasks-one-thread", current, 0.9),
-    ] {
+    for (id, runtime, share) in
+        [("redis-publish-64-tasks", runtime(), 1.2), ("redis-publish-64-tasks-one-thread", current, 0.9)]
+    {
         Row { id, size: tasks * each, unit: "events", target: Target::Speed(share), curve: Curve::No }
             .measure(criterion)
             .limit(|| {
@@ -205,7 +205,14 @@ fn raw_consumed(runtime: &Runtime, redis: &Redis, many: u64, count: usize) -> Du
 }
 
 /// Publishes so many, and takes and settles so many of them, up to `count` taken in advance.
-fn consumed(runtime: &Runtime, redis: &Redis, awaited: Awaited, waiting: u64, many: u64, count: usize) -> Duration {
+fn consumed(
+    runtime: &Runtime,
+    redis: &Redis,
+    awaited: Awaited,
+    waiting: u64,
+    many: u64,
+    count: usize,
+) -> Duration {
     let url = redis.url();
     runtime.block_on(empty(redis));
     awaited.run(runtime, async move {

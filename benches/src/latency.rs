@@ -12,8 +12,8 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use pubsub_pipeline::{
     ActionId, Broker, Command, Deliveries, Event, EventId, EventType, Execution, FanOut, Finality, Follow,
-    FollowFrom, Followed, LineNumber, OutputItem, OutputReader, OutputSink, Publisher, PublisherExt as _, RunKey,
-    RunRecord, SinkConfig, Stage, Stop, Subscription, Target, follow,
+    FollowFrom, Followed, LineNumber, OutputItem, OutputReader, OutputSink, Publisher, PublisherExt as _,
+    RunKey, RunRecord, SinkConfig, Stage, Stop, Subscription, Target, follow,
 };
 use rustix::time::{ClockId, clock_gettime};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pubsub_core::{Error, ErrorKind, Result};
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::connect::Link;
 use crate::error::failed;
@@ -53,24 +53,23 @@ impl Request {
     pub(crate) fn push(&mut self, arg: impl redis::ToRedisArgs) {
         self.cmd.arg(arg);
     }
+}
 
-    /// The same call with the script itself in place of its hash.
-    fn with_code(&self) -> Self {
-        let Some(script) = self.script else { return Self { cmd: self.cmd.clone(), script: None } };
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(script.code);
-        for arg in self.cmd.args_iter().skip(2) {
-            if let redis::Arg::Simple(arg) = arg {
-                cmd.arg(arg);
-            }
+/// Whether the server does not know the script that was called.
+fn lacks_script(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
+}
+
+/// The same call with the script itself in place of its hash.
+fn with_code(script: &Script, call: &Cmd) -> Cmd {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(script.code);
+    for arg in call.args_iter().skip(2) {
+        if let redis::Arg::Simple(arg) = arg {
+            cmd.arg(arg);
         }
-        Self { cmd, script: None }
     }
-
-    fn lacks_script(&self, answer: &Value) -> bool {
-        let is_unknown = |error: &ServerError| error.kind() == Some(ServerErrorKind::NoScript);
-        self.script.is_some() && matches!(answer, Value::ServerError(error) if is_unknown(error))
-    }
+    cmd
 }
 
 /// Commands that answer at once. Clones share one connection, on which nothing ever waits.
@@ -92,22 +91,28 @@ impl Commands {
     ///
     /// # Errors
     /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
-    pub(crate) async fn all(&self, requests: &[Request], doing: &'static str) -> Result<Vec<Answer>> {
-        let mut answers = self.send(requests.iter(), doing).await?;
-        let again: Vec<usize> = (0..)
-            .zip(requests.iter().zip(&answers))
-            .filter_map(|(at, (request, answer))| request.lacks_script(answer).then_some(at))
-            .collect();
-        if again.is_empty() {
-            return Ok(answers.into_iter().map(Answer).collect());
+    pub(crate) async fn all(&self, requests: Vec<Request>, doing: &'static str) -> Result<Vec<Answer>> {
+        let mut pipeline = Pipeline::with_capacity(requests.len());
+        let mut scripts = Vec::new();
+        for (at, request) in (0..).zip(requests) {
+            scripts.extend(request.script.map(|script| (at, script)));
+            pipeline.add_command(request.cmd);
         }
+        let mut answers = self.send(&pipeline, doing).await?;
         // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
-        let whole: Vec<Request> =
-            again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
-        let repeated = self.send(whole.iter(), doing).await?;
-        for (at, answer) in again.into_iter().zip(repeated) {
-            if let Some(place) = answers.get_mut(at) {
-                *place = answer;
+        scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
+        if !scripts.is_empty() {
+            let mut whole = Pipeline::with_capacity(scripts.len());
+            let mut calls = (0..).zip(pipeline.cmd_iter());
+            for (at, script) in &scripts {
+                let call = calls.find(|(of, _)| of == at);
+                whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
+            }
+            let repeated = self.send(&whole, doing).await?;
+            for ((at, _), answer) in scripts.iter().zip(repeated) {
+                if let Some(place) = answers.get_mut(*at) {
+                    *place = answer;
+                }
             }
         }
         Ok(answers.into_iter().map(Answer).collect())
@@ -118,25 +123,16 @@ impl Commands {
     /// # Errors
     /// As [`all`](Self::all), and what the server says is wrong.
     pub(crate) async fn one(&self, request: Request, doing: &'static str) -> Result<Value> {
-        let mut answers = self.all(&[request], doing).await?;
+        let mut answers = self.all(vec![request], doing).await?;
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(
-        &self,
-        requests: impl Iterator<Item = &Request>,
-        doing: &'static str,
-    ) -> Result<Vec<Value>> {
-        let mut pipeline = Pipeline::new();
-        for request in requests {
-            pipeline.add_command(request.cmd.clone());
-        }
+    async fn send(&self, pipeline: &Pipeline, doing: &'static str) -> Result<Vec<Value>> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        let many = pipeline.len();
         self.0.check().await?;
-        self.0.commands().req_packed_commands(&pipeline, 0, many).await.map_err(failed(doing))
+        self.0.commands().req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(failed(doing))
     }
 }
 

@@ -196,7 +196,7 @@ impl Measured {
             }
             "peer" => {
                 let ratio = ratio(self.peer);
-                (format!("{ratio:.2}"), format!("≥ {wanted:.0} × peer"), ratio >= *wanted)
+                (format!("{ratio:.2}"), format!("≥ {wanted} × peer"), ratio >= *wanted)
             }
             "within" => {
                 let each = self.ours / self.row.size / 1e9;

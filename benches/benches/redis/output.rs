@@ -30,7 +30,8 @@ fn batches(lines: u64) -> Vec<LineBatch> {
         let bytes = format!("{}\n", text()).repeat(usize::try_from(many).unwrap());
         let ends: Vec<u32> = (1..=u32::try_from(many).unwrap()).map(|n| n * 100).collect();
         let number = LineNumber::new(first + 1).unwrap();
-        LineBatch::new(number, Timestamp::now(), Stream::Stdout, bytes.into(), ends.into(), LineEnd::Lf).unwrap()
+        LineBatch::new(number, Timestamp::now(), Stream::Stdout, bytes.into(), ends.into(), LineEnd::Lf)
+            .unwrap()
     };
     (0..lines).step_by(512).map(batch).collect()
 }
@@ -64,7 +65,8 @@ pub(crate) fn writing(criterion: &mut Criterion) {
     let ours = |lines: u64| -> Duration {
         runtime.block_on(async {
             empty(&redis).await;
-            let store = RedisStore::connect(RedisStoreConfig::new(RedisConfig::new(redis.url()))).await.unwrap();
+            let store =
+                RedisStore::connect(RedisStoreConfig::new(RedisConfig::new(redis.url()))).await.unwrap();
             let event = Event::new(EventType::new("t").unwrap(), ActionId::new("a").unwrap());
             let key = RunKey::new(event.action_id, Stage::new("s").unwrap(), event.id, 1);
             store.begin(&RunRecord::begun(key.clone(), "bench")).await.unwrap();

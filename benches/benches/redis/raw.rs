@@ -154,7 +154,8 @@ pub(crate) async fn wait_for(
         }
         let ids: Vec<Vec<u8>> = read.iter().map(id).collect();
         if !ids.is_empty() {
-            let _: u64 = redis::cmd("XACK").arg(STREAM).arg(GROUP).arg(&ids).query_async(connection).await.unwrap();
+            let _: u64 =
+                redis::cmd("XACK").arg(STREAM).arg(GROUP).arg(&ids).query_async(connection).await.unwrap();
         }
         left = left.saturating_sub(ids.len());
     }

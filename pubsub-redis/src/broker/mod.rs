@@ -107,7 +107,7 @@ impl Publisher for RedisBroker {
         let shared = &*self.shared;
         let _under_way = shared.gate.read().await;
         let opened = match shared.refuse_closed() {
-            Ok(()) => shared.partitions().await,
+            Ok(()) => shared.all_partitions().await,
             Err(error) => Err(error),
         };
         let partitions = match opened {
