@@ -15,7 +15,6 @@ use super::group::millis;
 use super::keys::Kind;
 use super::member::{Change, Held, How, Member, sign};
 use super::scripts::RENEW;
-use super::shared::for_each;
 use crate::reply::{bytes, count, fixed, items, number, text};
 use crate::script::{Answer, Request};
 
@@ -157,7 +156,7 @@ impl Keeper {
         let answers = match member.shared.commands.all(requests, doing).await {
             Ok(answers) => answers,
             Err(error) => {
-                let failed = for_each(plain.values().map(Vec::len).sum(), &error);
+                let failed = error.for_each(plain.values().map(Vec::len).sum());
                 return plain.into_values().flatten().map(|(index, _)| index).zip(failed).collect();
             }
         };
@@ -172,7 +171,7 @@ impl Keeper {
                         // Which of them were gone is not known; none of them comes back.
                         Ok(_) => Err(lost()),
                         Err(error) if error.kind() == ErrorKind::NotFound => Err(lost()),
-                        Err(error) => Err(Error::new(error.kind(), error.chain())),
+                        Err(error) => Err(error.again()),
                     },
                 ));
             }
@@ -203,7 +202,7 @@ impl Keeper {
             let answers = match member.shared.commands.all(requests, doing).await {
                 Ok(answers) => answers,
                 Err(error) => {
-                    let failed = for_each(others.len(), &error);
+                    let failed = error.for_each(others.len());
                     settled.extend(others.into_iter().map(|(index, _)| index).zip(failed));
                     return settled;
                 }

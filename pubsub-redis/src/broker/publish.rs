@@ -9,7 +9,7 @@ use redis::{RedisWrite, ToRedisArgs, Value};
 use super::indexed::STANDS;
 use super::keys::{Partition, partition_of, position};
 use super::scripts::{INDEX, PUBLISH};
-use super::shared::{Shared, for_each};
+use super::shared::Shared;
 use crate::reply::{bytes, count, fixed, text};
 use crate::script::Request;
 
@@ -173,7 +173,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     }
     let mut answers = match shared.commands.all(requests, doing).await {
         Ok(answers) => answers.into_iter(),
-        Err(error) => return for_each(some.len(), &error),
+        Err(error) => return error.for_each(some.len()),
     };
     let mut published = Vec::with_capacity(some.len());
     for ((ready, plain), answer) in some.iter().zip(are_plain).zip(answers.by_ref()) {

@@ -133,8 +133,3 @@ impl Chores {
         while tasks.join_next().await.is_some() {}
     }
 }
-
-/// The same failure for each of so many.
-pub(super) fn for_each<T>(many: usize, error: &Error) -> Vec<Result<T>> {
-    (0..many).map(|_| Err(Error::new(error.kind(), error.chain()))).collect()
-}
