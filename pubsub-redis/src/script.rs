@@ -87,19 +87,15 @@ impl Commands {
         Self(link)
     }
 
-    /// Sends all in one go and answers for each.
+    /// Sends all in one go and answers for each. A script that the server does not know is sent again, and nothing else is:
+    /// for commands of which each must happen once.
     ///
     /// # Errors
     /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
     pub(crate) async fn all(&self, requests: Vec<Request>, doing: &'static str) -> Result<Vec<Answer>> {
-        let mut pipeline = Pipeline::with_capacity(requests.len());
-        let mut scripts = Vec::new();
-        for (at, request) in (0..).zip(requests) {
-            scripts.extend(request.script.map(|script| (at, script)));
-            pipeline.add_command(request.cmd);
-        }
-        let mut answers = self.send(&pipeline, doing).await?;
-        // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
+        self.0.check().await?;
+        let (pipeline, mut scripts) = packed(requests);
+        let mut answers = self.send(&pipeline).await.map_err(failed(doing))?;
         scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
         if !scripts.is_empty() {
             let mut whole = Pipeline::with_capacity(scripts.len());
@@ -108,12 +104,38 @@ impl Commands {
                 let call = calls.find(|(of, _)| of == at);
                 whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
             }
-            let repeated = self.send(&whole, doing).await?;
+            let repeated = self.send(&whole).await.map_err(failed(doing))?;
             for ((at, _), answer) in scripts.iter().zip(repeated) {
                 if let Some(place) = answers.get_mut(*at) {
                     *place = answer;
                 }
             }
+        }
+        Ok(answers.into_iter().map(Answer).collect())
+    }
+
+    /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
+    /// so that their order stays, and also where an idle connection turns out to be closed.
+    pub(crate) async fn repeatable(
+        &self,
+        requests: Vec<Request>,
+        doing: &'static str,
+    ) -> Result<Vec<Answer>> {
+        self.0.check().await?;
+        let (pipeline, scripts) = packed(requests);
+        let mut answers = self.send(&pipeline).await;
+        if answers.as_ref().is_err_and(is_cut) {
+            answers = self.send(&pipeline).await;
+        }
+        let mut answers = answers.map_err(failed(doing))?;
+        if answers.iter().any(lacks_script) {
+            let (mut whole, mut scripts) =
+                (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
+            for (at, call) in (0..).zip(pipeline.cmd_iter()) {
+                let script = scripts.next_if(|(of, _)| *of == at);
+                whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
+            }
+            answers = self.send(&whole).await.map_err(failed(doing))?;
         }
         Ok(answers.into_iter().map(Answer).collect())
     }
@@ -127,13 +149,27 @@ impl Commands {
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(&self, pipeline: &Pipeline, doing: &'static str) -> Result<Vec<Value>> {
+    async fn send(&self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        self.0.check().await?;
-        self.0.commands().req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(failed(doing))
+        self.0.commands().req_packed_commands(pipeline, 0, pipeline.len()).await
     }
+}
+
+/// The commands as one pipeline, and which of them are calls of scripts.
+fn packed(requests: Vec<Request>) -> (Pipeline, Vec<(usize, &'static Script)>) {
+    let (mut pipeline, mut scripts) = (Pipeline::with_capacity(requests.len()), Vec::new());
+    for (at, request) in (0..).zip(requests) {
+        scripts.extend(request.script.map(|script| (at, script)));
+        pipeline.add_command(request.cmd);
+    }
+    (pipeline, scripts)
+}
+
+/// Whether a connection that was there is not there any more: another one may be had at once.
+fn is_cut(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
 }
 
 /// What the server answered to one request.
