@@ -16,10 +16,10 @@ use criterion::{Criterion, criterion_group};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use pubsub_pipeline::{
-    ActionId, Deliveries, Event, EventType, Payload, Publisher as _, PublisherExt as _, RedisBroker,
+    Deliveries, Event, Publisher as _, PublisherExt as _, RedisBroker,
     RedisBrokerConfig, RedisConfig, Stage, Subscription,
 };
-use pubsub_pipeline_benches::{Awaited, Curve, PUBLISHED, Row, Target, payload, runtime, sizes};
+use pubsub_pipeline_benches::{Awaited, Curve, PUBLISHED, Row, Target, event, events, runtime, sizes};
 use raw::{Fields, Socket, fields};
 use services::{Redis, RedisOptions};
 use tokio::runtime::Runtime;
@@ -29,19 +29,6 @@ const ONE_BY_ONE: u64 = 5_000;
 
 /// Consumed in one pass, where the table has it.
 const CONSUMED: u64 = 50_000;
-
-pub(crate) fn event(n: u64) -> Event {
-    let payload: Payload = payload().parse().unwrap();
-    Event::new(
-        EventType::new("build-requested").unwrap(),
-        ActionId::new(format!("action-{}", n % 100)).unwrap(),
-    )
-    .with_payload(payload)
-}
-
-fn events(many: u64) -> Vec<Event> {
-    (0..many).map(event).collect()
-}
 
 pub(crate) fn server() -> Redis {
     Redis::start(&RedisOptions::new()).unwrap()

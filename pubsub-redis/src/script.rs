@@ -42,7 +42,14 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(name: &str) -> Self {
-        Self { cmd: redis::cmd(name), script: None }
+        Self::with_room(name, 8, 128)
+    }
+
+    /// With room for so many arguments, and so many bytes of them: growing is what building a command costs most.
+    pub(crate) fn with_room(name: &str, args: usize, bytes: usize) -> Self {
+        let mut cmd = Cmd::with_capacity(1 + args, name.len() + bytes);
+        cmd.arg(name);
+        Self { cmd, script: None }
     }
 
     pub(crate) fn arg(mut self, arg: impl redis::ToRedisArgs) -> Self {

@@ -146,7 +146,9 @@ impl Keeper {
         let (doing, member) = ("acknowledge events", &self.member);
         let request = |(at, ids): (&usize, &Vec<(usize, Arc<str>)>)| {
             let stream = member.places.get(*at).map_or("", |place| &place.of.events);
-            let mut request = Request::new("XACK").arg(stream).arg(member.group.name.as_str());
+            let room = 256 + ids.iter().map(|(_, id)| id.len()).sum::<usize>();
+            let request = Request::with_room("XACK", 2 + ids.len(), room);
+            let mut request = request.arg(stream).arg(member.group.name.as_str());
             for (_, id) in ids {
                 request.push(&**id);
             }

@@ -118,7 +118,10 @@ impl Ready {
 
     /// The command that adds it where nothing has to be looked up: to a stream that is there.
     fn plain(&self) -> Request {
-        Request::new("XADD").arg(&self.partition.events).arg("NOMKSTREAM").arg("*").arg(&self.fields)
+        let (stream, fields) = (&self.partition.events, &self.fields);
+        let bytes = stream.len() + fields.text.len() + 16;
+        let request = Request::with_room("XADD", 3 + fields.ends.len(), bytes);
+        request.arg(stream).arg("NOMKSTREAM").arg("*").arg(fields)
     }
 
     /// Whether it can be added without a look at what is there.
