@@ -2,10 +2,8 @@
 
 use std::fmt;
 use std::sync::LazyLock;
-use std::time::Duration;
 
-use pubsub_core::{Error, ErrorKind, Result};
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use pubsub_core::Result;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::connect::Link;
@@ -63,8 +61,8 @@ impl Request {
 }
 
 /// Whether the server does not know the script that was called.
-fn lacks_script(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
+fn lacks_script(answer: &RedisResult<Value>) -> bool {
+    matches!(answer, Ok(Value::ServerError(error)) if error.kind() == Some(ServerErrorKind::NoScript))
 }
 
 /// The same call with the script itself in place of its hash.
@@ -94,25 +92,33 @@ impl Commands {
         Self(link)
     }
 
-    /// Sends all in one go and answers for each. A script that the server does not know is sent again, and nothing else is:
-    /// for commands of which each must happen once.
+    /// Sends all in one go and answers for each, or fails where one got no answer. A script that the server does not know is
+    /// sent again, and nothing else is: for commands of which each must happen once.
     ///
     /// # Errors
-    /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
+    /// Where a server could not be asked, or its answer is lost: each may or may not have happened.
     pub(crate) async fn all(&self, requests: Vec<Request>, doing: &'static str) -> Result<Vec<Answer>> {
+        answered(self.each(requests).await?, doing)
+    }
+
+    /// As [`all`](Self::all), where in a cluster what one node does not answer is no failure of the others.
+    ///
+    /// # Errors
+    /// Where no server was asked.
+    pub(crate) async fn each(&self, requests: Vec<Request>) -> Result<Vec<Answer>> {
         self.0.check().await?;
         let (pipeline, mut scripts) = packed(requests);
-        let mut answers = self.send(&pipeline).await.map_err(failed(doing))?;
+        let mut answers = self.send(&pipeline).await;
         scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
         if !scripts.is_empty() {
+            // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
             let mut whole = Pipeline::with_capacity(scripts.len());
             let mut calls = (0..).zip(pipeline.cmd_iter());
             for (at, script) in &scripts {
                 let call = calls.find(|(of, _)| of == at);
                 whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
             }
-            let repeated = self.send(&whole).await.map_err(failed(doing))?;
-            for ((at, _), answer) in scripts.iter().zip(repeated) {
+            for ((at, _), answer) in scripts.iter().zip(self.send(&whole).await) {
                 if let Some(place) = answers.get_mut(*at) {
                     *place = answer;
                 }
@@ -123,6 +129,9 @@ impl Commands {
 
     /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
     /// so that their order stays, and also where an idle connection turns out to be closed.
+    ///
+    /// # Errors
+    /// As for [`all`](Self::all).
     pub(crate) async fn repeatable(
         &self,
         requests: Vec<Request>,
@@ -131,20 +140,18 @@ impl Commands {
         self.0.check().await?;
         let (pipeline, scripts) = packed(requests);
         let mut answers = self.send(&pipeline).await;
-        if answers.as_ref().is_err_and(is_cut) {
+        if answers.iter().any(is_cut) {
             answers = self.send(&pipeline).await;
         }
-        let mut answers = answers.map_err(failed(doing))?;
         if answers.iter().any(lacks_script) {
-            let (mut whole, mut scripts) =
-                (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
+            let (mut whole, mut scripts) = (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
             for (at, call) in (0..).zip(pipeline.cmd_iter()) {
                 let script = scripts.next_if(|(of, _)| *of == at);
                 whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
             }
-            answers = self.send(&whole).await.map_err(failed(doing))?;
+            answers = self.send(&whole).await;
         }
-        Ok(answers.into_iter().map(Answer).collect())
+        answered(answers.into_iter().map(Answer).collect(), doing)
     }
 
     /// Sends one and answers.
@@ -156,11 +163,25 @@ impl Commands {
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(&self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+    async fn send(&self, pipeline: &Pipeline) -> Vec<RedisResult<Value>> {
         if pipeline.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        self.0.commands().req_packed_commands(pipeline, 0, pipeline.len()).await
+        // On the heap: it is a part of the future of nearly every call.
+        Box::pin(self.0.commands().each(pipeline)).await
+    }
+
+    /// Whether one round trip may go to several servers, which work at the same time.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.0.is_cluster()
+    }
+}
+
+/// The answers, where there is one to each.
+fn answered(answers: Vec<Answer>, doing: &'static str) -> Result<Vec<Answer>> {
+    match answers.iter().find_map(|answer| answer.0.as_ref().err()) {
+        Some(error) => Err(failed(doing)(error.clone())),
+        None => Ok(answers),
     }
 }
 
@@ -175,20 +196,23 @@ fn packed(requests: Vec<Request>) -> (Pipeline, Vec<(usize, &'static Script)>) {
 }
 
 /// Whether a connection that was there is not there any more: another one may be had at once.
-fn is_cut(error: &RedisError) -> bool {
-    error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
+fn is_cut(answer: &RedisResult<Value>) -> bool {
+    let is_cut = |error: &RedisError| {
+        error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
+    };
+    answer.as_ref().is_err_and(is_cut)
 }
 
 /// What the server answered to one request.
-pub(crate) struct Answer(Value);
+pub(crate) struct Answer(RedisResult<Value>);
 
 impl Answer {
     /// The value.
     ///
     /// # Errors
-    /// What the server says is wrong.
+    /// What the server says is wrong, or that it did not answer.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
-        plain(self.0).map_err(failed(doing))
+        self.0.and_then(plain).map_err(failed(doing))
     }
 }
 
@@ -198,19 +222,4 @@ fn plain(value: Value) -> RedisResult<Value> {
         Value::ServerError(error) => Err(RedisError::from(error)),
         value => Ok(value),
     }
-}
-
-/// Runs a command that may wait, on a connection of its own, at most so long.
-///
-/// # Errors
-/// Where the server could not be asked or says what is wrong.
-pub(crate) async fn waiting(
-    connection: &mut MultiplexedConnection,
-    cmd: &Cmd,
-    limit: Duration,
-    doing: &'static str,
-) -> Result<Value> {
-    let answer = tokio::time::timeout(limit, connection.req_packed_command(cmd)).await;
-    let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?;
-    answer.and_then(plain).map_err(failed(doing))
 }

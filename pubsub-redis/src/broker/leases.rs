@@ -155,7 +155,7 @@ impl Keeper {
             request
         };
         let requests: Vec<Request> = plain.iter().map(request).collect();
-        let answers = match member.shared.commands.all(requests, doing).await {
+        let answers = match member.shared.commands.each(requests).await {
             Ok(answers) => answers,
             Err(error) => {
                 let failed = error.for_each(plain.values().map(Vec::len).sum());
@@ -187,7 +187,7 @@ impl Keeper {
         settlements: &[(LeaseId, Settlement)],
         mut others: Vec<(usize, Held)>,
     ) -> Vec<(usize, Result<()>)> {
-        let (doing, member) = ("settle events", &self.member);
+        let member = &self.member;
         let mut settled = Vec::new();
         let mut tries = 0;
         while !others.is_empty() && tries < MAX_TRIES {
@@ -201,7 +201,7 @@ impl Keeper {
                 });
                 requests.extend(request);
             }
-            let answers = match member.shared.commands.all(requests, doing).await {
+            let answers = match member.shared.commands.each(requests).await {
                 Ok(answers) => answers,
                 Err(error) => {
                     let failed = error.for_each(others.len());

@@ -14,6 +14,7 @@ mod leases;
 mod member;
 mod page;
 mod publish;
+mod reads;
 mod retention;
 mod scripts;
 mod shared;
@@ -56,12 +57,16 @@ pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
     max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
 };
 
-/// A broker on the streams of a Redis or Valkey server, shared by any number of processes.
+/// A broker on the streams of a Redis or Valkey server, a cluster of them, or a master that sentinels watch, shared by any
+/// number of processes.
 ///
 /// Events lie in partitions, by a hash of their action; a group reads those of its actions. All that belongs together,
-/// such as a lease and its claim, is changed by one script at the server. Reads that wait have connections of their own.
+/// such as a lease and its claim, is changed by one script at the server. Reads that wait have connections of their own: one
+/// for each subscriber, in a cluster one for each partition that it reads, so that
+/// [`with_partitions`](RedisBrokerConfig::with_partitions) bounds them.
 ///
-/// What an acknowledged publish survives is up to the server's persistence.
+/// What an acknowledged publish survives is up to the server's persistence; what was not passed on yet to a replica that
+/// takes over is lost.
 ///
 /// ```no_run
 /// // Not run: it needs a server.

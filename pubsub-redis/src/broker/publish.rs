@@ -174,7 +174,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     for n in &looked_at {
         requests.push(Request::new("HGET").arg(shared.keys.partition(*n).first).arg(""));
     }
-    let mut answers = match shared.commands.all(requests, doing).await {
+    let mut answers = match shared.commands.each(requests).await {
         Ok(answers) => answers.into_iter(),
         Err(error) => return error.for_each(some.len()),
     };

@@ -39,10 +39,6 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(config: RedisBrokerConfig) -> Result<Self> {
         let link = Link::new(config.redis().clone())?;
-        if link.is_cluster() {
-            let what = "a broker on a Redis Cluster: it waits at all of its streams in one read; name one server, or sentinels";
-            return Err(Error::unsupported(what));
-        }
         let keys = Keys::new(config.redis().prefix());
         Ok(Self {
             commands: Commands::new(link.clone()),

@@ -1,11 +1,9 @@
-//! Taking: leases what is ready, takes over what was left, and waits for what is new.
+//! Taking: leases what is ready, and takes over what was left.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_core::Result;
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::batch::Raw;
@@ -13,13 +11,10 @@ use super::keys::Kind;
 use super::member::{Member, sign};
 use super::scripts::{MINE, TAKE, TAKEOVER};
 use crate::reply::{count, entries, fixed, items, number, streams};
-use crate::script::{Request, waiting};
+use crate::script::Request;
 
 /// Most entries of one call, however many are asked for.
-const MAX_CALL: usize = 1000;
-
-/// Longest wait of one read.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+pub(super) const MAX_CALL: usize = 1000;
 
 /// What one look in one place brought.
 #[derive(Default)]
@@ -184,64 +179,5 @@ impl Member {
         places.sort_unstable();
         places.dedup();
         places
-    }
-}
-
-/// A connection for one read that waits.
-pub(super) struct Reading {
-    connection: MultiplexedConnection,
-    /// What the server calls it.
-    client: i64,
-}
-
-impl Reading {
-    pub(super) async fn open(member: &Member) -> Result<Self> {
-        let doing = "wait for events";
-        let key = member.places.first().map_or("", |place| place.stream(Kind::Event));
-        let mut connection = member.shared.link.waiting(key.as_bytes()).await?;
-        let mut cmd = redis::cmd("CLIENT");
-        cmd.arg("ID");
-        let limit = member.shared.link.config().answer_limit();
-        let answer = waiting(&mut connection, &cmd, limit, doing).await?;
-        Ok(Self { connection, client: number(answer)?.unwrap_or(0) })
-    }
-
-    /// Waits until something is there for the group, at most for a while.
-    pub(super) async fn read(&mut self, member: &Arc<Member>) -> Result<Vec<Raw>> {
-        let doing = "wait for events";
-        let places = member.places.len();
-        let mut cmd = redis::cmd("XREADGROUP");
-        cmd.arg("GROUP").arg(member.group.name.as_str()).arg(&*member.owner);
-        let each = (member.on.prefetch().min(MAX_CALL) / (2 * places).max(1)).max(1);
-        let each = if places == 1 { member.on.prefetch().min(MAX_CALL) } else { each };
-        cmd.arg("COUNT").arg(each).arg("BLOCK").arg(u64::try_from(MAX_WAIT.as_millis()).unwrap_or(0));
-        cmd.arg("STREAMS");
-        // What came back is older than what is new.
-        for kind in [Kind::Again, Kind::Event] {
-            for place in &member.places {
-                cmd.arg(place.stream(kind));
-            }
-        }
-        for _ in 0..2 * places {
-            cmd.arg(">");
-        }
-        let limit = MAX_WAIT + member.shared.link.config().answer_limit();
-        let answer = waiting(&mut self.connection, &cmd, limit, doing).await?;
-        let mut raws = Vec::new();
-        for (stream, entries) in streams(answer)? {
-            let place = (0..).zip(&member.places).find_map(|(at, place)| {
-                let kind =
-                    [Kind::Again, Kind::Event].into_iter().find(|kind| place.stream(*kind) == stream)?;
-                Some((at, kind))
-            });
-            let Some((at, kind)) = place else { continue };
-            raws.extend(entries.into_iter().map(|entry| Raw { at, kind, entry }));
-        }
-        Ok(raws)
-    }
-
-    /// What ends the read at once; what it had by then is its answer.
-    pub(super) fn end(&self) -> Request {
-        Request::new("CLIENT").arg("UNBLOCK").arg(self.client)
     }
 }

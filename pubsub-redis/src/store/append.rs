@@ -38,11 +38,9 @@ impl Inner {
                 append.push((number.get(), end.as_str(), content));
             });
         }
-        let mut requests = vec![append];
-        if !part.is_empty() {
-            requests.push(self.wake(run));
-        }
-        let mut answers = self.run(DOING, requests).await?;
+        let told = if part.is_empty() { Vec::new() } else { vec![self.wake(run)] };
+        // Whoever is told before the lines are there would not hear of them again.
+        let mut answers = self.run_in_order(DOING, [vec![append], told]).await?;
         let (said, rest) = said(DOING, taken(DOING, &mut answers)?)?;
         if said != Said::Done {
             return Err(Error::new(ErrorKind::NotFound, DOING).with("run", &run.run_id));

@@ -124,15 +124,16 @@ impl Inner {
         if gone.is_empty() {
             return Ok(());
         }
-        let take_out = |entered: &Entered| {
-            let Entered { run, .. } = entered;
-            let there = Request::new("EXISTS").arg(self.layout.record(run));
-            [Request::new("ZREM").arg(set).arg(run.as_str()), there]
-        };
-        let mut answers = self.run(DOING, gone.iter().flat_map(take_out).collect()).await?;
+        let out = |entered: &Entered| Request::new("ZREM").arg(set).arg(entered.run.as_str());
+        let there = |entered: &Entered| Request::new("EXISTS").arg(self.layout.record(&entered.run));
+        let steps = [gone.iter().map(out).collect(), gone.iter().map(there).collect()];
+        // What begins after it was taken out enters itself once more.
+        let mut answers = self.run_in_order(DOING, steps).await?;
+        for _ in &gone {
+            taken(DOING, &mut answers)?;
+        }
         let mut back = Vec::new();
         for Entered { run, began } in &gone {
-            taken(DOING, &mut answers)?;
             if taken(DOING, &mut answers)? != Value::Int(0) {
                 back.push(Request::new("ZADD").arg(set).arg(began).arg(run.as_str()));
             }

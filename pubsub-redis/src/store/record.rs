@@ -156,18 +156,13 @@ impl Inner {
             put.push((name, value));
         }
         let is_new = stored.is_none_or(|stored| stored.record.started_at != next.started_at);
-        let mut requests = Vec::new();
         // A run that is there is in its sets, whenever its writer dies.
-        if is_new {
-            requests.extend(self.entering(next));
-        }
-        let put_at = requests.len();
-        requests.push(put);
-        if is_new || ended {
-            requests.extend(self.entering(next));
-        }
-        requests.push(self.wake(&next.key));
-        let mut answers = self.run(doing, requests).await?;
+        let before: Vec<Request> = if is_new { self.entering(next).collect() } else { Vec::new() };
+        let mut after: Vec<Request> =
+            if is_new || ended { self.entering(next).collect() } else { Vec::new() };
+        after.push(self.wake(&next.key));
+        let put_at = before.len();
+        let mut answers = self.run_in_order(doing, [before, vec![put], after]).await?;
         let mut result = Ok(Said::Other);
         for at in 0..answers.len() {
             let answer = taken(doing, &mut answers)?;
