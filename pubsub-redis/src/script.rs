@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use pubsub_core::Result;
-use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::connect::Link;
 use crate::error::failed;
@@ -40,7 +40,14 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(name: &str) -> Self {
-        Self { cmd: redis::cmd(name), script: None }
+        Self::with_room(name, 8, 128)
+    }
+
+    /// With room for so many arguments, and so many bytes of them: growing is what building a command costs most.
+    pub(crate) fn with_room(name: &str, args: usize, bytes: usize) -> Self {
+        let mut cmd = Cmd::with_capacity(1 + args, name.len() + bytes);
+        cmd.arg(name);
+        Self { cmd, script: None }
     }
 
     pub(crate) fn arg(mut self, arg: impl redis::ToRedisArgs) -> Self {
@@ -51,24 +58,23 @@ impl Request {
     pub(crate) fn push(&mut self, arg: impl redis::ToRedisArgs) {
         self.cmd.arg(arg);
     }
+}
 
-    /// The same call with the script itself in place of its hash.
-    fn with_code(&self) -> Self {
-        let Some(script) = self.script else { return Self { cmd: self.cmd.clone(), script: None } };
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(script.code);
-        for arg in self.cmd.args_iter().skip(2) {
-            if let redis::Arg::Simple(arg) = arg {
-                cmd.arg(arg);
-            }
+/// Whether the server does not know the script that was called.
+fn lacks_script(answer: &RedisResult<Value>) -> bool {
+    matches!(answer, Ok(Value::ServerError(error)) if error.kind() == Some(ServerErrorKind::NoScript))
+}
+
+/// The same call with the script itself in place of its hash.
+fn with_code(script: &Script, call: &Cmd) -> Cmd {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(script.code);
+    for arg in call.args_iter().skip(2) {
+        if let redis::Arg::Simple(arg) = arg {
+            cmd.arg(arg);
         }
-        Self { cmd, script: None }
     }
-
-    fn lacks_script(&self, answer: &RedisResult<Value>) -> bool {
-        let is_unknown = |error: &ServerError| error.kind() == Some(ServerErrorKind::NoScript);
-        self.script.is_some() && matches!(answer, Ok(Value::ServerError(error)) if is_unknown(error))
-    }
+    cmd
 }
 
 /// Commands that answer at once. Clones share one connection, on which nothing ever waits.
@@ -86,38 +92,34 @@ impl Commands {
         Self(link)
     }
 
-    /// Sends all in one go and answers for each.
+    /// Sends all in one go and answers for each, or fails where one got no answer. A script that the server does not know is
+    /// sent again, and nothing else is: for commands of which each must happen once.
     ///
     /// # Errors
     /// Where a server could not be asked, or its answer is lost: each may or may not have happened.
-    pub(crate) async fn all(&self, requests: &[Request], doing: &'static str) -> Result<Vec<Answer>> {
-        let answers = self.each(requests).await?;
-        match answers.iter().find_map(|answer| answer.0.as_ref().err()) {
-            Some(error) => Err(failed(doing)(error.clone())),
-            None => Ok(answers),
-        }
+    pub(crate) async fn all(&self, requests: Vec<Request>, doing: &'static str) -> Result<Vec<Answer>> {
+        answered(self.each(requests).await?, doing)
     }
 
     /// As [`all`](Self::all), where in a cluster what one node does not answer is no failure of the others.
     ///
     /// # Errors
     /// Where no server was asked.
-    pub(crate) async fn each(&self, requests: &[Request]) -> Result<Vec<Answer>> {
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub(crate) async fn each(&self, requests: Vec<Request>) -> Result<Vec<Answer>> {
         self.0.check().await?;
-        let mut answers = self.send(requests.iter()).await;
-        let again: Vec<usize> = (0..)
-            .zip(requests.iter().zip(&answers))
-            .filter_map(|(at, (request, answer))| request.lacks_script(answer).then_some(at))
-            .collect();
-        if !again.is_empty() {
+        let (pipeline, mut scripts) = packed(requests);
+        let mut answers = self.send(&pipeline).await;
+        scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
+        if !scripts.is_empty() {
             // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
-            let whole: Vec<Request> =
-                again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
-            for (at, answer) in again.into_iter().zip(self.send(whole.iter()).await) {
-                if let Some(place) = answers.get_mut(at) {
+            let mut whole = Pipeline::with_capacity(scripts.len());
+            let mut calls = (0..).zip(pipeline.cmd_iter());
+            for (at, script) in &scripts {
+                let call = calls.find(|(of, _)| of == at);
+                whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
+            }
+            for ((at, _), answer) in scripts.iter().zip(self.send(&whole).await) {
+                if let Some(place) = answers.get_mut(*at) {
                     *place = answer;
                 }
             }
@@ -125,22 +127,80 @@ impl Commands {
         Ok(answers.into_iter().map(Answer).collect())
     }
 
+    /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
+    /// so that their order stays, and also where an idle connection turns out to be closed.
+    ///
+    /// # Errors
+    /// As for [`all`](Self::all).
+    pub(crate) async fn repeatable(
+        &self,
+        requests: Vec<Request>,
+        doing: &'static str,
+    ) -> Result<Vec<Answer>> {
+        self.0.check().await?;
+        let (pipeline, scripts) = packed(requests);
+        let mut answers = self.send(&pipeline).await;
+        if answers.iter().any(is_cut) {
+            answers = self.send(&pipeline).await;
+        }
+        if answers.iter().any(lacks_script) {
+            let (mut whole, mut scripts) = (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
+            for (at, call) in (0..).zip(pipeline.cmd_iter()) {
+                let script = scripts.next_if(|(of, _)| *of == at);
+                whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
+            }
+            answers = self.send(&whole).await;
+        }
+        answered(answers.into_iter().map(Answer).collect(), doing)
+    }
+
     /// Sends one and answers.
     ///
     /// # Errors
     /// As [`all`](Self::all), and what the server says is wrong.
     pub(crate) async fn one(&self, request: Request, doing: &'static str) -> Result<Value> {
-        let mut answers = self.all(&[request], doing).await?;
+        let mut answers = self.all(vec![request], doing).await?;
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(&self, requests: impl Iterator<Item = &Request>) -> Vec<RedisResult<Value>> {
-        let mut pipeline = Pipeline::new();
-        for request in requests {
-            pipeline.add_command(request.cmd.clone());
+    async fn send(&self, pipeline: &Pipeline) -> Vec<RedisResult<Value>> {
+        if pipeline.is_empty() {
+            return Vec::new();
         }
-        self.0.commands().each(&pipeline).await
+        // On the heap: it is a part of the future of nearly every call.
+        Box::pin(self.0.commands().each(pipeline)).await
     }
+
+    /// Whether one round trip may go to several servers, which work at the same time.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.0.is_cluster()
+    }
+}
+
+/// The answers, where there is one to each.
+fn answered(answers: Vec<Answer>, doing: &'static str) -> Result<Vec<Answer>> {
+    match answers.iter().find_map(|answer| answer.0.as_ref().err()) {
+        Some(error) => Err(failed(doing)(error.clone())),
+        None => Ok(answers),
+    }
+}
+
+/// The commands as one pipeline, and which of them are calls of scripts.
+fn packed(requests: Vec<Request>) -> (Pipeline, Vec<(usize, &'static Script)>) {
+    let (mut pipeline, mut scripts) = (Pipeline::with_capacity(requests.len()), Vec::new());
+    for (at, request) in (0..).zip(requests) {
+        scripts.extend(request.script.map(|script| (at, script)));
+        pipeline.add_command(request.cmd);
+    }
+    (pipeline, scripts)
+}
+
+/// Whether a connection that was there is not there any more: another one may be had at once.
+fn is_cut(answer: &RedisResult<Value>) -> bool {
+    let is_cut = |error: &RedisError| {
+        error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
+    };
+    answer.as_ref().is_err_and(is_cut)
 }
 
 /// What the server answered to one request.

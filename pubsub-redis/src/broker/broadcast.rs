@@ -84,7 +84,7 @@ pub(super) async fn subscribe(shared: &Arc<Shared>, on: Subscription, partitions
         }
         _ => {
             let requests: Vec<Request> = read.iter().map(|of| LAST.call([&*of.events])).collect();
-            let answers = shared.commands.all(&requests, doing).await?;
+            let answers = shared.commands.all(requests, doing).await?;
             answers.into_iter().map(|answer| text(answer.get(doing)?)).collect::<Result<_>>()?
         }
     };

@@ -67,13 +67,13 @@ pub(super) struct Held {
     pub(super) at: usize,
     pub(super) kind: Kind,
     /// In its stream.
-    pub(super) id: String,
+    pub(super) id: Arc<str>,
     /// How often the server delivered the entry.
     pub(super) deliveries: u64,
     /// How often it was leased in all, also as an entry that it was before.
     pub(super) count: u64,
     /// The entry it began as.
-    pub(super) entry: String,
+    pub(super) entry: Arc<str>,
     pub(super) action: ActionId,
     /// Where its chain began.
     pub(super) root: Option<EntryId>,
@@ -150,7 +150,10 @@ impl Member {
 
     /// The lease is over.
     pub(super) fn forget(&self, lease: &LeaseId) {
-        self.lock().remove(&lease.entry);
+        let mut held = self.lock();
+        if held.get(&lease.entry).is_some_and(|held| held.count == lease.count) {
+            held.remove(&lease.entry);
+        }
     }
 
     /// Changes what is known of a lease.
@@ -196,6 +199,12 @@ impl Member {
         (0..).zip(dues.iter()).filter_map(|(at, due)| due.map(|due| (at, due))).min_by_key(|(_, due)| *due)
     }
 
+    /// Whether something is due in this place by now.
+    pub(super) fn is_due(&self, at: usize) -> bool {
+        let dues = self.dues.lock().unwrap_or_else(PoisonError::into_inner);
+        dues.get(at).copied().flatten().is_some_and(|due| due <= Instant::now())
+    }
+
     /// The request that settles a lease.
     pub(super) fn settlement(&self, held: &Held, how: &How<'_>, change: Option<Change>) -> Option<Request> {
         let place = self.places.get(held.at)?;
@@ -226,7 +235,7 @@ impl Member {
             None => (held.claim_of(stage), Arc::from(""), String::new()),
         };
         let request = SETTLE.call(keys).arg(self.group.name.as_str()).arg(&*self.owner);
-        let request = request.arg(&held.id).arg(held.deliveries).arg(name).arg(ms).arg(&held.entry);
+        let request = request.arg(&*held.id).arg(held.deliveries).arg(name).arg(ms).arg(&*held.entry);
         Some(request.arg(held.count).arg(of.n.to_string()).arg(claim).arg(&*seen).arg(new).arg(reason))
     }
 
@@ -267,7 +276,7 @@ impl Drop for Member {
         let (shared, group) = (Arc::clone(&self.shared), self.group.name.clone());
         let requests = leaving(&group, &self.owner, (&self.home, &self.places), "left");
         self.shared.chores.begin(async move {
-            if let Err(error) = shared.commands.all(&requests, "leave a group").await {
+            if let Err(error) = shared.commands.all(requests, "leave a group").await {
                 // Others see that it is gone by its silence.
                 tracing::debug!(%group, error = %error.chain(), "a member could not leave");
             }

@@ -39,7 +39,7 @@ pub use config::RedisBrokerConfig;
 
 use member::Member;
 use publish::Ready;
-use shared::{Shared, for_each};
+use shared::Shared;
 
 /// What a Redis broker can do.
 pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
@@ -112,12 +112,12 @@ impl Publisher for RedisBroker {
         let shared = &*self.shared;
         let _under_way = shared.gate.read().await;
         let opened = match shared.refuse_closed() {
-            Ok(()) => shared.partitions().await,
+            Ok(()) => shared.all_partitions().await,
             Err(error) => Err(error),
         };
         let partitions = match opened {
             Ok(partitions) => partitions,
-            Err(error) => return for_each(events.len(), &error),
+            Err(error) => return error.for_each(events.len()),
         };
         let mut refused: Vec<Option<Error>> = Vec::with_capacity(events.len());
         let mut ready = Vec::with_capacity(events.len());
@@ -136,7 +136,7 @@ impl Publisher for RedisBroker {
             Vec::new()
         } else {
             let insert = |batches| publish::insert(shared, batches);
-            let no_answer = || for_each(many, &Error::new(ErrorKind::Unavailable, "publish: no answer"));
+            let no_answer = || Error::new(ErrorKind::Unavailable, "publish: no answer").for_each(many);
             shared.publishing.call(Arc::new(ready), insert).await.unwrap_or_else(no_answer)
         };
         let mut answers = answers.into_iter();

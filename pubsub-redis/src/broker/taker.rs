@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::batch::{Batch, Raw};
+use super::keys::Kind;
 use super::member::{Member, leaving};
 use super::reads::{Brought, Reads};
 
@@ -18,12 +19,26 @@ const SIGN: Duration = Duration::from_secs(5);
 /// How often everything is looked at for what nothing told of.
 const SWEEP: Duration = Duration::from_secs(300);
 
+/// How long a place may be read without a look at what is due there, which another member may have put off and left.
+const DUES: Duration = Duration::from_secs(1);
+
+/// How a place was found at the last look.
+#[derive(Clone, Copy)]
+struct Found {
+    /// When the server last said what is due there.
+    dues: Option<Instant>,
+    /// Something came back there, or most of what lies there is for others: a script takes just what is wanted.
+    is_mixed: bool,
+}
+
 /// Looks for entries.
 pub(super) struct Taker {
     member: Arc<Member>,
     reads: Reads,
     /// Where something may be, in the order in which to look. Where nothing may be, the server says when there is.
     todo: VecDeque<usize>,
+    /// Of each place.
+    found: Vec<Found>,
     /// How often in a row a read brought only what is another's.
     others: u32,
     /// An answer was lost: the server may hold what this member does not know of.
@@ -55,6 +70,7 @@ impl Taker {
             member: Arc::clone(member),
             reads: Reads::of(member),
             todo: (0..member.places.len()).collect(),
+            found: vec![Found { dues: None, is_mixed: true }; member.places.len()],
             others: 0,
             doubt: false,
             doubt_at: None,
@@ -147,16 +163,14 @@ impl Taker {
             self.todo.push_front(at);
         }
         while let Some(at) = self.todo.front().copied() {
-            let since = Instant::now();
-            let look = member.look(at, member.on.prefetch()).await?;
+            let (batch, more) = self.look_at(at).await?;
             self.lost = 0;
-            let batch = member.sort(look.raws, since).await?;
             if !batch.is_empty() {
                 // The others first, so that each gets its turn.
                 self.todo.rotate_left(1);
                 return Ok(batch);
             }
-            if !look.more {
+            if !more {
                 self.todo.pop_front();
             }
             if *member.stopped.borrow() || member.shared.is_closed() {
@@ -164,6 +178,25 @@ impl Taker {
             }
         }
         Ok(Batch::nothing(&member))
+    }
+
+    /// Looks at one place; answers what was found, and whether there may be more.
+    async fn look_at(&mut self, at: usize) -> Result<(Batch, bool)> {
+        let (member, since) = (Arc::clone(&self.member), Instant::now());
+        let found = self.found.get(at).copied();
+        let knows_dues = found.and_then(|found| found.dues).is_some_and(|asked| asked.elapsed() < DUES);
+        let is_due = member.is_due(at);
+        let plainly = knows_dues && !is_due && found.is_some_and(|found| !found.is_mixed);
+        let many = member.on.prefetch();
+        let look = if plainly { member.read(at, many).await? } else { member.look(at, many).await? };
+        let (taken, came_back) = (look.raws.len(), look.raws.iter().any(|raw| raw.kind == Kind::Again));
+        let batch = member.sort(look.raws, since).await?;
+        if let Some(found) = self.found.get_mut(at) {
+            found.is_mixed = came_back || look.passed + taken > 2 * batch.len();
+            // Where nothing is left, only a script says whether anything is due.
+            found.dues = if plainly { found.dues.filter(|_| taken > 0) } else { Some(since) };
+        }
+        Ok((batch, look.more || (plainly && taken == 0)))
     }
 
     /// Says that this member is there, and hears when another may be gone.
@@ -329,7 +362,7 @@ impl Taker {
         let member = &self.member;
         for name in silent.iter().filter(|name| ***name != *member.owner) {
             let requests = leaving(&member.group.name, name, (&member.home, &member.places), "gone");
-            for answer in member.shared.commands.all(&requests, "forget a member that is gone").await? {
+            for answer in member.shared.commands.all(requests, "forget a member that is gone").await? {
                 answer.get("forget a member that is gone")?;
             }
         }
