@@ -27,10 +27,10 @@ pub use tally::Tally;
 use crate::{Chance, Place};
 
 /// The lease of the workers: short, so that a run has many of them.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(3);
 
 /// The limit on an answer, and on connecting, of everybody.
-const ANSWER: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// What every key begins with.
 const PREFIX: &str = "chaos";

@@ -7,7 +7,7 @@ use services::{Data, Proxy, Redis, Weather};
 
 use super::tally::Tally;
 use super::workers::Workers;
-use super::{ANSWER, LEASE, WORKERS};
+use super::{ANSWER, WORKERS};
 use crate::{Chance, signal};
 
 /// One kind of trouble.
@@ -43,7 +43,7 @@ const TROUBLES: [Trouble; 12] = [
 ];
 
 /// Longer than a lease, and than every limit on an answer.
-const LONG: Duration = Duration::from_millis(3500);
+const LONG: Duration = Duration::from_millis(4500);
 
 /// A server and the links to it: one for each worker, the last for all who are in this process.
 pub(super) struct Links {
