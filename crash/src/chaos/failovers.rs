@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use pubsub_pipeline::{RunRecord, Timestamp};
+use pubsub_pipeline::EventId;
 use services::{Data, Persistence, RedisOptions, RedisSentinel};
 
 use super::crew::{Crew, Ledger, Manner, Sent};
@@ -11,7 +11,7 @@ use super::onlooker::Onlooker;
 use super::outcome::Outcome;
 use super::tally::Tally;
 use super::workers::Workers;
-use super::{LIMIT, Stage, WORKERS, options, until};
+use super::{LIMIT, PREFIX, Stage, WORKERS, now_ms, options, until};
 use crate::{Chance, nobody_is_left};
 
 /// Within so long after a failover an event that is published then has run.
@@ -19,6 +19,12 @@ const GOES_ON: Duration = Duration::from_secs(15);
 
 /// A server counts as the master for so long after the sentinels named it, and a little more.
 const NAMED: Duration = Duration::from_millis(1300);
+
+/// For how long events are published once the master was replaced for the last time.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
+/// Within so long after its command ended an event is settled and its record in the store, where all is calm.
+const SETTLES_MS: u64 = 2000;
 
 /// How the master is replaced.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +42,8 @@ pub(super) fn play(mut stage: Stage<'_>) {
     let mut servers = RedisSentinel::start(&keeping).unwrap();
     let address = format!("{}?{}", servers.url(), options());
     let mut workers = Workers::start(stage.place, vec![address.clone(); WORKERS]);
-    let onlooker = Onlooker::at(&address);
+    let patient = format!("{}?prefix={PREFIX}", servers.url());
+    let onlooker = Onlooker::at(&patient);
     onlooker.until_all_are_members();
     let mut crew = Crew::begin(stage.place, &address, Manner { insists: true }, stage.chance.fork());
     let (over, mut storms) = (Instant::now() + stage.trouble, Vec::new());
@@ -48,44 +55,50 @@ pub(super) fn play(mut stage: Stage<'_>) {
             left.extend([Failover::Kill, Failover::Pause, Failover::Asked]);
         }
         let failover = left.swap_remove(usize::try_from(stage.chance.below(left.len() as u64)).unwrap());
-        sleep(Duration::from_millis(500 + stage.chance.below(1000)));
+        sleep(Duration::from_millis(1000 + stage.chance.below(1500)));
         storms.push(replace(&mut servers, failover, &crew.ledger, &mut stage.chance, stage.tally));
         times += 1;
         workers.none_has_ended();
         onlooker.until_a_sign_has_run(stage.place, &crew.ledger, times, GOES_ON);
     }
+    sleep(AFTERWARDS);
     crew.stop_publishing();
     until("every event is settled", LIMIT, || onlooker.is_quiet());
     workers.end();
     nobody_is_left(stage.place);
 
-    let outcome = crew.runtime.block_on(Outcome::read(stage.place, &address, crew.ledger.sent()));
+    let outcome = crew.runtime.block_on(Outcome::read(stage.place, &patient, crew.ledger.sent()));
     outcome.count(stage.tally);
     stage.tally.add("publishes that were repeated", crew.ledger.retried());
     let counts = |sent: &Sent| sent.is_published && sent.calm.is_some();
-    outcome.none_is_lost(counts);
-    outcome.each_is_concluded(counts);
-    // What a run wrote that was not replicated yet is lost, and its worker does not know.
-    let is_clear = |run: &RunRecord| {
-        let end = run.finished_at.unwrap_or(Timestamp::EPOCH);
-        storms.iter().all(|(from, to)| run.started_at > *to || end < *from)
+    outcome.all_have_run(counts);
+    // What is written while the master is replaced may be lost, also where its writer knows it as written.
+    let is_clear = |event: &EventId| {
+        outcome.life(event).is_some_and(|(from, to)| {
+            storms.iter().all(|(begins, ends)| to + SETTLES_MS < *begins || from > *ends)
+        })
     };
-    crew.runtime.block_on(outcome.lines_are_there_once(is_clear));
+    stage
+        .tally
+        .add("events while nothing was replaced", outcome.runs.keys().filter(|id| is_clear(id)).count());
+    outcome.none_is_lost(|sent| is_clear(&sent.id));
+    outcome.each_is_concluded_once(is_clear);
+    crew.runtime.block_on(outcome.lines_are_there_once(|run| is_clear(&run.key.event_id)));
     crew.is_over();
 }
 
-/// Replaces the master; answers from when to when what was acknowledged may be lost.
+/// Replaces the master; answers from when to when what was acknowledged may be lost, in milliseconds since 1970.
 fn replace(
     servers: &mut RedisSentinel,
     failover: Failover,
     ledger: &Ledger,
     chance: &mut Chance,
     tally: &mut Tally,
-) -> (Timestamp, Timestamp) {
+) -> (u64, u64) {
     let master = servers.master().unwrap();
     // The one that was replaced before has to be a replica by now.
     servers.servers()[master].replicated().unwrap();
-    let from = Timestamp::now();
+    let from = now_ms();
     ledger.calm_ends();
     // What was acknowledged before this moment is replicated now.
     servers.servers()[master].replicated().unwrap();
@@ -111,7 +124,9 @@ fn replace(
             servers.fail_over().unwrap();
         }
     }
+    // Until then who asks one that does not know yet is led to the old one.
+    servers.until_all_say_not(master).unwrap();
     sleep(NAMED);
     ledger.calm_begins();
-    (from, Timestamp::now())
+    (from, now_ms())
 }

@@ -92,8 +92,8 @@ const PHASES: [Phase; 3] = [
     Phase {
         name: "a master and its replica under sentinels",
         part: 35,
-        checked: "what was replicated, or published at the new master, is concluded, its lines are there once; everybody \
-                  goes on by themselves",
+        checked: "what was replicated, or published at the new master, is run to its end; where nothing was replaced \
+                  meanwhile, it is concluded once and its lines are there once; everybody goes on by themselves",
         play: failovers::play,
     },
 ];
@@ -144,6 +144,11 @@ fn until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
 /// The address of a server at this port, with the limits of everybody.
 fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}?{}", options())
+}
+
+/// The same for who looks at it while nothing is in the way: however busy the machine is, the answer comes.
+fn patient_url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}?prefix={PREFIX}")
 }
 
 /// The options of every address.

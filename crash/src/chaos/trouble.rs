@@ -69,7 +69,7 @@ impl Links {
 
     /// The address without a proxy.
     pub(super) fn direct(&self) -> String {
-        super::url(self.server.port())
+        super::patient_url(self.server.port())
     }
 
     fn everywhere(&mut self, weather: Weather) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ANSWER, LEASE, now_ms};
 use crate::planned::BUILD;
@@ -11,6 +11,12 @@ use crate::{BEGIN, Place, SAID, end_of, signal, start_aside};
 /// How long a worker that was alone may not know that its lease is another's: until its next try to renew, and until what
 /// it runs has ended.
 const HEARS: Duration = Duration::from_millis(3000);
+
+/// The exit code of a worker that could not join its group: the broker was out of reach, and it is to be started again.
+const OUT_OF_REACH: i32 = 4;
+
+/// Within so long after its start a worker has joined its group, or ended.
+const JOINS: Duration = Duration::from_secs(10);
 
 /// The stage that all of them work at.
 pub(super) const STAGE: &str = "build";
@@ -32,7 +38,7 @@ pub(super) struct Workers<'a> {
     place: &'a Place,
     urls: Vec<String>,
     script: String,
-    running: Vec<Option<Child>>,
+    running: Vec<Option<(Child, Instant)>>,
     hurt: Vec<Hurt>,
 }
 
@@ -47,14 +53,14 @@ impl<'a> Workers<'a> {
         workers
     }
 
-    /// Starts those that are missing. One that ended by itself is a failure.
+    /// Starts those that are missing. One that ended by itself is a failure, unless it never joined its group.
     pub(super) fn complete(&mut self) {
         self.none_has_ended();
         for at in 0..self.running.len() {
             if self.running[at].is_none() {
                 let words = self.words(at);
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                self.running[at] = Some(start_aside(self.place, &words));
+                self.running[at] = Some((start_aside(self.place, &words), Instant::now()));
             }
         }
     }
@@ -68,20 +74,25 @@ impl<'a> Workers<'a> {
     }
 
     pub(super) fn none_has_ended(&mut self) {
-        for child in self.running.iter_mut().flatten() {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "a worker ended by itself ({ended:?}): {}", last_words(self.place));
+        for worker in &mut self.running {
+            let Some((child, started)) = worker else { continue };
+            let Some(ended) = child.try_wait().unwrap() else { continue };
+            let could_not_join = ended.code() == Some(OUT_OF_REACH) && started.elapsed() < JOINS;
+            assert!(could_not_join, "a worker ended by itself ({ended:?}): {}", last_words(self.place));
+            *worker = None;
         }
     }
 
     /// The place of the worker whose process this is.
     pub(super) fn place_of(&self, worker: u32) -> Option<usize> {
-        self.running.iter().position(|child| child.as_ref().is_some_and(|child| child.id() == worker))
+        self.running
+            .iter()
+            .position(|running| running.as_ref().is_some_and(|(child, _)| child.id() == worker))
     }
 
     /// Kills one.
     pub(super) fn kill(&mut self, at: usize) {
-        if let Some(mut child) = self.running[at].take() {
+        if let Some((mut child, _)) = self.running[at].take() {
             child.kill().unwrap();
             child.wait().unwrap();
             let now = now_ms();
@@ -91,7 +102,7 @@ impl<'a> Workers<'a> {
 
     /// Does something to one, in which it alone is cut off from everybody.
     pub(super) fn alone(&mut self, at: usize, cut_off: impl FnOnce(&Child)) {
-        let Some(child) = &self.running[at] else { return };
+        let Some((child, _)) = &self.running[at] else { return };
         let from = now_ms();
         cut_off(child);
         let hears = u64::try_from((HEARS + ANSWER * 2 + LEASE / 3).as_millis()).unwrap();
@@ -121,10 +132,10 @@ impl<'a> Workers<'a> {
     /// Asks all to end, and waits until they have.
     pub(super) fn end(&mut self) {
         self.none_has_ended();
-        for child in self.running.iter().flatten() {
+        for (child, _) in self.running.iter().flatten() {
             signal(child, "TERM");
         }
-        for child in self.running.iter_mut().filter_map(Option::take) {
+        for (child, _) in self.running.iter_mut().filter_map(Option::take) {
             // By the signal, after all was settled.
             assert_eq!(end_of(child, &["work"]), Some(143), "a worker does not end in order");
         }
@@ -133,7 +144,7 @@ impl<'a> Workers<'a> {
 
 impl Drop for Workers<'_> {
     fn drop(&mut self) {
-        for child in self.running.iter_mut().flatten() {
+        for (child, _) in self.running.iter_mut().flatten() {
             // It may have ended.
             let _ = child.kill();
             let _ = child.wait();
