@@ -144,7 +144,8 @@ impl Commands {
             answers = self.send(&pipeline).await;
         }
         if answers.iter().any(lacks_script) {
-            let (mut whole, mut scripts) = (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
+            let (mut whole, mut scripts) =
+                (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
             for (at, call) in (0..).zip(pipeline.cmd_iter()) {
                 let script = scripts.next_if(|(of, _)| *of == at);
                 whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
@@ -152,6 +153,26 @@ impl Commands {
             answers = self.send(&whole).await;
         }
         answered(answers.into_iter().map(Answer).collect(), doing)
+    }
+
+    /// As [`repeatable`](Self::repeatable), of steps each of which needs that those before it are done: one round trip, or in a
+    /// cluster, whose nodes work at the same time, one for each.
+    ///
+    /// # Errors
+    /// As for [`all`](Self::all).
+    pub(crate) async fn in_order<const N: usize>(
+        &self,
+        steps: [Vec<Request>; N],
+        doing: &'static str,
+    ) -> Result<Vec<Answer>> {
+        if !self.0.is_cluster() {
+            return self.repeatable(steps.into_iter().flatten().collect(), doing).await;
+        }
+        let mut answers = Vec::new();
+        for step in steps {
+            answers.extend(self.repeatable(step, doing).await?);
+        }
+        Ok(answers)
     }
 
     /// Sends one and answers.
@@ -169,11 +190,6 @@ impl Commands {
         }
         // On the heap: it is a part of the future of nearly every call.
         Box::pin(self.0.commands().each(pipeline)).await
-    }
-
-    /// Whether one round trip may go to several servers, which work at the same time.
-    pub(crate) fn is_cluster(&self) -> bool {
-        self.0.is_cluster()
     }
 }
 
@@ -221,5 +237,37 @@ fn plain(value: Value) -> RedisResult<Value> {
     match value {
         Value::ServerError(error) => Err(RedisError::from(error)),
         value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use services::{RedisCluster, RedisOptions};
+
+    use super::{Commands, Request};
+    use crate::RedisConfig;
+    use crate::connect::Link;
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn a_step_waits_for_the_one_before_it_at_another_node_of_a_cluster() {
+        let cluster = RedisCluster::start(0, &RedisOptions::new()).unwrap();
+        let commands = Commands::new(Link::new(RedisConfig::from_url(&cluster.url()).unwrap()).unwrap());
+        // Slots 12182 and 5061, of the third and of the first node.
+        let steps = ["foo", "bar"].map(|key| vec![Request::new("SET").arg(key).arg(1)]);
+        let [last, first] = [12182, 5061].map(|slot| cluster.serves(slot).unwrap());
+        assert_ne!(last, first);
+        let there = || cluster.nodes()[first].ask(&["EXISTS", "bar"]).unwrap();
+        commands.one(Request::new("GET").arg("foo"), "warm up").await.unwrap();
+        cluster.nodes()[last].pause().unwrap();
+        let mut ordered = std::pin::pin!(commands.in_order(steps, "write both"));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut ordered).await;
+        assert!(early.is_err() && there() == "0", "the second before the first");
+        cluster.nodes()[last].go_on().unwrap();
+        let answers = ordered.await.unwrap().into_iter();
+        assert_eq!(answers.filter_map(|answer| answer.get("write both").ok()).count(), 2);
+        assert_eq!(there(), "1");
     }
 }

@@ -63,7 +63,9 @@ impl Leases for Keeper {
         let mut requests: Vec<Request> =
             by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
         requests.push(sign(&member.home, &member.group.name, &member.owner));
-        for (of, answer) in by_place.values().zip(member.shared.commands.all(requests, doing).await?) {
+        let renewed = member.shared.commands.all(requests, doing).await?;
+        member.hearing.heard();
+        for (of, answer) in by_place.values().zip(renewed) {
             for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
                 let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {

@@ -7,6 +7,7 @@ mod config;
 mod dead;
 mod depth;
 mod group;
+mod hearing;
 mod indexed;
 mod keys;
 mod known;

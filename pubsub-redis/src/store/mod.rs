@@ -127,21 +127,13 @@ impl Inner {
         Ok(self.commands.repeatable(requests, doing).await?.into_iter())
     }
 
-    /// As [`run`](Self::run), of steps each of which needs that those before it are done: one round trip, or in a cluster,
-    /// whose nodes work at the same time, one for each.
+    /// As [`run`](Self::run), of steps each of which needs that those before it are done.
     async fn run_in_order<const N: usize>(
         &self,
         doing: &'static str,
         steps: [Vec<Request>; N],
     ) -> Result<Answers> {
-        if !self.commands.is_cluster() {
-            return self.run(doing, steps.into_iter().flatten().collect()).await;
-        }
-        let mut answers = Vec::new();
-        for step in steps {
-            answers.extend(self.run(doing, step).await?);
-        }
-        Ok(answers.into_iter())
+        Ok(self.commands.in_order(steps, doing).await?.into_iter())
     }
 
     /// Runs one, which may be repeated.
