@@ -37,8 +37,10 @@ fn of_server(error: &ServerError) -> ErrorKind {
 
 /// By the text, where the code says nothing.
 fn of_text(text: &str) -> ErrorKind {
-    const KNOWN: [(&str, ErrorKind); 8] = [
+    const KNOWN: [(&str, ErrorKind); 9] = [
         ("max number of clients", ErrorKind::Unavailable),
+        // It is no master any more.
+        ("WAIT cannot be used with replica", ErrorKind::Unavailable),
         ("unknown command", ErrorKind::Unsupported),
         ("unknown subcommand", ErrorKind::Unsupported),
         ("invalid bulk length", ErrorKind::TooLarge),
@@ -100,7 +102,11 @@ pub(crate) fn is_elsewhere(error: &Error) -> bool {
 
 /// For `map_err`: the failure of doing this.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(RedisError) -> Error {
-    move |error| Error::new(kind_of(&error), doing).with_source(error)
+    move |error| {
+        let kind = kind_of(&error);
+        let told = Error::new(kind, doing).with_source(error);
+        if kind == ErrorKind::Full { told.with("limit", "maxmemory of the Redis server") } else { told }
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +149,7 @@ mod tests {
             ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::Unavailable),
             ("NOREPLICAS Not enough good replicas to write.", ErrorKind::Unavailable),
             ("ERR max number of clients reached", ErrorKind::Unavailable),
+            ("ERR WAIT cannot be used with replica instances.", ErrorKind::Unavailable),
             ("ERR unknown command 'XACKDEL'", ErrorKind::Unsupported),
             ("ERR unknown subcommand 'SHARDS'. Try CLUSTER HELP.", ErrorKind::Unsupported),
             ("ERR Protocol error: invalid bulk length", ErrorKind::TooLarge),

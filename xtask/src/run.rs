@@ -86,7 +86,13 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
     if !version.speaks_tls() {
         words.extend(["--skip", "tls"]);
     }
-    with_redis(version, |servers| cargo(&words, servers))
+    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
+    with_redis(version, |servers| {
+        let tests = cargo(&words, servers);
+        cargo(&[&["build"], &of_examples[..], &["--example", "redis-worker"]].concat(), &[])?;
+        let example = [&["test"], &of_examples[..], &["--test", "redis", "--", "--ignored"]].concat();
+        tests.and(cargo(&example, servers))
+    })
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

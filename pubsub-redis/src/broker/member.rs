@@ -85,6 +85,8 @@ pub(super) struct Held {
     pub(super) claim: Option<Arc<str>>,
     /// Whether an attempt of this lease is open.
     pub(super) open: bool,
+    /// It is settled at the server, and too few replicas have that.
+    pub(super) is_settled: bool,
 }
 
 impl Held {

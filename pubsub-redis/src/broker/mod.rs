@@ -8,6 +8,7 @@ mod dead;
 mod depth;
 mod group;
 mod hearing;
+mod idle;
 mod indexed;
 mod keys;
 mod known;

@@ -51,8 +51,8 @@ impl Server {
     }
 
     pub(crate) fn of<D: Deployment>() -> Self {
-        // The message says which variable names the servers of the tests.
-        Self { url: std::env::var(D::VARIABLE).expect(D::VARIABLE) }
+        let url = std::env::var(D::VARIABLE);
+        Self { url: url.map_err(|error| format!("{}: {error}", D::VARIABLE)).unwrap() }
     }
 
     pub(crate) fn config(&self, prefix: &str) -> RedisConfig {
