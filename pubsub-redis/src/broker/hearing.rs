@@ -32,8 +32,8 @@ impl Hearing {
     /// The server answered.
     pub(super) fn heard(&self) {
         let (now, mut state) = (Instant::now(), self.lock());
-        // Whoever renewed just before a shorter time has not lost anything by it.
-        if now.duration_since(state.heard) > self.lease / 2 {
+        // Whoever renewed a third of a lease before a shorter time has not lost anything by it.
+        if now.duration_since(state.heard) > self.lease * 2 / 3 {
             state.spares_until = now + self.lease;
         }
         state.heard = now;
