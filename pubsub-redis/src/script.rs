@@ -144,7 +144,8 @@ impl Commands {
             answers = self.send(&pipeline).await;
         }
         if answers.iter().any(lacks_script) {
-            let (mut whole, mut scripts) = (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
+            let (mut whole, mut scripts) =
+                (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
             for (at, call) in (0..).zip(pipeline.cmd_iter()) {
                 let script = scripts.next_if(|(of, _)| *of == at);
                 whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));

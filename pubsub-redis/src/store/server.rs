@@ -77,35 +77,3 @@ pub(super) enum Said {
     /// Its record is another than was seen.
     Other,
 }
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use services::{RedisCluster, RedisOptions};
-
-    use super::Server;
-    use crate::RedisConfig;
-    use crate::connect::Link;
-
-    #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "needs Redis"]
-    async fn a_step_waits_for_the_one_before_it_at_another_node_of_a_cluster() {
-        let cluster = RedisCluster::start(0, &RedisOptions::new()).unwrap();
-        let server = Server::new(Link::new(RedisConfig::from_url(&cluster.url()).unwrap()).unwrap());
-        // Slots 12182 and 5061, of the third and of the first node.
-        let [slow, other] = ["foo", "bar"].map(|key| redis::cmd("SET").arg(key).arg(1).to_owned());
-        let [last, first] = [12182, 5061].map(|slot| cluster.serves(slot).unwrap());
-        assert_ne!(last, first);
-        let there = || cluster.nodes()[first].ask(&["EXISTS", "bar"]).unwrap();
-        server.ask("warm up", redis::cmd("GET").arg("foo").to_owned()).await.unwrap();
-        cluster.nodes()[last].pause().unwrap();
-        let steps = [slow, other].map(|command| redis::pipe().add_command(command).to_owned());
-        let mut ordered = std::pin::pin!(server.run_in_order("write both", steps));
-        let early = tokio::time::timeout(Duration::from_millis(300), &mut ordered).await;
-        assert!(early.is_err() && there() == "0", "the second before the first");
-        cluster.nodes()[last].go_on().unwrap();
-        assert_eq!(ordered.await.unwrap().filter(Result::is_ok).count(), 2);
-        assert_eq!(there(), "1");
-    }
-}

@@ -52,8 +52,10 @@ impl Server {
 
     pub(crate) fn of<D: Deployment>() -> Self {
         let url = std::env::var(D::VARIABLE);
-        let url = url.unwrap_or_else(|_| panic!("{} names the Redis servers of the tests", D::VARIABLE));
-        Self { url }
+        Self {
+            url: url
+                .expect("PIPELINE_TEST_REDIS, …_TLS, …_CLUSTER and …_SENTINEL name the servers of the tests"),
+        }
     }
 
     pub(crate) fn config(&self, prefix: &str) -> RedisConfig {
