@@ -1,5 +1,5 @@
 //! The broker suite, on every kind of deployment.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod server;
 

@@ -1,6 +1,6 @@
 //! The store in Redis passes the whole suite, on every kind of deployment.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod server;
 

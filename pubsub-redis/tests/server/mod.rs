@@ -52,7 +52,10 @@ impl Server {
 
     pub(crate) fn of<D: Deployment>() -> Self {
         let url = std::env::var(D::VARIABLE);
-        Self { url: url.map_err(|error| format!("{}: {error}", D::VARIABLE)).unwrap() }
+        Self {
+            url: url
+                .expect("PIPELINE_TEST_REDIS, …_TLS, …_CLUSTER and …_SENTINEL name the servers of the tests"),
+        }
     }
 
     pub(crate) fn config(&self, prefix: &str) -> RedisConfig {
