@@ -115,6 +115,11 @@ impl Witness {
         self.0.iter().filter(move |said| said.word == word)
     }
 
+    /// All that was said of the stage's work at the same event, in this order.
+    pub fn of_event(&self, of: &Said) -> impl Iterator<Item = &Said> {
+        self.0.iter().filter(move |said| said.stage == of.stage && said.event == of.event)
+    }
+
     /// The attempts at this event that began (`begin`) or ended (`end`), in this order.
     #[must_use]
     pub fn attempts(&self, word: &str, stage: &str, event: &str) -> Vec<u64> {

@@ -128,13 +128,24 @@ impl Outcome {
     pub(super) fn attempts_have_a_reason(&self, workers: &Workers<'_>) {
         self.witness.begins_each_once();
         for beside in self.witness.all("beside") {
-            let earlier = self.begun(beside, |attempt| attempt < beside.attempt);
             let at = beside.at.unwrap();
-            let is_known = earlier.iter().any(|said| workers.was_alone(said.worker.unwrap(), at));
-            assert!(is_known, "side by side, and no worker was cut off alone: {beside:?} beside {earlier:?}");
+            let other = |attempt| attempt != beside.attempt;
+            let others =
+                self.witness.of_event(beside).filter(|said| said.word == "begin" && other(said.attempt));
+            // Of two attempts the worker of the earlier one does not know yet.
+            let is_known = |other: &Said| {
+                let earlier = if other.attempt < beside.attempt { other } else { beside };
+                workers.was_alone(earlier.worker.unwrap(), at)
+            };
+            let others: Vec<&Said> = others.collect();
+            assert!(
+                others.iter().any(|other| is_known(other)),
+                "side by side, and no worker was cut off alone: {beside:?} beside one of {others:?}"
+            );
         }
         for again in self.witness.all("begin").filter(|said| said.attempt > 1) {
-            let before = self.begun(again, |attempt| attempt + 1 == again.attempt);
+            let is_before = |said: &&Said| said.word == "begin" && said.attempt + 1 == again.attempt;
+            let before: Vec<&Said> = self.witness.of_event(again).filter(is_before).collect();
             let failed = self.planned(&EventId::new(&again.event).unwrap()).code == 3;
             let has_ended =
                 |said: &Said| self.witness.attempts("end", &said.stage, &said.event).contains(&said.attempt);
@@ -143,12 +154,6 @@ impl Outcome {
             };
             assert!(before.iter().all(is_known), "run again without a reason: {again:?} after {before:?}");
         }
-    }
-
-    /// The commands of other attempts at the same event.
-    fn begun(&self, of: &Said, fits: impl Fn(u64) -> bool) -> Vec<&Said> {
-        let of_event = |said: &&Said| said.event == of.event && said.stage == of.stage;
-        self.witness.all("begin").filter(of_event).filter(|said| fits(said.attempt)).collect()
     }
 
     /// Nothing is left in the groups, as broker and server say; and no dead letter but of what was given up.

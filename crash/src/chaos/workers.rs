@@ -12,8 +12,9 @@ use crate::{BEGIN, Place, SAID, end_of, signal, start_aside};
 /// it runs has ended.
 const HEARS: Duration = Duration::from_millis(3000);
 
-/// The exit code of a worker that could not join its group: the broker was out of reach, and it is to be started again.
-const OUT_OF_REACH: i32 = 4;
+/// The exit codes of a worker that could not join its group: the broker was out of reach, or did not answer in time, and
+/// it is to be started again.
+const OUT_OF_REACH: [Option<i32>; 2] = [Some(4), Some(5)];
 
 /// Within so long after its start a worker has joined its group, or ended.
 const JOINS: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ impl<'a> Workers<'a> {
         for worker in &mut self.running {
             let Some((child, started)) = worker else { continue };
             let Some(ended) = child.try_wait().unwrap() else { continue };
-            let could_not_join = ended.code() == Some(OUT_OF_REACH) && started.elapsed() < JOINS;
+            let could_not_join = OUT_OF_REACH.contains(&ended.code()) && started.elapsed() < JOINS;
             assert!(could_not_join, "a worker ended by itself ({ended:?}): {}", last_words(self.place));
             *worker = None;
         }

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 /// When a member heard of the server last, and up to when it leaves alone what ended meanwhile.
 ///
 /// A member hears of the server at least each third of a lease. Where it did not for longer, as while a server sleeps or
-/// starts anew, all others may have been cut off as well: for a lease they get the time to renew what they hold.
+/// starts anew, all others may have been cut off as well: for a lease they get the time to renew what they hold. So they do
+/// from a member that has just joined, for it does not know what was before.
 pub(super) struct Hearing {
     lease: Duration,
     state: Mutex<State>,
@@ -22,7 +23,7 @@ struct State {
 impl Hearing {
     pub(super) fn new(lease: Duration) -> Self {
         let now = Instant::now();
-        Self { lease, state: Mutex::new(State { heard: now, spares_until: now }) }
+        Self { lease, state: Mutex::new(State { heard: now, spares_until: now + lease }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -57,12 +58,13 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
-    async fn only_after_a_long_silence_are_leases_spared_and_only_for_one_lease() {
+    async fn only_at_first_and_after_a_long_silence_are_leases_spared_and_only_for_one_lease() {
         let hearing = Hearing::new(LEASE);
-        for _ in 0..10 {
+        assert_eq!(hearing.spares(), Some(LEASE), "of what was before it knows nothing");
+        for thirds in 1..10 {
             advance(LEASE / 3).await;
             hearing.heard();
-            assert_eq!(hearing.spares(), None);
+            assert_eq!(hearing.spares().is_some(), thirds < 3);
         }
         advance(LEASE).await;
         assert_eq!(hearing.spares(), None, "what is said now is not known");
