@@ -1,5 +1,12 @@
 //! Workers and subscribers in processes of their own, also killed ones. The test binary runs itself again for each process.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+#![expect(clippy::print_stdout, reason = "measured numbers are printed")]
 
 mod own;
 

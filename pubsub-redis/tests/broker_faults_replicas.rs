@@ -1,5 +1,5 @@
 //! Replicas that must have a write before it counts: also where they are slow, sleep, or take over.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod own;
 

@@ -1,5 +1,5 @@
 //! What cannot be decoded, dead letters that cannot be written, odd ids, and workers that are stopped at any moment.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod own;
 
@@ -176,6 +176,11 @@ async fn stops(rounds: u32) {
     let last = worker(&broker, &store, &seen, Duration::from_secs(60)).until_idle().run(stop);
     tokio::time::timeout(Duration::from_secs(60), last).await.unwrap().unwrap();
     let events: BTreeSet<String> = (0..rounds * EVENTS).map(|n| n.to_string()).collect();
+    let runs = store.runs(&RunQuery::all().with_limit(100_000)).await.unwrap();
+    let finals = runs.iter().filter(|run| run.is_final).count();
+    assert_eq!(finals, events.len());
+    assert!(runs.iter().all(|run| run.is_final || run.cause == Some(Cause::Shutdown)));
+    assert!(broker.list(None, 1).await.unwrap().is_empty());
     let seen = seen.lock().unwrap();
     assert_eq!(seen.ended.keys().cloned().collect::<BTreeSet<_>>(), events, "none is lost");
     assert!(
@@ -185,11 +190,6 @@ async fn stops(rounds: u32) {
     );
     // An attempt may be cut before its handler begins.
     assert!(seen.began.values().all(|attempts| attempts.is_sorted_by(|a, b| a < b)), "{:?}", seen.began);
-    let runs = store.runs(&RunQuery::all().with_limit(100_000)).await.unwrap();
-    let finals = runs.iter().filter(|run| run.is_final).count();
-    assert_eq!(finals, events.len());
-    assert!(runs.iter().all(|run| run.is_final || run.cause == Some(Cause::Shutdown)));
-    assert!(broker.list(None, 1).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
