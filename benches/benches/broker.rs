@@ -7,28 +7,17 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures::future::join_all;
 use pubsub_pipeline::{
-    ActionId, Deliveries, Event, EventType, FileBroker, FileBrokerConfig, FileDurability, Payload,
-    Publisher as _, PublisherExt as _, Stage, Subscription,
+    ActionId, Deliveries, Event, EventType, FileBroker, FileBrokerConfig, FileDurability, Publisher as _,
+    PublisherExt as _, Stage, Subscription,
 };
-use pubsub_pipeline_benches::{Awaited, CONSUMED, Curve, PUBLISHED, Row, Target, payload, runtime, sizes};
+use pubsub_pipeline_benches::{
+    Awaited, CONSUMED, Curve, PUBLISHED, Row, Target, event, events, runtime, sizes,
+};
 use rusqlite::{Connection, params};
 use tokio::runtime::Runtime;
 
 /// Published one at a time in one pass.
 const ONE_BY_ONE: u64 = 5_000;
-
-fn event(n: u64) -> Event {
-    let payload: Payload = payload().parse().unwrap();
-    Event::new(
-        EventType::new("build-requested").unwrap(),
-        ActionId::new(format!("action-{}", n % 100)).unwrap(),
-    )
-    .with_payload(payload)
-}
-
-fn events(many: u64) -> Vec<Event> {
-    (0..many).map(event).collect()
-}
 
 async fn open(dir: &Path, durability: FileDurability) -> FileBroker {
     FileBroker::connect(FileBrokerConfig::new(dir).with_durability(durability)).await.unwrap()

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pubsub_pipeline::{
-    ActionId, Cause, Command, Event, EventType, Exit, FanOut, Finished, Handler, MemoryBroker, MemoryStore,
-    Publisher as _, RunRecord, SinkConfig, Stage, Stop, Worker, handler_fn,
+    ActionId, Cause, Command, Deliveries, Event, EventType, Exit, FanOut, Finished, Handler, MemoryBroker,
+    MemoryStore, Publisher as _, RunRecord, SinkConfig, Stage, Stop, Subscription, Worker, handler_fn,
 };
 use pubsub_pipeline_benches::{Awaited, Curve, Row, Target, runtime, sizes};
 use tokio::runtime::Runtime;
@@ -37,6 +37,7 @@ fn worked(runtime: &Runtime, awaited: Awaited, many: u64, handler: impl Handler 
         let worker = Worker::new(broker.clone(), fan_out, handler, stage, ["t:*".parse().unwrap()])
             .unwrap()
             .with_concurrency(if many > 1000 { 64 } else { 1 })
+            .with_prefetch(if many > 1000 { 64 } else { 1 })
             .with_observer(count);
         let begun = Instant::now();
         worker.run(stop).await.unwrap();
@@ -78,5 +79,35 @@ fn work(criterion: &mut Criterion) {
         .ours(|| worked(&runtime, Awaited::InTask, 200, Command::new("true")));
 }
 
-criterion_group!(benches, work);
+/// Publishes to so many who listen each to an action of their own.
+fn told(runtime: &Runtime, listening: u64, many: u64) -> Duration {
+    Awaited::InTask.run(runtime, async move {
+        let broker = MemoryBroker::new();
+        let event = |n: u64| {
+            Event::new(EventType::new("t").unwrap(), ActionId::new(format!("a-{}", n % listening)).unwrap())
+        };
+        let mut heard = Vec::new();
+        for n in 0..listening {
+            let on = Subscription::broadcast([format!("t*:a-{n}").parse().unwrap()]).unwrap();
+            heard.push(Deliveries::open(&broker, on).await.unwrap());
+        }
+        let events = (0..many).map(event).collect();
+        let begun = Instant::now();
+        assert!(broker.publish(events).await.iter().all(Result::is_ok));
+        begun.elapsed()
+    })
+}
+
+fn matching(criterion: &mut Criterion) {
+    let (runtime, many) = (runtime(), 1_000);
+    for listening in sizes(10_000, [100, 1_000]) {
+        let (target, curve) =
+            (Target::Within(Duration::from_micros(20)), Curve::Among(listening, "subscriptions"));
+        Row { id: "publish-among-subscriptions", size: many, unit: "events", target, curve }
+            .measure(criterion)
+            .ours(|| told(&runtime, listening, many));
+    }
+}
+
+criterion_group!(benches, work, matching);
 criterion_main!(benches);

@@ -3,12 +3,14 @@
 //! with `--curves` the curves.
 
 mod curve;
+pub mod latency;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
+use pubsub_pipeline::{ActionId, Event, EventType, Payload};
 use tokio::runtime::Runtime;
 
 pub use curve::sizes;
@@ -167,6 +169,27 @@ pub fn peer(criterion: &mut Criterion, id: &str, size: u64, pass: impl FnMut() -
 #[must_use]
 pub fn payload() -> String {
     format!("\"{}\"", "x".repeat(198))
+}
+
+/// An event with that payload, of one of a hundred actions.
+///
+/// # Panics
+/// Never: its ids are ids.
+#[must_use]
+#[expect(clippy::unwrap_used, reason = "a benchmark fails where it cannot measure")]
+pub fn event(n: u64) -> Event {
+    let payload: Payload = payload().parse().unwrap();
+    Event::new(
+        EventType::new("build-requested").unwrap(),
+        ActionId::new(format!("action-{}", n % 100)).unwrap(),
+    )
+    .with_payload(payload)
+}
+
+/// So many of them.
+#[must_use]
+pub fn events(many: u64) -> Vec<Event> {
+    (0..many).map(event).collect()
 }
 
 /// A runtime as users have it.

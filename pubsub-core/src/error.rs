@@ -165,6 +165,18 @@ impl Error {
         &self.0.message
     }
 
+    /// The same failure once more, for another who waits for it: its chain is the message.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(self.kind(), self.chain())
+    }
+
+    /// The same failure for each of so many, where a call answers for every item.
+    #[must_use]
+    pub fn for_each<T>(&self, many: usize) -> Vec<Result<T, Self>> {
+        (0..many).map(|_| Err(self.again())).collect()
+    }
+
     /// Whether the same call may succeed later: read off the kind.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -17,6 +17,7 @@ use pubsub_core::{
 };
 use pubsub_file::{FileStore, FileStoreConfig, SpoolConfig, Spooled, verify_spool};
 use tempfile::TempDir;
+use tokio::sync::{Notify, Semaphore};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -263,6 +264,70 @@ async fn lines_that_come_again_after_all_was_shipped_change_nothing() {
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
     assert_eq!(runs_in(dir.path()), 0);
     assert_eq!(spooled.depth().runs, 0);
+}
+
+/// A store that waits to be told before it takes the end of a run.
+#[derive(Clone)]
+struct Hesitant {
+    store: MemoryStore,
+    asked: Arc<Notify>,
+    may: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl OutputSink for Hesitant {
+    async fn begin(&self, record: &RunRecord) -> Result<()> {
+        self.store.begin(record).await
+    }
+
+    async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+        self.store.append(run, batches).await
+    }
+
+    async fn finish(&self, record: &RunRecord) -> Result<()> {
+        self.asked.notify_one();
+        self.may.acquire().await.unwrap().forget();
+        self.store.finish(record).await
+    }
+}
+
+#[tokio::test]
+async fn lines_that_come_while_the_end_is_shipped_are_followed_by_the_end_once_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (asked, may) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let store = MemoryStore::new();
+    let sink = Hesitant { store: store.clone(), asked: Arc::clone(&asked), may: Arc::clone(&may) };
+    let spooled = open(sink, &dir).await;
+    let run = SampleRun::written(&spooled, &numbered(1, 5)).await;
+    asked.notified().await;
+    // As who brings what a killed process had held back.
+    assert_eq!(spooled.append(run.key(), &numbered(4, 5)).await.unwrap(), Appended::all());
+    may.add_permits(1);
+    tokio::time::timeout(LONG, asked.notified()).await.expect("the end is told again behind them");
+    may.add_permits(1);
+    shipped(&spooled).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
+    assert_eq!((runs_in(dir.path()), spooled.depth().runs), (0, 0));
+}
+
+#[tokio::test]
+async fn what_was_shipped_to_its_end_by_a_process_that_is_gone_does_not_stay() {
+    let (dir, sick) = (tempfile::tempdir().unwrap(), away());
+    let spooled = open(sick.clone(), &dir).await;
+    let run = SampleRun::written(&spooled, &numbered(1, 5)).await;
+    spooled.close(Duration::ZERO).await.unwrap_err();
+    // The last that it did was to note that the end was taken.
+    let revision = run.record.revision;
+    let cursor =
+        format!(r#"{{"segment":1,"offset":0,"last":5,"damaged":false,"revision":{revision},"refused":[]}}"#);
+    for segment in files(dir.path(), ".segment") {
+        std::fs::remove_file(segment).unwrap();
+    }
+    let record = files(dir.path(), "record.json").pop().unwrap();
+    std::fs::write(record.with_file_name("shipped.json"), cursor).unwrap();
+    let next = open(sick, &dir).await;
+    shipped(&next).await;
+    assert_eq!(runs_in(dir.path()), 0);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod node;
 mod open;
 mod sentinel;
 mod slots;
+mod waiter;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub(crate) use connection::Connection;
 use node::{Limits, Node, Place};
 use sentinel::Sentinels;
 pub(crate) use slots::{Goes, goes};
+pub(crate) use waiter::Waiter;
 
 /// Opens connections to one deployment.
 #[derive(Clone, Debug)]
@@ -65,7 +67,8 @@ impl Link {
         self.0.commands.clone()
     }
 
-    /// Whether one command must not have keys of several hash tags, so that reads that wait need a connection for each.
+    /// Whether keys of several hash tags may be at several servers: no command names keys of two, a read that waits needs a
+    /// connection for each, and the commands of a pipeline are done in order within one tag alone.
     pub(crate) fn is_cluster(&self) -> bool {
         matches!(self.0.commands, Connection::Cluster(_))
     }
@@ -88,6 +91,18 @@ impl Link {
         open::open(&info, self.config().connect_limit(), None).await.map_err(failed("connect"))
     }
 
+    /// As [`waiting`](Self::waiting), for reads that can be ended.
+    pub(crate) async fn waiter(&self, key: &[u8]) -> Result<Waiter> {
+        let opened = async {
+            let node = self.node(Some(key)).await?;
+            let info = node.info().await?;
+            let connection = open::open(&info, self.config().connect_limit(), None).await?;
+            Ok((connection, (node, info)))
+        };
+        let (connection, at) = opened.await.map_err(failed("connect"))?;
+        Waiter::new(connection, at, self.config().answer_limit()).await
+    }
+
     /// A connection for what is published on channels.
     pub(crate) async fn listening(&self) -> Result<PubSub> {
         let listening = async {
@@ -106,10 +121,15 @@ impl Link {
 
     /// Where a key is served, or commands without one.
     async fn serving(&self, key: Option<&[u8]>) -> RedisResult<Arc<ConnectionInfo>> {
+        self.node(key).await?.info().await
+    }
+
+    /// The server of a key, or one that takes commands without one.
+    async fn node(&self, key: Option<&[u8]>) -> RedisResult<Arc<Node>> {
         match (&self.0.commands, key) {
-            (Connection::One(node), _) => node.info().await,
-            (Connection::Cluster(cluster), Some(key)) => cluster.found(key).await?.info().await,
-            (Connection::Cluster(cluster), None) => cluster.any().await?.info().await,
+            (Connection::One(node), _) => Ok(Arc::clone(node)),
+            (Connection::Cluster(cluster), Some(key)) => cluster.found(key).await,
+            (Connection::Cluster(cluster), None) => cluster.any().await,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use pubsub_core::{Error, ErrorKind};
-use redis::{ErrorKind as Driver, ParsingError, RedisError, ServerError};
+use redis::{ErrorKind as Driver, ParsingError, RedisError, ServerError, ServerErrorKind};
 
 /// What kind of failure it is for whoever called. Of a pipeline the first refusal says it.
 pub(crate) fn kind_of(error: &RedisError) -> ErrorKind {
@@ -89,6 +89,17 @@ fn of_io(error: Option<&io::Error>) -> ErrorKind {
     }
 }
 
+/// Whether a node of a cluster says that what was asked for is at another one, or on its way there.
+pub(crate) fn is_elsewhere(error: &Error) -> bool {
+    let driver = error.source().and_then(|source| source.downcast_ref::<RedisError>());
+    driver.is_some_and(|driver| {
+        matches!(
+            driver.kind(),
+            Driver::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain)
+        )
+    })
+}
+
 /// For `map_err`: the failure of doing this.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(RedisError) -> Error {
     move |error| {
@@ -156,6 +167,20 @@ mod tests {
         ] {
             assert_eq!(kind_of(&sent(answer)), expected, "{answer}");
         }
+    }
+
+    #[test]
+    fn what_is_at_another_node_is_told_from_what_cannot_be_had() {
+        for (answer, expected) in [
+            ("MOVED 3999 127.0.0.1:6381", true),
+            ("ASK 3999 127.0.0.1:6381", true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", true),
+            ("CLUSTERDOWN The cluster is down", false),
+            ("READONLY You can't write against a read only replica.", false),
+        ] {
+            assert_eq!(is_elsewhere(&failed("it")(sent(answer))), expected, "{answer}");
+        }
+        assert!(!is_elsewhere(&Error::new(ErrorKind::Unavailable, "it")));
     }
 
     /// What the driver itself raises, without a server's answer.

@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_core::{Error, ErrorKind, Grouped};
-use redis::aio::ConnectionLike as _;
 use redis::{ErrorKind as Driver, Pipeline, RedisError, RedisResult, Value};
 
 use crate::connect::{Goes, Link, goes};
 
-/// What the server answered, and where too few replicas have it, how many.
-pub(crate) type Answered = RedisResult<(Vec<Value>, Option<TooFew>)>;
+/// What the server answered to each, and where too few replicas have it, how many.
+pub(crate) type Answered = (Vec<RedisResult<Value>>, Option<TooFew>);
 
 /// A call of which too few replicas said in time that they have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,19 +60,21 @@ impl Replicated {
     /// # Cancel safety
     /// What was dropped may be done, and may be done twice: what others called along with it is called again.
     pub(crate) async fn run(&self, link: &Link, commands: Arc<Pipeline>) -> Answered {
-        let unanswered = || Err((Driver::Io, "nothing was answered").into());
-        self.calls.call(commands, |all| self.together(link, all)).await.unwrap_or_else(unanswered)
+        let unanswered = || for_each(&commands, &(Driver::Io, "nothing was answered").into());
+        self.calls
+            .call(Arc::clone(&commands), |all| self.together(link, all))
+            .await
+            .unwrap_or_else(unanswered)
     }
 
     async fn together(&self, link: &Link, all: Vec<Arc<Pipeline>>) -> Vec<Answered> {
         let (whole, waits) = self.whole(link.is_cluster(), &all);
-        let answers = link.commands().req_packed_commands(&whole, 0, whole.len()).await;
-        match answers.and_then(|answers| self.split(answers, &waits)) {
+        match self.split(link.commands().each(&whole).await, &waits) {
             Ok((values, few)) => {
                 let mut values = values.into_iter();
-                all.iter().map(|own| Ok((values.by_ref().take(own.len()).collect(), few))).collect()
+                all.iter().map(|own| (values.by_ref().take(own.len()).collect(), few)).collect()
             }
-            Err(error) => all.iter().map(|_| Err(error.clone())).collect(),
+            Err(error) => all.iter().map(|own| for_each(own, &error)).collect(),
         }
     }
 
@@ -105,13 +106,16 @@ impl Replicated {
         (whole, waits)
     }
 
-    /// The answers without those of the waits, and what these say.
-    fn split(&self, answers: Vec<Value>, waits: &[bool]) -> Answered {
+    /// The answers without those of the waits, and what these say; a wait that was not answered is a failure of all.
+    fn split(&self, answers: Vec<RedisResult<Value>>, waits: &[bool]) -> RedisResult<Answered> {
         let mut values = Vec::with_capacity(answers.len());
         let mut fewest = i64::MAX;
         for (answer, is_wait) in answers.into_iter().zip(waits) {
-            match answer {
-                answer if !is_wait => values.push(answer),
+            if !is_wait {
+                values.push(answer);
+                continue;
+            }
+            match answer? {
                 Value::Int(had) => fewest = fewest.min(had),
                 Value::ServerError(error) => return Err(RedisError::from(error)),
                 _ => return Err((Driver::UnexpectedReturnType, "WAIT answers a number").into()),
@@ -120,6 +124,11 @@ impl Replicated {
         let few = TooFew { had: fewest, wanted: self.wanted, within: self.limit };
         Ok((values, (fewest < i64::from(self.wanted)).then_some(few)))
     }
+}
+
+/// The same failure of each command.
+fn for_each(commands: &Pipeline, error: &RedisError) -> Answered {
+    (commands.cmd_iter().map(|_| Err(error.clone())).collect(), None)
 }
 
 #[cfg(test)]
@@ -163,10 +172,13 @@ mod tests {
     fn the_fewest_replicas_decide_and_a_refused_wait_is_an_error() {
         let replicated = Replicated::new(2, Duration::from_secs(1));
         let waits = [false, true, false, true];
-        let all = |second: i64| vec![Value::Int(7), Value::Int(3), Value::Int(8), Value::Int(second)];
-        assert_eq!(replicated.split(all(2), &waits).unwrap(), (vec![Value::Int(7), Value::Int(8)], None));
+        let all = |second: i64| {
+            vec![Ok(Value::Int(7)), Ok(Value::Int(3)), Ok(Value::Int(8)), Ok(Value::Int(second))]
+        };
+        let (values, few) = replicated.split(all(2), &waits).unwrap();
+        assert_eq!((values, few), (vec![Ok(Value::Int(7)), Ok(Value::Int(8))], None));
         let (values, few) = replicated.split(all(1), &waits).unwrap();
-        assert_eq!(values, [Value::Int(7), Value::Int(8)]);
+        assert_eq!(values, [Ok(Value::Int(7)), Ok(Value::Int(8))]);
         let error = few.unwrap().error("publish an event");
         assert_eq!(
             error.to_string(),
@@ -174,7 +186,7 @@ mod tests {
         );
         let refused =
             parse_redis_value(b"-NOPERM this user has no permissions to run the 'wait' command\r\n");
-        let error = replicated.split(vec![Value::Int(7), refused.unwrap()], &waits).unwrap_err();
+        let error = replicated.split(vec![Ok(Value::Int(7)), Ok(refused.unwrap())], &waits).unwrap_err();
         assert_eq!(crate::error::kind_of(&error), ErrorKind::Refused);
     }
 }

@@ -4,13 +4,12 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use pubsub_core::{Error, ErrorKind, Result};
-use redis::aio::{ConnectionLike as _, MultiplexedConnection};
-use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerError, ServerErrorKind, Value};
+use pubsub_core::Result;
+use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::connect::Link;
 use crate::error::failed;
-use crate::replicated::{Replicated, TooFew};
+use crate::replicated::{Answered, Replicated, TooFew};
 
 /// A script, which the server knows by its hash once it was loaded.
 pub(crate) struct Script {
@@ -43,7 +42,14 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(name: &str) -> Self {
-        Self { cmd: redis::cmd(name), script: None }
+        Self::with_room(name, 8, 128)
+    }
+
+    /// With room for so many arguments, and so many bytes of them: growing is what building a command costs most.
+    pub(crate) fn with_room(name: &str, args: usize, bytes: usize) -> Self {
+        let mut cmd = Cmd::with_capacity(1 + args, name.len() + bytes);
+        cmd.arg(name);
+        Self { cmd, script: None }
     }
 
     pub(crate) fn arg(mut self, arg: impl redis::ToRedisArgs) -> Self {
@@ -54,24 +60,23 @@ impl Request {
     pub(crate) fn push(&mut self, arg: impl redis::ToRedisArgs) {
         self.cmd.arg(arg);
     }
+}
 
-    /// The same call with the script itself in place of its hash.
-    fn with_code(&self) -> Self {
-        let Some(script) = self.script else { return Self { cmd: self.cmd.clone(), script: None } };
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(script.code);
-        for arg in self.cmd.args_iter().skip(2) {
-            if let redis::Arg::Simple(arg) = arg {
-                cmd.arg(arg);
-            }
+/// Whether the server does not know the script that was called.
+fn lacks_script(answer: &RedisResult<Value>) -> bool {
+    matches!(answer, Ok(Value::ServerError(error)) if error.kind() == Some(ServerErrorKind::NoScript))
+}
+
+/// The same call with the script itself in place of its hash.
+fn with_code(script: &Script, call: &Cmd) -> Cmd {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(script.code);
+    for arg in call.args_iter().skip(2) {
+        if let redis::Arg::Simple(arg) = arg {
+            cmd.arg(arg);
         }
-        Self { cmd, script: None }
     }
-
-    fn lacks_script(&self, answer: &Value) -> bool {
-        let is_unknown = |error: &ServerError| error.kind() == Some(ServerErrorKind::NoScript);
-        self.script.is_some() && matches!(answer, Value::ServerError(error) if is_unknown(error))
-    }
+    cmd
 }
 
 /// Commands that answer at once. Clones share one connection, on which nothing ever waits.
@@ -98,32 +103,89 @@ impl Commands {
         Self { link, replicated: Some(Arc::new(Replicated::new(replicas, limit))) }
     }
 
-    /// Sends all in one go and answers for each.
+    /// Sends all in one go and answers for each, or fails where one got no answer. A script that the server does not know is
+    /// sent again, and nothing else is: for commands of which each must happen once.
     ///
     /// # Errors
-    /// Where the server could not be asked, or its answer is lost: each may or may not have happened.
-    pub(crate) async fn all(&self, requests: &[Request], doing: &'static str) -> Result<Vec<Answer>> {
-        let (mut answers, mut few) = self.send(requests.iter(), doing).await?;
-        let told =
-            |answers: Vec<Value>, few| answers.into_iter().map(|value| Answer { value, few }).collect();
-        let again: Vec<usize> = (0..)
-            .zip(requests.iter().zip(&answers))
-            .filter_map(|(at, (request, answer))| request.lacks_script(answer).then_some(at))
-            .collect();
-        if again.is_empty() {
-            return Ok(told(answers, few));
-        }
-        // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
-        let whole: Vec<Request> =
-            again.iter().filter_map(|at| requests.get(*at)).map(Request::with_code).collect();
-        let (repeated, also_few) = self.send(whole.iter(), doing).await?;
-        few = few.or(also_few);
-        for (at, answer) in again.into_iter().zip(repeated) {
-            if let Some(place) = answers.get_mut(at) {
-                *place = answer;
+    /// Where a server could not be asked, or its answer is lost: each may or may not have happened.
+    pub(crate) async fn all(&self, requests: Vec<Request>, doing: &'static str) -> Result<Vec<Answer>> {
+        answered(self.each(requests).await?, doing)
+    }
+
+    /// As [`all`](Self::all), where in a cluster what one node does not answer is no failure of the others.
+    ///
+    /// # Errors
+    /// Where no server was asked.
+    pub(crate) async fn each(&self, requests: Vec<Request>) -> Result<Vec<Answer>> {
+        self.link.check().await?;
+        let (pipeline, mut scripts) = packed(requests);
+        let (mut answers, mut few) = self.send(&pipeline).await;
+        scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
+        if !scripts.is_empty() {
+            // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
+            let mut whole = Pipeline::with_capacity(scripts.len());
+            let mut calls = (0..).zip(pipeline.cmd_iter());
+            for (at, script) in &scripts {
+                let call = calls.find(|(of, _)| of == at);
+                whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
+            }
+            let (repeated, also_few) = self.send(&Arc::new(whole)).await;
+            few = few.or(also_few);
+            for ((at, _), answer) in scripts.iter().zip(repeated) {
+                if let Some(place) = answers.get_mut(*at) {
+                    *place = answer;
+                }
             }
         }
-        Ok(told(answers, few))
+        Ok(answers.into_iter().map(|value| Answer { value, few }).collect())
+    }
+
+    /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
+    /// so that their order stays, and also where an idle connection turns out to be closed.
+    ///
+    /// # Errors
+    /// As for [`all`](Self::all).
+    pub(crate) async fn repeatable(
+        &self,
+        requests: Vec<Request>,
+        doing: &'static str,
+    ) -> Result<Vec<Answer>> {
+        self.link.check().await?;
+        let (pipeline, scripts) = packed(requests);
+        let (mut answers, mut few) = self.send(&pipeline).await;
+        if answers.iter().any(is_cut) {
+            (answers, few) = self.send(&pipeline).await;
+        }
+        if answers.iter().any(lacks_script) {
+            let (mut whole, mut scripts) =
+                (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
+            for (at, call) in (0..).zip(pipeline.cmd_iter()) {
+                let script = scripts.next_if(|(of, _)| *of == at);
+                whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
+            }
+            (answers, few) = self.send(&Arc::new(whole)).await;
+        }
+        answered(answers.into_iter().map(|value| Answer { value, few }).collect(), doing)
+    }
+
+    /// As [`repeatable`](Self::repeatable), of steps each of which needs that those before it are done: one round trip, or in a
+    /// cluster, whose nodes work at the same time, one for each.
+    ///
+    /// # Errors
+    /// As for [`all`](Self::all).
+    pub(crate) async fn in_order<const N: usize>(
+        &self,
+        steps: [Vec<Request>; N],
+        doing: &'static str,
+    ) -> Result<Vec<Answer>> {
+        if !self.link.is_cluster() {
+            return self.repeatable(steps.into_iter().flatten().collect(), doing).await;
+        }
+        let mut answers = Vec::new();
+        for step in steps {
+            answers.extend(self.repeatable(step, doing).await?);
+        }
+        Ok(answers)
     }
 
     /// Sends one and answers.
@@ -131,37 +193,51 @@ impl Commands {
     /// # Errors
     /// As [`all`](Self::all), and what the server says is wrong.
     pub(crate) async fn one(&self, request: Request, doing: &'static str) -> Result<Value> {
-        let mut answers = self.all(&[request], doing).await?;
+        let mut answers = self.all(vec![request], doing).await?;
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(
-        &self,
-        requests: impl Iterator<Item = &Request>,
-        doing: &'static str,
-    ) -> Result<(Vec<Value>, Option<TooFew>)> {
-        let mut pipeline = Pipeline::new();
-        for request in requests {
-            pipeline.add_command(request.cmd.clone());
-        }
+    async fn send(&self, pipeline: &Arc<Pipeline>) -> Answered {
         if pipeline.is_empty() {
-            return Ok((Vec::new(), None));
+            return (Vec::new(), None);
         }
-        self.link.check().await?;
-        let answered = match &self.replicated {
-            Some(replicated) => replicated.run(&self.link, Arc::new(pipeline)).await,
-            None => {
-                let answers = self.link.commands().req_packed_commands(&pipeline, 0, pipeline.len()).await;
-                answers.map(|answers| (answers, None))
-            }
-        };
-        answered.map_err(failed(doing))
+        // On the heap: it is a part of the future of nearly every call.
+        match &self.replicated {
+            Some(replicated) => Box::pin(replicated.run(&self.link, Arc::clone(pipeline))).await,
+            None => (Box::pin(self.link.commands().each(pipeline)).await, None),
+        }
     }
+}
+
+/// The answers, where there is one to each.
+fn answered(answers: Vec<Answer>, doing: &'static str) -> Result<Vec<Answer>> {
+    match answers.iter().find_map(|answer| answer.value.as_ref().err()) {
+        Some(error) => Err(failed(doing)(error.clone())),
+        None => Ok(answers),
+    }
+}
+
+/// The commands as one pipeline, and which of them are calls of scripts.
+fn packed(requests: Vec<Request>) -> (Arc<Pipeline>, Vec<(usize, &'static Script)>) {
+    let (mut pipeline, mut scripts) = (Pipeline::with_capacity(requests.len()), Vec::new());
+    for (at, request) in (0..).zip(requests) {
+        scripts.extend(request.script.map(|script| (at, script)));
+        pipeline.add_command(request.cmd);
+    }
+    (Arc::new(pipeline), scripts)
+}
+
+/// Whether a connection that was there is not there any more: another one may be had at once.
+fn is_cut(answer: &RedisResult<Value>) -> bool {
+    let is_cut = |error: &RedisError| {
+        error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
+    };
+    answer.as_ref().is_err_and(is_cut)
 }
 
 /// What the server answered to one request.
 pub(crate) struct Answer {
-    value: Value,
+    value: RedisResult<Value>,
     few: Option<TooFew>,
 }
 
@@ -169,9 +245,9 @@ impl Answer {
     /// The value.
     ///
     /// # Errors
-    /// What the server says is wrong, and that too few replicas have what was asked for.
+    /// What the server says is wrong, that it did not answer, and that too few replicas have what was asked for.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
-        let value = plain(self.value).map_err(failed(doing))?;
+        let value = self.value.and_then(plain).map_err(failed(doing))?;
         self.few.map_or(Ok(value), |few| Err(few.error(doing)))
     }
 
@@ -189,17 +265,34 @@ fn plain(value: Value) -> RedisResult<Value> {
     }
 }
 
-/// Runs a command that may wait, on a connection of its own, at most so long.
-///
-/// # Errors
-/// Where the server could not be asked or says what is wrong.
-pub(crate) async fn waiting(
-    connection: &mut MultiplexedConnection,
-    cmd: &Cmd,
-    limit: Duration,
-    doing: &'static str,
-) -> Result<Value> {
-    let answer = tokio::time::timeout(limit, connection.req_packed_command(cmd)).await;
-    let answer = answer.map_err(|_| Error::new(ErrorKind::TimedOut, doing))?;
-    answer.and_then(plain).map_err(failed(doing))
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use services::{RedisCluster, RedisOptions};
+
+    use super::{Commands, Request};
+    use crate::RedisConfig;
+    use crate::connect::Link;
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn a_step_waits_for_the_one_before_it_at_another_node_of_a_cluster() {
+        let cluster = RedisCluster::start(0, &RedisOptions::new()).unwrap();
+        let commands = Commands::new(Link::new(RedisConfig::from_url(&cluster.url()).unwrap()).unwrap());
+        // Slots 12182 and 5061, of the third and of the first node.
+        let steps = ["foo", "bar"].map(|key| vec![Request::new("SET").arg(key).arg(1)]);
+        let [last, first] = [12182, 5061].map(|slot| cluster.serves(slot).unwrap());
+        assert_ne!(last, first);
+        let there = || cluster.nodes()[first].ask(&["EXISTS", "bar"]).unwrap();
+        commands.one(Request::new("GET").arg("foo"), "warm up").await.unwrap();
+        cluster.nodes()[last].pause().unwrap();
+        let mut ordered = std::pin::pin!(commands.in_order(steps, "write both"));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut ordered).await;
+        assert!(early.is_err() && there() == "0", "the second before the first");
+        cluster.nodes()[last].go_on().unwrap();
+        let answers = ordered.await.unwrap().into_iter();
+        assert_eq!(answers.filter_map(|answer| answer.get("write both").ok()).count(), 2);
+        assert_eq!(there(), "1");
+    }
 }

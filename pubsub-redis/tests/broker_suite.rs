@@ -1,34 +1,36 @@
-//! The broker suite, on a server that `PIPELINE_TEST_REDIS` names.
+//! The broker suite, on every kind of deployment.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod server;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use pubsub_core::conformance::broker::{BrokerFixture, Limits};
 use pubsub_core::{Broker, broker_conformance};
 use pubsub_redis::{REDIS_BROKER, RedisBroker, RedisBrokerConfig};
-use server::{Server, fresh_prefix};
+use server::{Deployment, Server, Standalone, fresh_prefix};
 
-struct OnRedis {
+struct OnRedis<D> {
     server: Server,
     prefix: String,
     broker: RedisBroker,
+    deployment: PhantomData<D>,
 }
 
-impl OnRedis {
+impl<D: Deployment> OnRedis<D> {
     async fn open(&self) -> RedisBroker {
         self.server.broker(&self.prefix).await
     }
 }
 
 #[async_trait]
-impl BrokerFixture for OnRedis {
+impl<D: Deployment> BrokerFixture for OnRedis<D> {
     async fn new() -> Self {
-        let (server, prefix) = (Server::of_environment(), fresh_prefix());
+        let (server, prefix) = (Server::of::<D>(), fresh_prefix());
         let broker = server.broker(&prefix).await;
-        Self { server, prefix, broker }
+        Self { server, prefix, broker, deployment: PhantomData }
     }
 
     fn broker(&self) -> Arc<dyn Broker> {
@@ -66,13 +68,64 @@ impl BrokerFixture for OnRedis {
 
 broker_conformance!(
     #[ignore = "needs Redis"]
-    OnRedis,
+    OnRedis<Standalone>,
     REDIS_BROKER
 );
 pubsub_core::broker_stress!(
     #[ignore = "needs Redis"]
-    OnRedis,
+    OnRedis<Standalone>,
     REDIS_BROKER,
     2,
     10
 );
+
+mod tls {
+    use pubsub_redis::REDIS_BROKER;
+
+    use super::OnRedis;
+    use super::server::OverTls;
+
+    pubsub_core::broker_conformance!(
+        #[ignore = "needs Redis"]
+        OnRedis<OverTls>,
+        REDIS_BROKER
+    );
+}
+
+mod cluster {
+    use pubsub_redis::REDIS_BROKER;
+
+    use super::OnRedis;
+    use super::server::Clustered;
+
+    pubsub_core::broker_conformance!(
+        #[ignore = "needs Redis"]
+        OnRedis<Clustered>,
+        REDIS_BROKER
+    );
+
+    mod long {
+        use super::{Clustered, OnRedis, REDIS_BROKER};
+
+        pubsub_core::broker_stress!(
+            #[ignore = "long: every rule beside all others, on a cluster"]
+            OnRedis<Clustered>,
+            REDIS_BROKER,
+            2,
+            10
+        );
+    }
+}
+
+mod sentinel {
+    use pubsub_redis::REDIS_BROKER;
+
+    use super::OnRedis;
+    use super::server::Watched;
+
+    pubsub_core::broker_conformance!(
+        #[ignore = "needs Redis"]
+        OnRedis<Watched>,
+        REDIS_BROKER
+    );
+}

@@ -18,7 +18,7 @@ const PLACE: Place =
 const PEERS: &str = "peers/Cargo.toml";
 
 /// The benchmarks that it has peers for.
-const WITH_PEERS: [&str; 1] = ["broker"];
+const WITH_PEERS: [&str; 2] = ["broker", "redis"];
 
 /// What is asked for.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Measured {
             }
             "peer" => {
                 let ratio = ratio(self.peer);
-                (format!("{ratio:.2}"), format!("≥ {wanted:.0} × peer"), ratio >= *wanted)
+                (format!("{ratio:.2}"), format!("≥ {wanted} × peer"), ratio >= *wanted)
             }
             "within" => {
                 let each = self.ours / self.row.size / 1e9;

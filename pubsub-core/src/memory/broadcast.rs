@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::by_pattern::ByPattern;
 use super::log::{position, until};
 use crate::{Error, ErrorKind, Event, Leased, Result, Subscription};
 
@@ -15,7 +16,7 @@ const BROADCAST_BUFFER: usize = 1024;
 
 /// Those who hear of each event that they want.
 #[derive(Default)]
-pub(super) struct Listeners(Mutex<Vec<Outlet>>);
+pub(super) struct Listeners(Mutex<ByPattern<Outlet>>);
 
 /// Where the events of one listener go.
 struct Outlet {
@@ -32,8 +33,9 @@ impl Listeners {
         // One place more: for where some are missing.
         let (heard, events) = mpsc::channel(BROADCAST_BUFFER + 1);
         let missed = Arc::new(AtomicU64::new(0));
+        let patterns = subscription.patterns().to_vec();
         let outlet = Outlet { subscription, heard, missed: Arc::clone(&missed) };
-        self.outlets().push(outlet);
+        self.outlets().add(&patterns, outlet, |outlet| !outlet.heard.is_closed());
         Listener { events, missed, closed, later: BTreeMap::new() }
     }
 
@@ -41,17 +43,14 @@ impl Listeners {
         self.outlets().is_empty()
     }
 
-    /// Those who want an event; whoever has gone is left out from now on.
+    /// Tells those who want an event.
     pub(super) fn tell(&self, number: u64, event: &Event) {
-        self.outlets().retain(|outlet| {
-            if outlet.subscription.wants(event) {
-                outlet.tell(number, event);
-            }
-            !outlet.heard.is_closed()
-        });
+        let outlets = self.outlets();
+        let wanting = outlets.may_match(event).filter(|outlet| outlet.subscription.wants(event));
+        wanting.for_each(|outlet| outlet.tell(number, event));
     }
 
-    fn outlets(&self) -> MutexGuard<'_, Vec<Outlet>> {
+    fn outlets(&self) -> MutexGuard<'_, ByPattern<Outlet>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

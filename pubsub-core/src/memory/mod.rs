@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod broker;
+mod by_pattern;
 mod group;
 mod log;
 mod member;

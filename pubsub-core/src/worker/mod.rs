@@ -61,6 +61,7 @@ pub struct Worker {
     shared: Shared,
     subscription: Subscription,
     concurrency: usize,
+    prefetch: usize,
     drain: Duration,
     ends_when_idle: bool,
 }
@@ -119,6 +120,7 @@ impl Worker {
             },
             subscription,
             concurrency: 1,
+            prefetch: 1,
             drain: DEFAULT_DRAIN,
             ends_when_idle: false,
         })
@@ -167,6 +169,14 @@ impl Worker {
     #[must_use]
     pub fn with_concurrency(mut self, runs: usize) -> Self {
         self.concurrency = runs.max(1);
+        self
+    }
+
+    /// Takes so many events at once, at least 1, for handlers that take no longer than the way to the broker. What is taken and
+    /// has no slot yet waits here, though another worker may be free; at a stop it is given back at once.
+    #[must_use]
+    pub const fn with_prefetch(mut self, events: usize) -> Self {
+        self.prefetch = events;
         self
     }
 
@@ -222,7 +232,7 @@ impl Worker {
 
     async fn work(self, stop: Stop) -> Result<()> {
         self.can_work()?;
-        let subscription = self.subscription.with_prefetch(1);
+        let subscription = self.subscription.with_prefetch(self.prefetch);
         let group = subscription.group().map(|group| group.name.clone());
         let mut deliveries = Deliveries::open(&*self.shared.broker, subscription).await?;
         let (cut, cut_seen) = Stop::pair();
@@ -240,8 +250,8 @@ impl Worker {
         let idle = group.filter(|_| self.ends_when_idle);
         let ended = slots.take(&mut deliveries, stop.clone(), idle).await;
         slots.parked.clear();
-        slots.drain(self.drain, stop, &cut).await;
-        deliveries.close().await;
+        // What was taken and has not begun is given back first, and not after the last run.
+        tokio::join!(deliveries.close(), slots.drain(self.drain, stop, &cut));
         if let Err(error) = slots.shared.fan_out.close(self.drain).await {
             tracing::warn!(error = %error.chain(), "not every sink has everything");
         }
@@ -276,7 +286,7 @@ impl Slots {
         mut stop: Stop,
         idle: Option<GroupName>,
     ) -> Result<()> {
-        let outage = Seldom::default();
+        let outages = Seldom::default();
         loop {
             let room = self.running.len() < self.concurrency.saturating_add(MAX_SEALING)
                 && self.parked.len() < self.concurrency;
@@ -293,7 +303,7 @@ impl Slots {
                     None => return Ok(()),
                     Some(Ok(delivery)) => self.start_or_park(delivery),
                     Some(Err(error)) if error.is_retryable() => {
-                        if let Some(times) = outage.happened(1) {
+                        if let Some(times) = outages.happened(1) {
                             tracing::warn!(error = %error.chain(), times, "events are not received; the broker is tried again");
                         }
                     }

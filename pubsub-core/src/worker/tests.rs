@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{RetryPolicy, Worker};
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use crate::{
     ActionId, Backoff, Broker, BrokerAdmin, BrokerCapabilities, Cause, DeadLetter, DeadLetters, Deliveries,
@@ -252,6 +253,40 @@ async fn a_stop_drains_and_what_is_cut_is_released_and_runs_again() {
             (2, Some(Outcome::Succeeded), Some(Cause::Exit), true)
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_ahead_is_given_back_at_the_stop_and_not_after_the_last_run() {
+    let bench = Bench::new();
+    for n in 0..5 {
+        bench.publish("t", &format!("a{n}")).await;
+    }
+    let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tells, waits) = (Arc::clone(&begun), Arc::clone(&go));
+    let handler = handler_fn(move |_| {
+        let (tells, waits) = (Arc::clone(&tells), Arc::clone(&waits));
+        async move {
+            tells.notify_one();
+            waits.notified().await;
+            Exit::code(0).into()
+        }
+    });
+    let (stopper, stop) = Stop::pair();
+    let worker = tokio::spawn(bench.worker("build", "t:*", handler).with_prefetch(20).run(stop));
+    begun.notified().await;
+    let on = Subscription::for_stage(Stage::new("build").unwrap(), ["t:*".parse().unwrap()]).unwrap();
+    let mut other = Deliveries::open(&*bench.broker, on).await.unwrap();
+    let nothing = tokio::time::timeout(Duration::from_secs(1), other.next()).await;
+    assert!(nothing.is_err(), "all five were taken");
+    stopper.stop(Cause::Shutdown);
+    let stopped = tokio::time::Instant::now();
+    for _ in 0..4 {
+        other.next().await.unwrap().unwrap().ack().await.unwrap();
+    }
+    assert!(stopped.elapsed() < Duration::from_secs(1), "{:?}", stopped.elapsed());
+    go.notify_one();
+    worker.await.unwrap().unwrap();
+    assert_eq!(bench.runs().await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -209,16 +209,11 @@ impl FileBroker {
 /// How often a process that cannot watch looks.
 const UNWATCHED_SCAN: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// The same failure for each of so many.
-fn for_each<T>(many: usize, error: &Error) -> Vec<Result<T>> {
-    (0..many).map(|_| Err(Error::new(error.kind(), error.chain()))).collect()
-}
-
 #[async_trait]
 impl Publisher for FileBroker {
     async fn publish(&self, events: Vec<Event>) -> Vec<Result<Published>> {
         if let Err(error) = self.shared.refuse_closed() {
-            return for_each(events.len(), &error);
+            return error.for_each(events.len());
         }
         let mut refused: Vec<Option<Error>> = Vec::with_capacity(events.len());
         let mut rows = Vec::with_capacity(events.len());
@@ -235,7 +230,7 @@ impl Publisher for FileBroker {
         let work = move |session: &mut session::Session| publish::insert(session, &rows);
         let mut answers = match self.shared.queue.call(bytes, work).await {
             Ok(published) => published,
-            Err(error) => for_each(many, &error),
+            Err(error) => error.for_each(many),
         }
         .into_iter();
         let unanswered = || Err(Error::new(ErrorKind::Internal, "the broker answered nothing"));

@@ -264,7 +264,7 @@ impl Leases for Keeper {
         let of = self.member.of();
         let settled =
             self.member.shared.queue.call(0, move |session| claims::settle(session, &of, &settlements)).await;
-        settled.unwrap_or_else(|error| super::for_each(many, &error))
+        settled.unwrap_or_else(|error| error.for_each(many))
     }
 
     async fn wake(&self) -> Result<()> {

@@ -64,7 +64,7 @@ impl<T: Send, F: FnMut(&mut Session) -> Result<T> + Send> Job for Call<T, F> {
 
     fn answer(self: Box<Self>, failed: Option<&Error>) {
         let outcome = match (failed, self.outcome) {
-            (Some(error), _) => Err(Error::new(error.kind(), error.chain())),
+            (Some(error), _) => Err(error.again()),
             (None, Some(outcome)) => outcome,
             (None, None) => Err(Error::new(ErrorKind::Internal, "the broker did not do the work")),
         };

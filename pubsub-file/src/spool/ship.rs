@@ -318,8 +318,13 @@ impl<S: OutputSink + 'static> Shared<S> {
         blocking(move || {
             let mut log = lock(&entry);
             let Some(open) = log.as_mut() else { return Ok(()) };
+            if !open.is_read() {
+                // What came meanwhile is in the store only once the end is told behind it.
+                open.cursor.revision = revision.saturating_sub(1);
+                return open.save();
+            }
             open.cursor.revision = revision;
-            if open.record().is_some_and(|record| record.revision > revision) || !open.is_read() {
+            if open.record().is_some_and(|record| record.revision > revision) {
                 return open.save();
             }
             if let Some(done) = log.take() {
@@ -348,7 +353,7 @@ async fn due(run: &Run, keep_damaged: Duration) -> Result<Look> {
             let now = Timestamp::now();
             // The sink has what there is, and nobody writes more. Holes that no end of the run has told stay for a while.
             let is_told = log.cursor.refused.is_empty() || now.since(record.beat_at) >= keep_damaged;
-            if is_told && record.judge(now) == Judgement::Lost {
+            if is_told && record.judge(now) != Judgement::Running {
                 return Ok(Look::Left);
             }
         }

@@ -28,6 +28,10 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    pub(super) const fn len(&self) -> usize {
+        self.leased.len()
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.leased.is_empty()
     }
@@ -58,7 +62,7 @@ fn give_back(member: &Arc<Member>, left: Vec<LeaseId>) {
         let held: Vec<Held> = left.iter().filter_map(|lease| owned.held(lease)).collect();
         let requests: Vec<Request> =
             held.iter().filter_map(|held| owned.settlement(held, &How::Back(0), None)).collect();
-        if let Err(error) = owned.shared.commands.all(&requests, "give events back").await {
+        if let Err(error) = owned.shared.commands.all(requests, "give events back").await {
             tracing::debug!(error = %error.chain(), "events come back after their leases");
         }
         for lease in &left {
@@ -98,12 +102,12 @@ impl Member {
                 sorted.requests.extend(self.settlement(&held, &How::Back(0), None));
                 continue;
             }
-            let lease = LeaseId {
-                entry: lease_entry(n, raw.kind, &raw.entry.id),
-                owner: Arc::clone(&self.owner),
-                count: held.count,
+            let entry = lease_entry(n, raw.kind, &raw.entry.id);
+            let position = match raw.kind {
+                Kind::Event => entry.clone(),
+                Kind::Again => position(n, &held.entry),
             };
-            let position = position(n, &held.entry);
+            let lease = LeaseId { entry, owner: Arc::clone(&self.owner), count: held.count };
             self.lock().insert(lease.entry.clone(), held);
             batch.leased.push(Leased { event, position, lease: Some(lease) });
         }
@@ -113,7 +117,7 @@ impl Member {
 
     async fn carry_out(&self, sorted: Sorted) -> Result<()> {
         let doing = "sort what was taken";
-        let mut answers = self.shared.commands.all(&sorted.requests, doing).await?.into_iter();
+        let mut answers = self.shared.commands.all(sorted.requests, doing).await?.into_iter();
         for at in sorted.put_off {
             // Those that put something off are the first ones.
             let Some(answer) = answers.next() else { break };
@@ -127,20 +131,26 @@ impl Member {
 
     fn lease_of(&self, raw: &Raw, event: &Event, since: Instant) -> Held {
         let n = self.places.get(raw.at).map_or(0, |place| place.of.n);
-        let entry = raw.entry.text("_entry").unwrap_or(&raw.entry.id);
-        let before: u64 = raw.entry.text("_count").and_then(|count| count.parse().ok()).unwrap_or(0);
+        let id: Arc<str> = raw.entry.id.as_str().into();
+        let (entry, before) = match raw.kind {
+            Kind::Event => (Arc::clone(&id), 0),
+            Kind::Again => {
+                let before = raw.entry.text("_count").and_then(|count| count.parse().ok());
+                (raw.entry.text("_entry").map_or_else(|| Arc::clone(&id), Arc::from), before.unwrap_or(0))
+            }
+        };
         Held {
             at: raw.at,
             kind: raw.kind,
-            id: raw.entry.id.clone(),
             deliveries: raw.entry.deliveries,
             count: before + raw.entry.deliveries,
-            entry: entry.to_owned(),
             action: event.action_id.clone(),
-            root: root(event, n, entry),
+            root: root(event, n, &entry),
             until: since + self.group.lease,
             claim: None,
             open: false,
+            id,
+            entry,
             is_settled: false,
         }
     }

@@ -2,27 +2,31 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
 use pubsub_core::{Error, Event, Leased, NoLeases, Result, StartAt, Subscribed, Subscription, Timestamp};
-use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::batch::decode;
 use super::group::partitions_of;
 use super::keys::{EntryId, Partition, position, read_position};
+use super::reads::{OPENING, longest, parts};
 use super::scripts::LAST;
 use super::shared::Shared;
+use crate::connect::Waiter;
+use crate::error::is_elsewhere;
 use crate::reply::{Entry, entries as read_entries, streams, text};
-use crate::script::{Request, waiting};
+use crate::script::Request;
 
 /// Most events of one partition that one read brings.
 const MAX_READ: usize = 256;
-
-/// Longest wait of one read.
-const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Most delayed events that one subscriber waits for. What would be more comes at once rather than never.
 const MAX_DELAYED: usize = 1_000_000;
@@ -37,11 +41,31 @@ struct Broadcast {
     shared: Arc<Shared>,
     on: Subscription,
     cursors: Vec<Cursor>,
-    connection: Option<MultiplexedConnection>,
+    /// What waits: one read at all partitions, or in a cluster one at each. They take nothing, and so may go on for as long
+    /// as they want.
+    reads: FuturesUnordered<BoxFuture<'static, Part>>,
+    /// Those that are to be begun again.
+    ended: Vec<Part>,
+    /// How long each of them waits.
+    wait: Duration,
+    opening: Arc<Semaphore>,
     /// Due time in µs, which cursor, entry.
     delayed: BinaryHeap<Reverse<(i64, usize, String)>>,
     ready: VecDeque<Leased>,
+    /// How often in a row what is due could not be read.
     failures: u32,
+}
+
+/// The key by which a read finds its server, its command, and how long it waits.
+type Asked = (String, Cmd, Duration);
+
+/// A read, of the partitions of these cursors.
+struct Part {
+    cursors: Range<usize>,
+    waiter: Option<Waiter>,
+    /// How often it failed in a row.
+    failures: u32,
+    answer: Result<Value>,
 }
 
 /// Subscribes from now on, or from where it asks to start.
@@ -60,16 +84,21 @@ pub(super) async fn subscribe(shared: &Arc<Shared>, on: Subscription, partitions
         }
         _ => {
             let requests: Vec<Request> = read.iter().map(|of| LAST.call([&*of.events])).collect();
-            let answers = shared.commands.all(&requests, doing).await?;
+            let answers = shared.commands.all(requests, doing).await?;
             answers.into_iter().map(|answer| text(answer.get(doing)?)).collect::<Result<_>>()?
         }
     };
+    let parts = parts(&shared.link, read.len());
+    let part = |cursors| Part { cursors, waiter: None, failures: 0, answer: Ok(Value::Nil) };
     let cursors = read.into_iter().zip(after).map(|(of, after)| Cursor { of, after }).collect();
     let broadcast = Broadcast {
         shared: Arc::clone(shared),
         on,
         cursors,
-        connection: None,
+        reads: FuturesUnordered::new(),
+        wait: longest(parts.len()),
+        ended: parts.into_iter().map(part).collect(),
+        opening: Arc::new(Semaphore::new(OPENING)),
         delayed: BinaryHeap::new(),
         ready: VecDeque::new(),
         failures: 0,
@@ -97,23 +126,19 @@ impl Broadcast {
             }
             let found = async {
                 if self.failures > 0 {
-                    let longest = 50_u64.saturating_mul(1 << self.failures.min(6));
-                    sleep(Duration::from_millis(fastrand::u64(10..=longest))).await;
+                    sleep(pause(self.failures)).await;
                 }
-                self.bring_delayed().await?;
+                let brought = self.bring_delayed().await;
+                self.failures = if brought.is_ok() { 0 } else { self.failures.saturating_add(1) };
+                brought?;
                 if self.ready.is_empty() { self.read().await } else { Ok(()) }
             };
             let found = tokio::select! {
                 found = found => found,
                 _ = closing.wait_for(|closed| *closed) => return None,
             };
-            match found {
-                Ok(()) => self.failures = 0,
-                Err(error) => {
-                    self.connection = None;
-                    self.failures = self.failures.saturating_add(1);
-                    return Some(Err(error));
-                }
+            if let Err(error) = found {
+                return Some(Err(error));
             }
         }
     }
@@ -144,34 +169,62 @@ impl Broadcast {
     /// Waits for what is new, or until something is due. Nothing is lost where it is dropped: what was read is known by where
     /// the cursors are.
     async fn read(&mut self) -> Result<()> {
-        let doing = "wait for events";
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let key = self.cursors.first().map_or("", |cursor| &cursor.of.events);
-                self.shared.link.waiting(key.as_bytes()).await?
-            }
-        };
+        for part in std::mem::take(&mut self.ended) {
+            let asked = self.asked(&part.cursors);
+            let (shared, opening) = (Arc::clone(&self.shared), Arc::clone(&self.opening));
+            self.reads.push(part.read(shared, opening, asked).boxed());
+        }
         let until_due = self.next_due().map(|due| {
             let left = due.saturating_sub(Timestamp::now().as_micros());
             Duration::from_micros(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(1)
         });
-        let wait = until_due.unwrap_or(MAX_WAIT).min(MAX_WAIT);
+        let first = tokio::select! {
+            first = self.reads.next() => first,
+            () = sleep(until_due.unwrap_or(Duration::MAX)), if until_due.is_some() => None,
+        };
+        let (mut fresh, mut failure) = (Vec::new(), None);
+        let mut next = first;
+        while let Some(mut part) = next {
+            match std::mem::replace(&mut part.answer, Ok(Value::Nil)).and_then(streams) {
+                Ok(read) => self.take(&part.cursors, read, &mut fresh),
+                // Its node sends it to another one, where it goes on.
+                Err(error) if is_elsewhere(&error) => {}
+                Err(error) => failure = Some(error),
+            }
+            self.ended.push(part);
+            // Whatever else has come by now, so that it is in order.
+            next = self.reads.next().now_or_never().flatten();
+        }
+        // By their time, as far as the servers' clocks tell.
+        fresh.sort_by_key(|(id, _)| *id);
+        self.ready.extend(fresh.into_iter().map(|(_, leased)| leased));
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn asked(&self, cursors: &Range<usize>) -> Asked {
         let mut cmd = redis::cmd("XREAD");
-        cmd.arg("COUNT").arg(MAX_READ).arg("BLOCK").arg(u64::try_from(wait.as_millis()).unwrap_or(1).max(1));
+        cmd.arg("COUNT").arg(MAX_READ).arg("BLOCK").arg(u64::try_from(self.wait.as_millis()).unwrap_or(1));
         cmd.arg("STREAMS");
-        for cursor in &self.cursors {
+        let read = self.cursors.get(cursors.clone()).unwrap_or_default();
+        for cursor in read {
             cmd.arg(&cursor.of.events);
         }
-        for cursor in &self.cursors {
+        for cursor in read {
             cmd.arg(&cursor.after);
         }
-        let limit = wait + self.shared.link.config().answer_limit();
-        let answer = waiting(&mut connection, &cmd, limit, doing).await?;
-        self.connection = Some(connection);
-        let mut fresh: Vec<(Option<EntryId>, Leased)> = Vec::new();
-        for (stream, entries) in streams(answer)? {
-            let found = (0..).zip(&mut self.cursors).find(|(_, cursor)| cursor.of.events == stream);
+        let key = read.first().map_or("", |cursor| &cursor.of.events).to_owned();
+        (key, cmd, self.wait)
+    }
+
+    fn take(
+        &mut self,
+        cursors: &Range<usize>,
+        read: Vec<(String, Vec<Entry>)>,
+        fresh: &mut Vec<(Option<EntryId>, Leased)>,
+    ) {
+        for (stream, entries) in read {
+            let own = self.cursors.get_mut(cursors.clone()).unwrap_or_default();
+            let found = cursors.clone().zip(own).find(|(_, cursor)| cursor.of.events == stream);
             let Some((at, cursor)) = found else { continue };
             for entry in entries {
                 cursor.after.clone_from(&entry.id);
@@ -183,11 +236,45 @@ impl Broadcast {
                 }
             }
         }
-        // By their time, as far as the server's clock tells.
-        fresh.sort_by_key(|(id, _)| *id);
-        self.ready.extend(fresh.into_iter().map(|(_, leased)| leased));
-        Ok(())
     }
+}
+
+impl Part {
+    async fn read(mut self, shared: Arc<Shared>, opening: Arc<Semaphore>, (key, cmd, wait): Asked) -> Self {
+        if self.failures > 0 {
+            sleep(pause(self.failures)).await;
+        }
+        self.answer = self.try_read(&shared, &opening, (&key, &cmd, wait)).await;
+        if self.answer.is_ok() {
+            self.failures = 0;
+        } else {
+            (self.waiter, self.failures) = (None, self.failures.saturating_add(1));
+        }
+        self
+    }
+
+    async fn try_read(
+        &mut self,
+        shared: &Shared,
+        opening: &Semaphore,
+        (key, cmd, wait): (&str, &Cmd, Duration),
+    ) -> Result<Value> {
+        let waiter = match self.waiter.take() {
+            Some(waiter) => self.waiter.insert(waiter),
+            None => {
+                // Nobody closes it.
+                let _one = opening.acquire().await;
+                self.waiter.insert(shared.link.waiter(key.as_bytes()).await?)
+            }
+        };
+        waiter.ask(cmd, wait, "wait for events").await
+    }
+}
+
+/// By chance, and longer the more often something failed in a row.
+fn pause(failures: u32) -> Duration {
+    let longest = 50_u64.saturating_mul(1 << failures.min(6));
+    Duration::from_millis(fastrand::u64(10..=longest))
 }
 
 fn leased(n: u16, entry: &Entry, event: Event) -> Leased {

@@ -59,7 +59,7 @@ impl Keeper {
         };
         let keys =
             [place.stream(held.kind), &of.claims, &of.touched, &of.cancels, &of.groups, &holder_stream];
-        let request = CLAIM.call(keys).arg(member.group.name.as_str()).arg(&*lease.owner).arg(&held.id);
+        let request = CLAIM.call(keys).arg(member.group.name.as_str()).arg(&*lease.owner).arg(&*held.id);
         let request = request.arg(held.deliveries).arg(held.claim_of(self.stage()?)).arg(seen).arg(new);
         let request = request
             .arg(held.action.as_str())

@@ -115,7 +115,8 @@ impl RedisBrokerConfig {
     }
 
     /// With another number of partitions, 1 to 1024; it counts when the broker is first used, and is kept at the server
-    /// from then on. 16 by default.
+    /// from then on. 16 by default. A partition is in one slot of a cluster, so its nodes share the work by whole ones; and a
+    /// subscriber has a connection for each that it reads there.
     #[must_use]
     pub const fn with_partitions(mut self, partitions: u16) -> Self {
         self.partitions = partitions;

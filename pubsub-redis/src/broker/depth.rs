@@ -35,7 +35,7 @@ pub(super) async fn heads(
     let requests: Vec<Request> =
         partitions.iter().map(|partition| HEADS.call([&*partition.events]).arg(name)).collect();
     let mut all = Vec::with_capacity(partitions.len());
-    for answer in shared.commands.all(&requests, doing).await? {
+    for answer in shared.commands.all(requests, doing).await? {
         let mut heads = Heads::new();
         for head in items(answer.get(doing)?)? {
             let [name, read, pending] = fixed::<3>(head)?;
@@ -146,7 +146,7 @@ async fn back(shared: &Shared, readers: &[Reader<'_>], depths: &mut [Depth]) -> 
         BACK.call([&*reader.place.again, &*reader.place.due]).arg(reader.known.name.as_str())
     };
     let requests: Vec<Request> = readers.iter().map(request).collect();
-    for (reader, answer) in readers.iter().zip(shared.commands.all(&requests, doing).await?) {
+    for (reader, answer) in readers.iter().zip(shared.commands.all(requests, doing).await?) {
         let [read, pending, ready, later] = fixed::<4>(answer.get(doing)?)?;
         let Some(depth) = depths.get_mut(reader.index) else { continue };
         depth.leased += count(pending)?;
@@ -185,7 +185,7 @@ async fn of_action(
         OF_ACTION.call(keys.map(String::as_str)).arg(reader.known.name.as_str()).arg(action.as_str())
     };
     let requests: Vec<Request> = readers.iter().map(request).collect();
-    for (reader, answer) in readers.iter().zip(shared.commands.all(&requests, doing).await?) {
+    for (reader, answer) in readers.iter().zip(shared.commands.all(requests, doing).await?) {
         let [leased, ready, later] = fixed::<3>(answer.get(doing)?)?;
         let Some(depth) = depths.get_mut(reader.index) else { continue };
         depth.leased += count(leased)?;

@@ -171,7 +171,7 @@ pub(super) async fn join(
         })
         .collect();
     requests.push(super::member::sign(home, &group.name, owner));
-    for answer in shared.commands.all(&requests, doing).await? {
+    for answer in shared.commands.all(requests, doing).await? {
         answer.get(doing)?;
     }
     Ok(noted)

@@ -67,7 +67,7 @@ impl Known {
         }
         let others = self.places.iter().filter(|place| place.of.n != self.home.of.n);
         let requests: Vec<Request> = others.map(|place| request(place, String::new())).collect();
-        for answer in shared.commands.all(&requests, doing).await? {
+        for answer in shared.commands.all(requests, doing).await? {
             answer.get(doing)?;
         }
         let since = unused_since.map_or_else(String::new, |since| since.to_string());
@@ -89,7 +89,7 @@ pub(super) async fn known(shared: &Shared, name: Option<&GroupName>) -> Result<V
     let request = |n: u16| Request::new("HGETALL").arg(shared.keys.partition(n).groups);
     let requests: Vec<Request> = (0..partitions).map(request).collect();
     let mut all = Vec::new();
-    for (n, answer) in (0..partitions).zip(shared.commands.all(&requests, doing).await?) {
+    for (n, answer) in (0..partitions).zip(shared.commands.all(requests, doing).await?) {
         for (name, noted) in pairs(answer.get(doing)?)? {
             let known = Known::new(shared, &name, &noted, partitions)?;
             if known.home.of.n == n {
@@ -106,7 +106,7 @@ pub(super) async fn members(shared: &Shared, all: &[Known]) -> Result<Vec<u64>> 
     let doing = "count members";
     let request = |known: &Known| MEMBERS.call([&*known.home.members]).arg(known.lately());
     let requests: Vec<Request> = all.iter().map(request).collect();
-    let answers = shared.commands.all(&requests, doing).await?;
+    let answers = shared.commands.all(requests, doing).await?;
     answers.into_iter().map(|answer| count(answer.get(doing)?)).collect()
 }
 
@@ -114,6 +114,6 @@ pub(super) async fn members(shared: &Shared, all: &[Known]) -> Result<Vec<u64>> 
 pub(super) async fn unused(shared: &Shared, all: &[&Known], since: u64) -> Result<Vec<bool>> {
     let doing = "look whether a group is used";
     let requests: Vec<Request> = all.iter().map(|known| known.unused(since)).collect();
-    let answers = shared.commands.all(&requests, doing).await?;
+    let answers = shared.commands.all(requests, doing).await?;
     answers.into_iter().map(|answer| Ok(count(answer.get(doing)?)? > 0)).collect()
 }

@@ -15,7 +15,6 @@ use super::group::millis;
 use super::keys::Kind;
 use super::member::{Change, Held, How, Member, sign};
 use super::scripts::RENEW;
-use super::shared::for_each;
 use crate::reply::{bytes, count, fixed, items, number, text};
 use crate::script::{Answer, Request};
 
@@ -64,7 +63,9 @@ impl Leases for Keeper {
         let mut requests: Vec<Request> =
             by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
         requests.push(sign(&member.home, &member.group.name, &member.owner));
-        for (of, answer) in by_place.values().zip(member.shared.commands.all(&requests, doing).await?) {
+        let renewed = member.shared.commands.all(requests, doing).await?;
+        member.hearing.heard();
+        for (of, answer) in by_place.values().zip(renewed) {
             for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
                 let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {
@@ -87,7 +88,7 @@ impl Leases for Keeper {
 
     async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
         let mut answers: Vec<Result<()>> = settlements.iter().map(|_| Err(lost())).collect();
-        let (mut plain, mut others) = (BTreeMap::<usize, Vec<(usize, String)>>::new(), Vec::new());
+        let (mut plain, mut others) = (BTreeMap::<usize, Vec<(usize, Arc<str>)>>::new(), Vec::new());
         for (index, (lease, settlement)) in settlements.iter().enumerate() {
             let Some(held) = self.member.held(lease) else { continue };
             if *settlement == Settlement::Ack && held.is_vouched_for(self.member.group.lease) {
@@ -108,10 +109,8 @@ impl Leases for Keeper {
             }
         }
         for ((lease, _), answer) in settlements.iter().zip(&answers) {
-            if answer.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::LeaseLost)
-                && lease.owner == self.member.owner
-                && self.member.held(lease).is_some()
-            {
+            let is_over = answer.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::LeaseLost);
+            if is_over && lease.owner == self.member.owner {
                 self.member.forget(lease);
             }
         }
@@ -131,7 +130,7 @@ fn renewal(member: &Member, at: usize, of: &[(usize, Held)]) -> Option<Request> 
         RENEW.call(keys.map(String::as_str)).arg(member.group.name.as_str()).arg(&*member.owner);
     for (_, held) in of {
         request.push(if held.kind == Kind::Event { "e" } else { "a" });
-        request.push(&held.id);
+        request.push(&*held.id);
         request.push(held.deliveries);
         request.push(held.action.as_str());
     }
@@ -149,21 +148,23 @@ impl Held {
 
 impl Keeper {
     /// Acknowledges without a check: one command for each partition.
-    async fn acknowledge(&self, plain: BTreeMap<usize, Vec<(usize, String)>>) -> Vec<(usize, Result<()>)> {
+    async fn acknowledge(&self, plain: BTreeMap<usize, Vec<(usize, Arc<str>)>>) -> Vec<(usize, Result<()>)> {
         let (doing, member) = ("acknowledge events", &self.member);
-        let request = |(at, ids): (&usize, &Vec<(usize, String)>)| {
+        let request = |(at, ids): (&usize, &Vec<(usize, Arc<str>)>)| {
             let stream = member.places.get(*at).map_or("", |place| &place.of.events);
-            let mut request = Request::new("XACK").arg(stream).arg(member.group.name.as_str());
+            let room = 256 + ids.iter().map(|(_, id)| id.len()).sum::<usize>();
+            let request = Request::with_room("XACK", 2 + ids.len(), room);
+            let mut request = request.arg(stream).arg(member.group.name.as_str());
             for (_, id) in ids {
-                request.push(id);
+                request.push(&**id);
             }
             request
         };
         let requests: Vec<Request> = plain.iter().map(request).collect();
-        let answers = match member.shared.commands.all(&requests, doing).await {
+        let answers = match member.shared.commands.each(requests).await {
             Ok(answers) => answers,
             Err(error) => {
-                let failed = for_each(plain.values().map(Vec::len).sum(), &error);
+                let failed = error.for_each(plain.values().map(Vec::len).sum());
                 return plain.into_values().flatten().map(|(index, _)| index).zip(failed).collect();
             }
         };
@@ -178,7 +179,7 @@ impl Keeper {
                         // Which of them were gone is not known; none of them comes back.
                         Ok(_) => Err(lost()),
                         Err(error) if error.kind() == ErrorKind::NotFound => Err(lost()),
-                        Err(error) => Err(Error::new(error.kind(), error.chain())),
+                        Err(error) => Err(error.again()),
                     },
                 ));
             }
@@ -192,7 +193,7 @@ impl Keeper {
         settlements: &[(LeaseId, Settlement)],
         mut others: Vec<(usize, Held)>,
     ) -> Vec<(usize, Result<()>)> {
-        let (doing, member) = ("settle events", &self.member);
+        let member = &self.member;
         let mut settled = Vec::new();
         let mut tries = 0;
         while !others.is_empty() && tries < MAX_TRIES {
@@ -209,10 +210,10 @@ impl Keeper {
             }
             // An event that was settled without a claim comes back where a failover loses that, and nothing else is lost.
             let commands = if changes_claims { &member.shared.durable } else { &member.shared.commands };
-            let answers = match commands.all(&requests, doing).await {
+            let answers = match commands.each(requests).await {
                 Ok(answers) => answers,
                 Err(error) => {
-                    let failed = for_each(others.len(), &error);
+                    let failed = error.for_each(others.len());
                     settled.extend(others.into_iter().map(|(index, _)| index).zip(failed));
                     return settled;
                 }
@@ -223,7 +224,7 @@ impl Keeper {
                 match self.settled(&held, answer) {
                     Ok(None) => {
                         let lease = settlements.get(index).map(|(lease, _)| lease);
-                        let answer = few.map_or(Ok(()), |few| Err(few.error(doing)));
+                        let answer = few.map_or(Ok(()), |few| Err(few.error("settle events")));
                         if let (Err(_), Some(lease)) = (&answer, lease) {
                             member.update(lease, |held| held.is_settled = true);
                         }

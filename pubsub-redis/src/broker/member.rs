@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::group::{self, Noted, millis};
+use super::hearing::Hearing;
 use super::keys::{EntryId, Kind, Place, partition_of_text};
 use super::scripts::{LEAVE, SETTLE, SIGN};
 use super::shared::Shared;
@@ -51,6 +52,7 @@ pub(super) struct Member {
     pub(super) places: Vec<Place>,
     /// For each place what the server passes over.
     pub(super) filters: Vec<Vec<String>>,
+    pub(super) hearing: Hearing,
     noted: Mutex<Noted>,
     held: Mutex<HashMap<Position, Held>>,
     dues: Mutex<Vec<Option<Instant>>>,
@@ -67,13 +69,13 @@ pub(super) struct Held {
     pub(super) at: usize,
     pub(super) kind: Kind,
     /// In its stream.
-    pub(super) id: String,
+    pub(super) id: Arc<str>,
     /// How often the server delivered the entry.
     pub(super) deliveries: u64,
     /// How often it was leased in all, also as an entry that it was before.
     pub(super) count: u64,
     /// The entry it began as.
-    pub(super) entry: String,
+    pub(super) entry: Arc<str>,
     pub(super) action: ActionId,
     /// Where its chain began.
     pub(super) root: Option<EntryId>,
@@ -125,6 +127,7 @@ impl Member {
         Arc::new(Self {
             shared: Arc::clone(shared),
             owner,
+            hearing: Hearing::new(group.lease),
             group,
             on,
             dues: Mutex::new(vec![None; places.len()]),
@@ -152,7 +155,10 @@ impl Member {
 
     /// The lease is over.
     pub(super) fn forget(&self, lease: &LeaseId) {
-        self.lock().remove(&lease.entry);
+        let mut held = self.lock();
+        if held.get(&lease.entry).is_some_and(|held| held.count == lease.count) {
+            held.remove(&lease.entry);
+        }
     }
 
     /// Changes what is known of a lease.
@@ -198,6 +204,12 @@ impl Member {
         (0..).zip(dues.iter()).filter_map(|(at, due)| due.map(|due| (at, due))).min_by_key(|(_, due)| *due)
     }
 
+    /// Whether something is due in this place by now.
+    pub(super) fn is_due(&self, at: usize) -> bool {
+        let dues = self.dues.lock().unwrap_or_else(PoisonError::into_inner);
+        dues.get(at).copied().flatten().is_some_and(|due| due <= Instant::now())
+    }
+
     /// The request that settles a lease.
     pub(super) fn settlement(&self, held: &Held, how: &How<'_>, change: Option<Change>) -> Option<Request> {
         let place = self.places.get(held.at)?;
@@ -228,7 +240,7 @@ impl Member {
             None => (held.claim_of(stage), Arc::from(""), String::new()),
         };
         let request = SETTLE.call(keys).arg(self.group.name.as_str()).arg(&*self.owner);
-        let request = request.arg(&held.id).arg(held.deliveries).arg(name).arg(ms).arg(&held.entry);
+        let request = request.arg(&*held.id).arg(held.deliveries).arg(name).arg(ms).arg(&*held.entry);
         Some(request.arg(held.count).arg(of.n.to_string()).arg(claim).arg(&*seen).arg(new).arg(reason))
     }
 
@@ -269,7 +281,7 @@ impl Drop for Member {
         let (shared, group) = (Arc::clone(&self.shared), self.group.name.clone());
         let requests = leaving(&group, &self.owner, (&self.home, &self.places), "left");
         self.shared.chores.begin(async move {
-            if let Err(error) = shared.commands.all(&requests, "leave a group").await {
+            if let Err(error) = shared.commands.all(requests, "leave a group").await {
                 // Others see that it is gone by its silence.
                 tracing::debug!(%group, error = %error.chain(), "a member could not leave");
             }

@@ -7,6 +7,7 @@ mod config;
 mod dead;
 mod depth;
 mod group;
+mod hearing;
 mod idle;
 mod indexed;
 mod keys;
@@ -15,6 +16,7 @@ mod leases;
 mod member;
 mod page;
 mod publish;
+mod reads;
 mod retention;
 mod scripts;
 mod shared;
@@ -39,7 +41,7 @@ pub use config::RedisBrokerConfig;
 
 use member::Member;
 use publish::Ready;
-use shared::{Shared, for_each};
+use shared::Shared;
 
 /// What a Redis broker can do.
 pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
@@ -57,12 +59,16 @@ pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
     max_event_bytes: DEFAULT_MAX_EVENT_BYTES,
 };
 
-/// A broker on the streams of a Redis or Valkey server, shared by any number of processes.
+/// A broker on the streams of a Redis or Valkey server, a cluster of them, or a master that sentinels watch, shared by any
+/// number of processes.
 ///
 /// Events lie in partitions, by a hash of their action; a group reads those of its actions. All that belongs together,
-/// such as a lease and its claim, is changed by one script at the server. Reads that wait have connections of their own.
+/// such as a lease and its claim, is changed by one script at the server. Reads that wait have connections of their own: one
+/// for each subscriber, in a cluster one for each partition that it reads, so that
+/// [`with_partitions`](RedisBrokerConfig::with_partitions) bounds them.
 ///
-/// What an acknowledged publish survives is up to the server's persistence.
+/// What an acknowledged publish survives is up to the server's persistence; what was not passed on yet to a replica that
+/// takes over is lost.
 ///
 /// ```no_run
 /// // Not run: it needs a server.
@@ -108,12 +114,12 @@ impl Publisher for RedisBroker {
         let shared = &*self.shared;
         let _under_way = shared.gate.read().await;
         let opened = match shared.refuse_closed() {
-            Ok(()) => shared.partitions().await,
+            Ok(()) => shared.all_partitions().await,
             Err(error) => Err(error),
         };
         let partitions = match opened {
             Ok(partitions) => partitions,
-            Err(error) => return for_each(events.len(), &error),
+            Err(error) => return error.for_each(events.len()),
         };
         let mut refused: Vec<Option<Error>> = Vec::with_capacity(events.len());
         let mut ready = Vec::with_capacity(events.len());
@@ -132,7 +138,7 @@ impl Publisher for RedisBroker {
             Vec::new()
         } else {
             let insert = |batches| publish::insert(shared, batches);
-            let no_answer = || for_each(many, &Error::new(ErrorKind::Unavailable, "publish: no answer"));
+            let no_answer = || Error::new(ErrorKind::Unavailable, "publish: no answer").for_each(many);
             shared.publishing.call(Arc::new(ready), insert).await.unwrap_or_else(no_answer)
         };
         let mut answers = answers.into_iter();

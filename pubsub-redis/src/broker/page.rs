@@ -92,7 +92,7 @@ pub(super) async fn pages(
     let doing = "read pages of events";
     let request = |(stream, after): &(&str, String)| PAGE.call([*stream]).arg(after).arg(to).arg(MANY);
     let requests: Vec<Request> = streams.iter().map(request).collect();
-    let answers = shared.commands.all(&requests, doing).await?;
+    let answers = shared.commands.all(requests, doing).await?;
     answers.into_iter().zip(streams).map(|(answer, (_, after))| read(answer.get(doing)?, after)).collect()
 }
 

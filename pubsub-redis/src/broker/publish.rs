@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pubsub_core::{ActionId, Error, ErrorKind, Event, Novelty, Published, Result};
-use redis::Value;
+use pubsub_core::{ActionId, Error, ErrorKind, Event, EventId, Novelty, Published, Result};
+use redis::{RedisWrite, ToRedisArgs, Value};
 
 use super::indexed::STANDS;
 use super::keys::{Partition, partition_of, position};
 use super::scripts::{INDEX, PUBLISH};
-use super::shared::{Shared, for_each};
+use super::shared::Shared;
 use crate::reply::{bytes, count, fixed, text};
 use crate::script::Request;
 
@@ -26,9 +26,53 @@ const ENTRY_BYTES: usize = 200;
 /// An event that has been looked at.
 #[derive(Debug)]
 pub(super) struct Ready {
-    event: Event,
-    n: u16,
+    id: EventId,
+    action: ActionId,
+    fields: Fields,
+    partition: Arc<Partition>,
     bytes: usize,
+}
+
+/// The fields of an entry, names and texts one after the other.
+#[derive(Debug)]
+struct Fields {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Fields {
+    fn of(event: &Event) -> Result<Self> {
+        let attributes = event.to_attributes()?;
+        let bytes = attributes.iter().map(|(name, text)| name.len() + text.len()).sum();
+        let mut fields =
+            Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(2 * attributes.len()) };
+        for (name, text) in &attributes {
+            for part in [*name, &**text] {
+                fields.text.push_str(part);
+                fields.ends.push(fields.text.len());
+            }
+        }
+        Ok(fields)
+    }
+
+    /// About what they take as JSON: with quotes, a colon and a comma for each.
+    fn bytes(&self) -> usize {
+        self.text.len() + 3 * self.ends.len()
+    }
+}
+
+impl ToRedisArgs for Fields {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        let mut begin = 0;
+        for end in &self.ends {
+            out.write_arg(self.text.as_bytes().get(begin..*end).unwrap_or_default());
+            begin = *end;
+        }
+    }
+
+    fn num_of_args(&self) -> usize {
+        self.ends.len()
+    }
 }
 
 /// What one call of a publisher wants to have published.
@@ -37,67 +81,60 @@ pub(super) type Batch = Arc<Vec<Ready>>;
 impl Ready {
     /// # Errors
     /// [`TooLarge`](ErrorKind::TooLarge) with the limit.
-    pub(super) fn new(event: Event, partitions: u16, max_bytes: usize) -> Result<Self> {
+    pub(super) fn new(event: Event, partitions: &[Arc<Partition>], max_bytes: usize) -> Result<Self> {
         if event.headers.len() > MAX_HEADERS {
             return Err(Error::new(ErrorKind::TooLarge, "publish an event with so many headers")
                 .with("event", &event.id)
                 .with("headers", event.headers.len())
                 .with("limit", MAX_HEADERS));
         }
-        // As JSON: quotes, a colon and a comma for each.
-        let bytes = event.to_attributes()?.iter().map(|(name, text)| name.len() + text.len() + 6).sum();
+        let fields = Fields::of(&event)?;
+        let bytes = fields.bytes();
         if bytes > max_bytes {
             return Err(Error::new(ErrorKind::TooLarge, "publish an event")
                 .with("event", &event.id)
                 .with("bytes", bytes)
                 .with("limit", max_bytes));
         }
-        let n = partition_of(&event.action_id, partitions);
-        Ok(Self { event, n, bytes })
+        let n = partition_of(&event.action_id, u16::try_from(partitions.len()).unwrap_or(u16::MAX));
+        let partition = partitions.get(usize::from(n)).map(Arc::clone);
+        let partition =
+            partition.ok_or_else(|| Error::new(ErrorKind::Internal, "a broker without partitions"))?;
+        Ok(Self { id: event.id, action: event.action_id, fields, partition, bytes })
     }
 
-    fn request(&self, shared: &Shared, most: u64) -> Result<Request> {
-        let partition = shared.keys.partition(self.n);
+    fn request(&self, shared: &Shared, most: u64) -> Request {
         // A publish that too few replicas had in time is done, and is repeated.
-        let is_new = self.event.id.is_generated() && shared.config.replicas() == 0;
-        let id = if is_new { "" } else { self.event.id.as_str() };
-        let keys = [&partition.events, &partition.ids, &partition.first];
-        let mut request = PUBLISH
+        let is_new = self.id.is_generated() && shared.config.replicas() == 0;
+        let id = if is_new { "" } else { self.id.as_str() };
+        let keys = [&self.partition.events, &self.partition.ids, &self.partition.first];
+        PUBLISH
             .call(keys.map(String::as_str))
             .arg(id)
-            .arg(self.event.action_id.as_str())
+            .arg(self.action.as_str())
             .arg(most)
             .arg(self.bytes + ENTRY_BYTES)
-            .arg(fastrand::u64(..));
-        for (name, text) in self.event.to_attributes()? {
-            request.push(name);
-            request.push(&*text);
-        }
-        Ok(request)
+            .arg(fastrand::u64(..))
+            .arg(&self.fields)
     }
 
     /// The command that adds it where nothing has to be looked up: to a stream that is there.
-    fn plain(&self, partition: &Partition) -> Result<Request> {
-        let mut request = Request::new("XADD").arg(&partition.events).arg("NOMKSTREAM").arg("*");
-        for (name, text) in self.event.to_attributes()? {
-            request.push(name);
-            request.push(&*text);
-        }
-        Ok(request)
+    fn plain(&self) -> Request {
+        let (stream, fields) = (&self.partition.events, &self.fields);
+        let bytes = stream.len() + fields.text.len() + 16;
+        let request = Request::with_room("XADD", 3 + fields.ends.len(), bytes);
+        request.arg(stream).arg("NOMKSTREAM").arg("*").arg(fields)
     }
 
     /// Whether it can be added without a look at what is there.
     fn is_plain(&self, shared: &Shared) -> bool {
         let config = &shared.config;
         let keeps_index = config.max_bytes().is_none() && config.retention() >= 2 * STANDS;
-        keeps_index
-            && config.replicas() == 0
-            && self.event.id.is_generated()
-            && shared.indexed.has(&self.event.action_id)
+        keeps_index && config.replicas() == 0 && self.id.is_generated() && shared.indexed.has(&self.action)
     }
 
     fn published(&self, entry: &str, novelty: Novelty) -> Published {
-        Published { position: position(self.n, entry), novelty }
+        Published { position: position(self.partition.n, entry), novelty }
     }
 }
 
@@ -130,27 +167,23 @@ pub(super) async fn insert(shared: &Shared, batches: Vec<Batch>) -> Vec<Vec<Resu
 async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>> {
     let doing = "publish an event";
     let most = most_bytes(shared).await.unwrap_or(0);
-    let plain: Vec<bool> = some.iter().map(|ready| ready.is_plain(shared)).collect();
-    let request = |(ready, plain): (&&Ready, &bool)| {
-        if *plain { ready.plain(&shared.keys.partition(ready.n)) } else { ready.request(shared, most) }
+    let are_plain: Vec<bool> = some.iter().map(|ready| ready.is_plain(shared)).collect();
+    let request = |(ready, is_plain): (&&Ready, &bool)| {
+        if *is_plain { ready.plain() } else { ready.request(shared, most) }
     };
-    let requests: Result<Vec<Request>> = some.iter().zip(&plain).map(request).collect();
-    let mut requests = match requests {
-        Ok(requests) => requests,
-        Err(error) => return for_each(some.len(), &error),
-    };
-    let used: BTreeSet<u16> =
-        some.iter().zip(&plain).filter(|(_, plain)| **plain).map(|(ready, _)| ready.n).collect();
+    let mut requests: Vec<Request> = some.iter().zip(&are_plain).map(request).collect();
+    let plain = some.iter().zip(&are_plain).filter(|(_, is_plain)| **is_plain);
+    let used: BTreeSet<u16> = plain.map(|(ready, _)| ready.partition.n).collect();
     let looked_at: Vec<u16> = used.into_iter().filter(|n| shared.indexed.is_to_be_looked_at(*n)).collect();
     for n in &looked_at {
         requests.push(Request::new("HGET").arg(shared.keys.partition(*n).first).arg(""));
     }
-    let mut answers = match shared.durable.all(&requests, doing).await {
+    let mut answers = match shared.durable.each(requests).await {
         Ok(answers) => answers.into_iter(),
-        Err(error) => return for_each(some.len(), &error),
+        Err(error) => return error.for_each(some.len()),
     };
     let mut published = Vec::with_capacity(some.len());
-    for ((ready, plain), answer) in some.iter().zip(plain).zip(answers.by_ref()) {
+    for ((ready, plain), answer) in some.iter().zip(are_plain).zip(answers.by_ref()) {
         let answer = answer.get(doing);
         published.push(match answer {
             Err(error) => Err(error),
@@ -173,7 +206,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
 }
 
 async fn with_script(shared: &Shared, ready: &Ready, most: u64) -> Result<Published> {
-    let request = ready.request(shared, most)?;
+    let request = ready.request(shared, most);
     let answer = shared.durable.one(request, "publish an event").await?;
     match read(shared, ready, answer).await? {
         Outcome::Published(published) => Ok(published),
@@ -191,7 +224,8 @@ async fn read(shared: &Shared, ready: &Ready, answer: Value) -> Result<Outcome> 
     };
     let token = text(token)?;
     if !token.is_empty() {
-        index_again(shared, ready.n, shared.indexed.note(&ready.event.action_id, ready.n, token)).await;
+        index_again(shared, ready.partition.n, shared.indexed.note(&ready.action, ready.partition.n, token))
+            .await;
     }
     Ok(Outcome::Published(ready.published(&text(value)?, novelty)))
 }
@@ -228,12 +262,12 @@ async fn when_full(shared: &Shared, ready: &Ready, most: u64) -> Result<Publishe
             ErrorKind::TooLarge,
             "publish an event that is larger than all that may be kept",
         )
-        .with("event", &ready.event.id)
+        .with("event", &ready.id)
         .with("bytes", bytes)
         .with("limit", most));
     }
-    let holding = super::retention::make_room(shared, ready.n).await?;
-    let request = ready.request(shared, most)?;
+    let holding = super::retention::make_room(shared, ready.partition.n).await?;
+    let request = ready.request(shared, most);
     match read(shared, ready, shared.durable.one(request, doing).await?).await? {
         Outcome::Published(published) => Ok(published),
         Outcome::Full(used) => {

@@ -87,7 +87,7 @@ async fn lock(shared: &Shared, every: Duration) -> Result<(Vec<Partition>, u64)>
     let lock = |partition: &Partition| LOCK.call([&*partition.upkeep]).arg(pause);
     let mut requests: Vec<Request> = mine.iter().map(lock).collect();
     requests.push(Request::new("TIME"));
-    let mut answers = shared.commands.all(&requests, doing).await?;
+    let mut answers = shared.commands.all(requests, doing).await?;
     let now = answers.pop().map_or(Ok(redis::Value::Nil), |answer| answer.get(doing))?;
     let mut locked = Vec::with_capacity(answers.len());
     for answer in answers {
@@ -171,7 +171,7 @@ async fn forget_claims(shared: &Shared, partitions: &[Partition], border: u64) -
     while !left.is_empty() {
         let requests: Vec<Request> = left.iter().map(request).collect();
         let mut more = Vec::new();
-        for (partition, answer) in left.into_iter().zip(shared.commands.all(&requests, doing).await?) {
+        for (partition, answer) in left.into_iter().zip(shared.commands.all(requests, doing).await?) {
             if count(answer.get(doing)?)? >= STEP_CLAIMS {
                 more.push(partition);
             }
@@ -191,7 +191,7 @@ async fn forget_marks(
     let doing = "forget old cancels";
     let requests: Vec<Request> =
         partitions.iter().map(|of| Request::new("HGETALL").arg(&of.cancels)).collect();
-    let answers = shared.commands.all(&requests, doing).await?;
+    let answers = shared.commands.all(requests, doing).await?;
     for ((partition, oldest), answer) in partitions.iter().zip(oldest).zip(answers) {
         let marks = pairs(answer.get(doing)?)?;
         if marks.is_empty() {
@@ -255,7 +255,7 @@ async fn drop_dead_letters(shared: &Shared, border: u64) -> Result<()> {
         [trim, Request::new("XLEN").arg(&partition.dead)]
     };
     let requests: Vec<Request> = partitions.iter().flat_map(both).collect();
-    let mut answers = shared.commands.all(&requests, doing).await?.into_iter();
+    let mut answers = shared.commands.all(requests, doing).await?.into_iter();
     let (mut too_old, mut many) = (0, 0);
     while let (Some(trimmed), Some(left)) = (answers.next(), answers.next()) {
         too_old += count(trimmed.get(doing)?)?;
@@ -267,7 +267,7 @@ async fn drop_dead_letters(shared: &Shared, border: u64) -> Result<()> {
         let remove =
             |kept: &Kept| Request::new("XDEL").arg(shared.keys.partition(kept.n).dead).arg(&kept.entry.id);
         let requests: Vec<Request> = oldest(shared, None, excess).await?.iter().map(remove).collect();
-        for answer in shared.commands.all(&requests, doing).await? {
+        for answer in shared.commands.all(requests, doing).await? {
             answer.get(doing)?;
         }
     }

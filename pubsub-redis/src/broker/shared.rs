@@ -1,7 +1,7 @@
 //! What a broker, its streams and its leases share.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pubsub_core::{Error, ErrorKind, Grouped, Published, Result};
 use tokio::sync::{OnceCell, RwLock, watch};
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::config::RedisBrokerConfig;
 use super::indexed::Indexed;
-use super::keys::Keys;
+use super::keys::{Keys, Partition};
 use super::publish::Batch;
 use super::retention::Full;
 use super::wake::Cancels;
@@ -35,16 +35,12 @@ pub(super) struct Shared {
     /// Held for reading by every publish under way.
     pub(super) gate: RwLock<()>,
     closed: watch::Sender<bool>,
-    partitions: OnceCell<u16>,
+    partitions: OnceCell<Box<[Arc<Partition>]>>,
 }
 
 impl Shared {
     pub(super) fn new(config: RedisBrokerConfig) -> Result<Self> {
         let link = Link::new(config.redis().clone())?;
-        if link.is_cluster() {
-            let what = "a broker on a Redis Cluster: it waits at all of its streams in one read; name one server, or sentinels";
-            return Err(Error::unsupported(what));
-        }
         let keys = Keys::new(config.redis().prefix());
         let commands = Commands::new(link.clone());
         let durable = match config.replicas() {
@@ -90,7 +86,13 @@ impl Shared {
 
     /// How many partitions the broker has: what the server says, once it was first used.
     pub(super) async fn partitions(&self) -> Result<u16> {
-        self.partitions.get_or_try_init(|| self.note()).await.copied()
+        Ok(u16::try_from(self.all_partitions().await?.len()).unwrap_or(u16::MAX))
+    }
+
+    /// The keys of each partition, by its number.
+    pub(super) async fn all_partitions(&self) -> Result<&[Arc<Partition>]> {
+        let noted = async || Ok((0..self.note().await?).map(|n| Arc::new(self.keys.partition(n))).collect());
+        self.partitions.get_or_try_init(noted).await.map(|all| &**all)
     }
 
     /// Notes version and partitions at the server where they are not noted yet, and reads what stands there.
@@ -98,12 +100,12 @@ impl Shared {
         let doing = "open the broker";
         let key = self.keys.broker();
         let put = |name: &str, value: i64| Request::new("HSETNX").arg(&key).arg(name).arg(value);
-        let requests = [
+        let requests = vec![
             put("version", VERSION),
             put("partitions", i64::from(self.config.partitions())),
             Request::new("HMGET").arg(&key).arg("version").arg("partitions"),
         ];
-        let mut answers = self.commands.all(&requests, doing).await?;
+        let mut answers = self.commands.all(requests, doing).await?;
         let last = answers.pop().ok_or_else(|| Error::new(ErrorKind::Internal, doing))?;
         let [version, partitions] = fixed::<2>(last.get(doing)?)?;
         let version = number(version)?.unwrap_or(VERSION);
@@ -142,9 +144,4 @@ impl Chores {
         let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         while tasks.join_next().await.is_some() {}
     }
-}
-
-/// The same failure for each of so many.
-pub(super) fn for_each<T>(many: usize, error: &Error) -> Vec<Result<T>> {
-    (0..many).map(|_| Err(Error::new(error.kind(), error.chain()))).collect()
 }

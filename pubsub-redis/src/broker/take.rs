@@ -1,11 +1,9 @@
-//! Taking: leases what is ready, takes over what was left, and waits for what is new.
+//! Taking: leases what is ready, and takes over what was left.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_core::Result;
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::batch::Raw;
@@ -13,13 +11,10 @@ use super::keys::Kind;
 use super::member::{Member, sign};
 use super::scripts::{MINE, TAKE, TAKEOVER};
 use crate::reply::{count, entries, fixed, items, number, streams};
-use crate::script::{Request, waiting};
+use crate::script::Request;
 
 /// Most entries of one call, however many are asked for.
-const MAX_CALL: usize = 1000;
-
-/// Longest wait of one read.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+pub(super) const MAX_CALL: usize = 1000;
 
 /// What one look in one place brought.
 #[derive(Default)]
@@ -27,6 +22,8 @@ pub(super) struct Look {
     pub(super) raws: Vec<Raw>,
     /// Whether there was more to look at.
     pub(super) more: bool,
+    /// How many were passed over that cannot be this group's.
+    pub(super) passed: usize,
 }
 
 fn raws(at: usize, again: Value, events: Value) -> Result<Vec<Raw>> {
@@ -55,15 +52,43 @@ impl Member {
             request.push(part);
         }
         let answer = self.shared.commands.one(request, doing).await?;
-        let [again, events, due, more] = fixed::<4>(answer)?;
+        let [again, events, due, more, passed] = fixed::<5>(answer)?;
         self.due_in(at, wait(due)?);
-        Ok(Look { raws: raws(at, again, events)?, more: count(more)? > 0 })
+        let passed = usize::try_from(count(passed)?).unwrap_or(usize::MAX);
+        Ok(Look { raws: raws(at, again, events)?, more: count(more)? > 0, passed })
+    }
+
+    /// As [`look`](Self::look) without a script, which costs the server a quarter: what is due does not come back, nothing is
+    /// passed over, and where something came back there may be more than was asked for.
+    pub(super) async fn read(&self, at: usize, many: usize) -> Result<Look> {
+        let doing = "take events";
+        let Some(place) = self.places.get(at) else { return Ok(Look::default()) };
+        let many = many.min(MAX_CALL);
+        let request = Request::new("XREADGROUP")
+            .arg("GROUP")
+            .arg(self.group.name.as_str())
+            .arg(&*self.owner)
+            .arg("COUNT")
+            .arg(many)
+            .arg("STREAMS")
+            .arg(&place.again)
+            .arg(&place.of.events)
+            .arg(">")
+            .arg(">");
+        let answer = self.shared.commands.one(request, doing).await?;
+        let mut raws = Vec::with_capacity(many);
+        for (stream, entries) in streams(answer)? {
+            let kind = if stream == place.of.events { Kind::Event } else { Kind::Again };
+            raws.extend(entries.into_iter().map(|entry| Raw { at, kind, entry }));
+        }
+        Ok(Look { more: raws.len() >= many, raws, passed: 0 })
     }
 
     /// Says that this member is there; answers how long ago the member was seen that was seen longest ago.
     pub(super) async fn sign_in(&self) -> Result<Duration> {
         let request = sign(&self.home, &self.group.name, &self.owner);
         let silence = self.shared.commands.one(request, "say that a member is there").await?;
+        self.hearing.heard();
         Ok(wait(silence)?.unwrap_or_default())
     }
 
@@ -115,7 +140,7 @@ impl Member {
             tracing::warn!(group = %self.group.name, events = dropped, "what was to be delivered is gone");
         }
         self.due_in(at, wait(due)?);
-        let look = Look { raws: raws(at, again, events)?, more: count(more)? > 0 };
+        let look = Look { raws: raws(at, again, events)?, more: count(more)? > 0, passed: 0 };
         Ok((look, wait(next)?))
     }
 
@@ -128,9 +153,9 @@ impl Member {
                 .arg(&*self.owner)
                 .arg(MAX_CALL)
         };
-        let requests: Vec<Request> = self.places.iter().map(ask).collect();
+        let requests = self.places.iter().map(ask).collect();
         let mut all = Vec::new();
-        for (at, answer) in (0..).zip(self.shared.commands.all(&requests, doing).await?) {
+        for (at, answer) in (0..).zip(self.shared.commands.all(requests, doing).await?) {
             let [again, events] = fixed::<2>(answer.get(doing)?)?;
             all.extend(raws(at, again, events)?);
         }
@@ -155,64 +180,5 @@ impl Member {
         places.sort_unstable();
         places.dedup();
         places
-    }
-}
-
-/// A connection for one read that waits.
-pub(super) struct Reading {
-    connection: MultiplexedConnection,
-    /// What the server calls it.
-    client: i64,
-}
-
-impl Reading {
-    pub(super) async fn open(member: &Member) -> Result<Self> {
-        let doing = "wait for events";
-        let key = member.places.first().map_or("", |place| place.stream(Kind::Event));
-        let mut connection = member.shared.link.waiting(key.as_bytes()).await?;
-        let mut cmd = redis::cmd("CLIENT");
-        cmd.arg("ID");
-        let limit = member.shared.link.config().answer_limit();
-        let answer = waiting(&mut connection, &cmd, limit, doing).await?;
-        Ok(Self { connection, client: number(answer)?.unwrap_or(0) })
-    }
-
-    /// Waits until something is there for the group, at most for a while.
-    pub(super) async fn read(&mut self, member: &Arc<Member>) -> Result<Vec<Raw>> {
-        let doing = "wait for events";
-        let places = member.places.len();
-        let mut cmd = redis::cmd("XREADGROUP");
-        cmd.arg("GROUP").arg(member.group.name.as_str()).arg(&*member.owner);
-        let each = (member.on.prefetch().min(MAX_CALL) / (2 * places).max(1)).max(1);
-        let each = if places == 1 { member.on.prefetch().min(MAX_CALL) } else { each };
-        cmd.arg("COUNT").arg(each).arg("BLOCK").arg(u64::try_from(MAX_WAIT.as_millis()).unwrap_or(0));
-        cmd.arg("STREAMS");
-        // What came back is older than what is new.
-        for kind in [Kind::Again, Kind::Event] {
-            for place in &member.places {
-                cmd.arg(place.stream(kind));
-            }
-        }
-        for _ in 0..2 * places {
-            cmd.arg(">");
-        }
-        let limit = MAX_WAIT + member.shared.link.config().answer_limit();
-        let answer = waiting(&mut self.connection, &cmd, limit, doing).await?;
-        let mut raws = Vec::new();
-        for (stream, entries) in streams(answer)? {
-            let place = (0..).zip(&member.places).find_map(|(at, place)| {
-                let kind =
-                    [Kind::Again, Kind::Event].into_iter().find(|kind| place.stream(*kind) == stream)?;
-                Some((at, kind))
-            });
-            let Some((at, kind)) = place else { continue };
-            raws.extend(entries.into_iter().map(|entry| Raw { at, kind, entry }));
-        }
-        Ok(raws)
-    }
-
-    /// What ends the read at once; what it had by then is its answer.
-    pub(super) fn end(&self) -> Request {
-        Request::new("CLIENT").arg("UNBLOCK").arg(self.client)
     }
 }

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::batch::{Batch, Raw};
+use super::keys::Kind;
 use super::member::{Member, leaving};
-use super::take::Reading;
+use super::reads::{Brought, Reads};
 
 /// How often a member that waits says that it is there, at most.
 const SIGN: Duration = Duration::from_secs(5);
@@ -18,16 +19,34 @@ const SIGN: Duration = Duration::from_secs(5);
 /// How often everything is looked at for what nothing told of.
 const SWEEP: Duration = Duration::from_secs(300);
 
+/// How long a place may be read without a look at what is due there, which another member may have put off and left.
+const DUES: Duration = Duration::from_secs(1);
+
+/// How a place was found at the last look.
+#[derive(Clone, Copy)]
+struct Found {
+    /// When the server last said what is due there.
+    dues: Option<Instant>,
+    /// Something came back there, or most of what lies there is for others: a script takes just what is wanted.
+    is_mixed: bool,
+}
+
 /// Looks for entries.
 pub(super) struct Taker {
     member: Arc<Member>,
-    reading: Option<Reading>,
+    reads: Reads,
     /// Where something may be, in the order in which to look. Where nothing may be, the server says when there is.
     todo: VecDeque<usize>,
+    /// Of each place.
+    found: Vec<Found>,
     /// How often in a row a read brought only what is another's.
     others: u32,
     /// An answer was lost: the server may hold what this member does not know of.
     doubt: bool,
+    /// A read was given up, and may go on at its server up to now: the same once more.
+    doubt_at: Option<Instant>,
+    /// How often in a row what was waited at was gone, or elsewhere.
+    gone: u32,
     /// The server lost the group.
     lost: u32,
     signed: Option<Instant>,
@@ -39,7 +58,6 @@ pub(super) struct Taker {
 
 /// What comes first while a member waits.
 enum Turn {
-    Read(Result<Vec<Raw>>),
     Stop,
     LookAfter,
     Failed(pubsub_core::Error),
@@ -50,10 +68,13 @@ impl Taker {
         let now = Instant::now();
         Self {
             member: Arc::clone(member),
-            reading: None,
+            reads: Reads::of(member),
             todo: (0..member.places.len()).collect(),
+            found: vec![Found { dues: None, is_mixed: true }; member.places.len()],
             others: 0,
             doubt: false,
+            doubt_at: None,
+            gone: 0,
             lost: 0,
             signed: None,
             look_after: now,
@@ -73,7 +94,7 @@ impl Taker {
             }
             Err(error) => {
                 self.doubt = true;
-                self.reading = None;
+                self.reads.close();
                 self.look_everywhere();
                 Err(error)
             }
@@ -84,10 +105,11 @@ impl Taker {
         if self.lost > 0 {
             self.join_again().await?;
         }
-        if self.doubt {
+        if self.doubt || self.doubt_at.is_some_and(|at| at <= Instant::now()) {
             let since = Instant::now();
             let raws = self.member.unknown().await?;
             self.doubt = false;
+            self.doubt_at = self.doubt_at.filter(|at| *at > since);
             let batch = self.member.sort(raws, since).await?;
             if !batch.is_empty() {
                 return Ok(batch);
@@ -141,16 +163,14 @@ impl Taker {
             self.todo.push_front(at);
         }
         while let Some(at) = self.todo.front().copied() {
-            let since = Instant::now();
-            let look = member.look(at, member.on.prefetch()).await?;
+            let (batch, more) = self.look_at(at).await?;
             self.lost = 0;
-            let batch = member.sort(look.raws, since).await?;
             if !batch.is_empty() {
                 // The others first, so that each gets its turn.
                 self.todo.rotate_left(1);
                 return Ok(batch);
             }
-            if !look.more {
+            if !more {
                 self.todo.pop_front();
             }
             if *member.stopped.borrow() || member.shared.is_closed() {
@@ -158,6 +178,25 @@ impl Taker {
             }
         }
         Ok(Batch::nothing(&member))
+    }
+
+    /// Looks at one place; answers what was found, and whether there may be more.
+    async fn look_at(&mut self, at: usize) -> Result<(Batch, bool)> {
+        let (member, since) = (Arc::clone(&self.member), Instant::now());
+        let found = self.found.get(at).copied();
+        let knows_dues = found.and_then(|found| found.dues).is_some_and(|asked| asked.elapsed() < DUES);
+        let is_due = member.is_due(at);
+        let plainly = knows_dues && !is_due && found.is_some_and(|found| !found.is_mixed);
+        let many = member.on.prefetch();
+        let look = if plainly { member.read(at, many).await? } else { member.look(at, many).await? };
+        let (taken, came_back) = (look.raws.len(), look.raws.iter().any(|raw| raw.kind == Kind::Again));
+        let batch = member.sort(look.raws, since).await?;
+        if let Some(found) = self.found.get_mut(at) {
+            found.is_mixed = came_back || look.passed + taken > 2 * batch.len();
+            // Where nothing is left, only a script says whether anything is due.
+            found.dues = if plainly { found.dues.filter(|_| taken > 0) } else { Some(since) };
+        }
+        Ok((batch, look.more || (plainly && taken == 0)))
     }
 
     /// Says that this member is there, and hears when another may be gone.
@@ -172,39 +211,33 @@ impl Taker {
     /// Waits for what is new, and does in the meantime what has its time.
     async fn wait(&mut self) -> Result<Batch> {
         let member = Arc::clone(&self.member);
-        let mut reading = match self.reading.take() {
-            Some(reading) => reading,
-            None => Reading::open(&member).await?,
-        };
+        let mut reads = std::mem::take(&mut self.reads);
         let (mut stopped, mut closing) = (member.stopped.subscribe(), member.shared.closing());
-        let end = reading.end();
-        let turn = {
-            let mut read = std::pin::pin!(reading.read(&member));
-            let turn = tokio::select! {
-                biased;
-                raws = &mut read => Turn::Read(raws),
+        let other = async {
+            tokio::select! {
                 () = told(&mut stopped) => Turn::Stop,
                 () = told(&mut closing) => Turn::Stop,
                 turn = self.keep_time() => turn,
-            };
-            match turn {
-                Turn::Stop | Turn::LookAfter => {
-                    member.shared.commands.one(end, "end a read that waits").await?;
-                    Turn::Read(read.await)
-                }
-                turn => turn,
             }
         };
-        let raws = match turn {
-            Turn::Read(raws) => raws?,
-            Turn::Failed(error) => return Err(error),
-            Turn::Stop | Turn::LookAfter => Vec::new(),
-        };
-        self.reading = Some(reading);
-        self.lost = 0;
+        let (brought, since, turn) = reads.wait(&member, other).await;
+        self.reads = reads;
+        let Brought { raws, gone, failure } = brought;
+        if failure.is_some() {
+            self.doubt = true;
+            // A second more, for the way to the server.
+            self.doubt_at = Some(Instant::now() + self.reads.longest() + Duration::from_secs(1));
+        }
+        let failed = if let Some(Turn::Failed(error)) = turn { Some(error) } else { None };
+        if let Some(error) = failure.or(failed).filter(|_| raws.is_empty()) {
+            return Err(error);
+        }
+        if gone.is_empty() {
+            (self.gone, self.lost) = (0, 0);
+        }
         let places: BTreeSet<usize> = raws.iter().map(|raw| raw.at).collect();
         let read = raws.len();
-        let batch = member.sort(raws, Instant::now()).await?;
+        let batch = member.sort(raws, since).await?;
         if read > member.on.prefetch() {
             // There is more than is wanted: asking leases less.
             self.look_everywhere();
@@ -217,7 +250,22 @@ impl Taker {
         } else {
             self.others = 0;
         }
+        self.look_after_gone(gone, read).await;
         Ok(batch)
+    }
+
+    /// What is gone from a server is at another one by now, or lost: looking for it says which.
+    async fn look_after_gone(&mut self, gone: Vec<usize>, read: usize) {
+        if gone.is_empty() {
+            return;
+        }
+        self.todo.retain(|at| !gone.contains(at));
+        self.todo.extend(gone);
+        self.gone = self.gone.saturating_add(1);
+        if read == 0 {
+            let longest = 25_u64.saturating_mul(1 << self.gone.min(6));
+            self.pause(Duration::from_millis(fastrand::u64(10..=longest))).await;
+        }
     }
 
     async fn pause(&self, pause: Duration) {
@@ -235,16 +283,22 @@ impl Taker {
         loop {
             let sign = self.signed.map_or_else(Instant::now, |signed| signed + self.sign());
             let due = member.next_due();
-            let next = due.map_or(sign, |(_, due)| due.min(sign)).min(self.look_after);
+            let look_after = self.doubt_at.map_or(self.look_after, |at| at.min(self.look_after));
+            let next = due.map_or(sign, |(_, due)| due.min(sign)).min(look_after);
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = member.sooner.notified() => continue,
             }
             let now = Instant::now();
-            if now >= self.look_after {
+            if self.doubt_at.is_some_and(|at| at <= now) {
                 return Turn::LookAfter;
             }
             let done = match due {
+                // Mostly nobody is, and the reads need not be ended.
+                _ if now >= self.look_after => match self.is_somebody_gone().await {
+                    Ok(true) => return Turn::LookAfter,
+                    nobody => nobody.map(|_| ()),
+                },
                 // What comes back wakes the read.
                 Some((at, due)) if due <= now => member.look(at, 0).await.map(drop),
                 _ => self.sign_in().await,
@@ -255,12 +309,28 @@ impl Taker {
         }
     }
 
+    /// Whether there may be something to take over; where not, it is known when to ask again.
+    async fn is_somebody_gone(&mut self) -> Result<bool> {
+        let (member, lease) = (&self.member, self.member.group.lease);
+        self.signed = Some(Instant::now());
+        let silence = member.sign_in().await?;
+        if silence > lease || self.swept.elapsed() >= SWEEP || !member.left_by_itself().is_empty() {
+            return Ok(true);
+        }
+        self.look_after = Instant::now() + lease.saturating_sub(silence).max(Duration::from_millis(1));
+        Ok(false)
+    }
+
     /// Takes over what members left that are gone, and what of its own nobody keeps.
     async fn look_after_others(&mut self) -> Result<Batch> {
         let member = Arc::clone(&self.member);
         let lease = member.group.lease;
         self.signed = Some(Instant::now());
         let silence = member.sign_in().await?;
+        if let Some(left) = member.hearing.spares() {
+            self.look_after = Instant::now() + left;
+            return Ok(Batch::nothing(&member));
+        }
         let silent = if silence > lease { member.silent(silence).await? } else { Vec::new() };
         let sweeps = self.swept.elapsed() >= SWEEP;
         let own = member.left_by_itself();
@@ -296,7 +366,7 @@ impl Taker {
         let member = &self.member;
         for name in silent.iter().filter(|name| ***name != *member.owner) {
             let requests = leaving(&member.group.name, name, (&member.home, &member.places), "gone");
-            for answer in member.shared.commands.all(&requests, "forget a member that is gone").await? {
+            for answer in member.shared.commands.all(requests, "forget a member that is gone").await? {
                 answer.get("forget a member that is gone")?;
             }
         }

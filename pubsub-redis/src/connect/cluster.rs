@@ -17,10 +17,11 @@ use tokio::time::Instant;
 
 use super::address::Servers;
 use super::node::{Limits, Node, Place};
-use super::slots::{Goes, SLOTS, goes, slot, waits_for_replicas};
+use super::slots::{Goes, SLOTS, goes, slot, slots, waits_for_replicas};
 
-/// Most redirects of one command.
+/// Most redirects of one command, and those of them that are followed at once.
 const REDIRECTS: usize = 8;
+const AT_ONCE: usize = 2;
 
 /// Shortest time between two looks at which node serves what.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -72,7 +73,7 @@ impl Cluster {
 
     pub(crate) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
         match goes(command) {
-            Goes::To(slot) => Ok(self.at_slot(slot, command).await?.1),
+            Goes::To(slot) => Ok(self.at_slot(slot, command, self.deadline()).await?.1),
             Goes::Anywhere => self.judged(self.any().await?.command(command).await),
             Goes::Everywhere => {
                 let mut answers = Vec::new();
@@ -85,14 +86,54 @@ impl Cluster {
         }
     }
 
-    /// The commands may go to several nodes; those of one slot are done in their order.
+    /// As [`each`](Self::each), of which the first failure is that of all. A transaction is one node's.
     pub(crate) async fn pipeline(
         &self,
         pipeline: &Pipeline,
         offset: usize,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
+        if pipeline.is_transaction() {
+            let slot = slots(pipeline).into_iter().flatten().next().unwrap_or(0);
+            let node = self.serving(slot).await?;
+            return self.judged_all(node.pipeline(pipeline, offset, count).await);
+        }
+        self.each(pipeline).await.into_iter().collect()
+    }
+
+    /// An answer to each command. The commands may go to several nodes, at the same time; those of one slot are done in
+    /// their order, and what one node does not answer is no failure of the others.
+    pub(crate) async fn each(&self, pipeline: &Pipeline) -> Vec<RedisResult<Value>> {
         let slots = slots(pipeline);
+        let parts = match self.parts(&slots).await {
+            Ok(parts) => parts,
+            Err(error) => return slots.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
+        let asked = parts.iter().map(|(node, indices)| {
+            let own = indices.iter().filter_map(|index| commands.get(*index));
+            let own = own.fold(Pipeline::with_capacity(indices.len()), |mut own, command| {
+                own.add_command((*command).clone());
+                own
+            });
+            async move { self.judged_all(node.pipeline(&own, 0, own.len()).await) }
+        });
+        let mut all: Vec<RedisResult<Value>> = slots.iter().map(|_| Ok(Value::Nil)).collect();
+        for (answers, (_, indices)) in join_all(asked).await.into_iter().zip(&parts) {
+            let mut answers = answers.map(Vec::into_iter);
+            for index in indices {
+                let answer = answers.as_mut().map(|answers| answers.next().unwrap_or(Value::Nil));
+                if let Some(place) = all.get_mut(*index) {
+                    *place = answer.map_err(|error| error.clone());
+                }
+            }
+        }
+        self.redirected(&commands, &slots, &mut all).await;
+        all
+    }
+
+    /// Which commands go to which node.
+    async fn parts(&self, slots: &[Option<u16>]) -> RedisResult<Vec<(Arc<Node>, Vec<usize>)>> {
         let mut parts: Vec<(Arc<Node>, Vec<usize>)> = Vec::new();
         let anywhere = fastrand::u16(..SLOTS);
         for (index, slot) in slots.iter().enumerate() {
@@ -102,67 +143,45 @@ impl Cluster {
                 None => parts.push((node, vec![index])),
             }
         }
-        if pipeline.is_transaction() || parts.len() < 2 {
-            let Some((node, _)) = parts.first() else { return Ok(Vec::new()) };
-            let answers = self.judged_all(node.pipeline(pipeline, offset, count).await)?;
-            if pipeline.is_transaction() {
-                return Ok(answers);
-            }
-            return self.redirected(pipeline, &slots, answers).await;
-        }
-        let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
-        let own = parts.iter().map(|(node, indices)| {
-            let mut own = Pipeline::with_capacity(indices.len());
-            for command in indices.iter().filter_map(|index| commands.get(*index)) {
-                own.add_command((*command).clone());
-            }
-            async move { self.judged_all(node.pipeline(&own, 0, own.len()).await) }
-        });
-        let mut all = vec![Value::Nil; commands.len()];
-        for (answers, (_, indices)) in join_all(own).await.into_iter().zip(&parts) {
-            for (answer, index) in answers?.into_iter().zip(indices) {
-                if let Some(place) = all.get_mut(*index) {
-                    *place = answer;
-                }
-            }
-        }
-        self.redirected(pipeline, &slots, all).await
+        Ok(parts)
     }
 
     /// Asks those again that a node refused because their slot is elsewhere, one by one in their order; what waits for their
     /// replicas does so where they were done.
-    async fn redirected(
-        &self,
-        pipeline: &Pipeline,
-        slots: &[Option<u16>],
-        mut answers: Vec<Value>,
-    ) -> RedisResult<Vec<Value>> {
+    async fn redirected(&self, commands: &[&Cmd], slots: &[Option<u16>], answers: &mut [RedisResult<Value>]) {
+        let deadline = self.deadline();
         let mut elsewhere: Vec<(u16, Arc<Node>)> = Vec::new();
-        for ((answer, command), slot) in answers.iter_mut().zip(pipeline.cmd_iter()).zip(slots) {
+        for ((answer, command), slot) in answers.iter_mut().zip(commands).zip(slots) {
             let Some(slot) = slot else { continue };
-            if let Value::ServerError(error) = &*answer
+            if let Ok(Value::ServerError(error)) = &*answer
                 && matches!(
                     error.kind(),
                     Some(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain)
                 )
             {
-                let (node, asked) = self.at_slot(*slot, command).await?;
-                *answer = asked;
-                elsewhere.push((*slot, node));
+                *answer = self.at_slot(*slot, command, deadline).await.map(|(node, asked)| {
+                    elsewhere.push((*slot, node));
+                    asked
+                });
             } else if waits_for_replicas(command)
                 && let Some((_, node)) = elsewhere.iter().rev().find(|(of, _)| of == slot)
             {
-                *answer = self.judged(node.command(command).await)?;
+                *answer = self.judged(node.command(command).await);
             }
         }
-        Ok(answers)
+    }
+
+    /// Up to when a command is asked again whose keys are being moved: a script that names keys which are not there is
+    /// refused by both nodes until its slot has moved as a whole.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.limits.answer
     }
 
     /// The answer, and the node that gave it.
-    async fn at_slot(&self, slot: u16, command: &Cmd) -> RedisResult<(Arc<Node>, Value)> {
+    async fn at_slot(&self, slot: u16, command: &Cmd, deadline: Instant) -> RedisResult<(Arc<Node>, Value)> {
         let mut node = self.serving(slot).await?;
-        let mut is_asking = false;
-        for _ in 0..REDIRECTS {
+        let (mut is_asking, mut redirects) = (false, 0);
+        loop {
             let answer = if is_asking {
                 let mut pipeline = Pipeline::with_capacity(2);
                 pipeline.cmd("ASKING").add_command(command.clone());
@@ -173,13 +192,20 @@ impl Cluster {
             };
             match self.next(&answer) {
                 Next::Done => return Ok((node, answer)),
-                Next::At(other) => (node, is_asking) = (other, false),
-                Next::Asking(other) => (node, is_asking) = (other, true),
-                Next::Again => tokio::time::sleep(MOVING.mul_f64(0.5 + fastrand::f64() / 2.0)).await,
+                Next::At(other) => (node, is_asking, redirects) = (other, false, redirects + 1),
+                Next::Asking(other) => (node, is_asking, redirects) = (other, true, redirects + 1),
+                Next::Again if Instant::now() >= deadline => return Ok((node, answer)),
+                Next::Again => pause().await,
+            }
+            if redirects > REDIRECTS {
+                let text = "the nodes of the cluster send a command on and on";
+                return Err((ErrorKind::ClusterConnectionNotFound, text).into());
+            }
+            if redirects > AT_ONCE {
+                // Two nodes that both take the other for the one that serves the slot, for a moment.
+                pause().await;
             }
         }
-        Err((ErrorKind::ClusterConnectionNotFound, "the nodes of the cluster send a command on and on")
-            .into())
     }
 
     fn next(&self, answer: &Value) -> Next {
@@ -250,7 +276,7 @@ impl Cluster {
     /// The node that has this key now, by its own word: what is known may be old, and a read that waits hears of no move
     /// before it waits.
     pub(crate) async fn found(&self, key: &[u8]) -> RedisResult<Arc<Node>> {
-        Ok(self.at_slot(slot(key), redis::cmd("EXISTS").arg(key)).await?.0)
+        Ok(self.at_slot(slot(key), redis::cmd("EXISTS").arg(key), self.deadline()).await?.0)
     }
 
     /// One that answered the last look.
@@ -338,6 +364,10 @@ impl Map {
     }
 }
 
+async fn pause() {
+    tokio::time::sleep(MOVING.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+}
+
 /// One range of CLUSTER SLOTS: first slot, last slot, its master, its replicas.
 fn read(range: &[Value], told_by: &ConnectionAddr) -> Option<(u16, u16, Address)> {
     let number = |value: &Value| redis::from_redis_value_ref::<u16>(value).ok();
@@ -357,19 +387,4 @@ fn is_doubtful(value: &Value) -> bool {
     use ServerErrorKind::{ClusterDown, MasterDown, Moved, ReadOnly};
     matches!(value, Value::ServerError(error)
         if matches!(error.kind(), Some(ClusterDown | MasterDown | Moved | ReadOnly)))
-}
-
-/// The slots of the commands; one without a key, as WAIT, goes where the one before it went.
-fn slots(pipeline: &Pipeline) -> Vec<Option<u16>> {
-    let own = pipeline.cmd_iter().map(|command| match goes(command) {
-        Goes::To(slot) => Some(slot),
-        Goes::Anywhere | Goes::Everywhere => None,
-    });
-    let mut slots: Vec<Option<u16>> = own.collect();
-    let mut before = slots.iter().flatten().next().copied();
-    for slot in &mut slots {
-        before = slot.or(before);
-        *slot = before;
-    }
-    slots
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use redis::aio::ConnectionLike;
-use redis::{Cmd, Pipeline, RedisFuture, Value};
+use redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
 use super::cluster::Cluster;
 use super::node::Node;
@@ -17,6 +17,20 @@ use super::node::Node;
 pub(crate) enum Connection {
     One(Arc<Node>),
     Cluster(Arc<Cluster>),
+}
+
+impl Connection {
+    /// An answer to each command of a pipeline that is no transaction. In a cluster what one node does not answer is no
+    /// failure of the others; those of one hash tag are done in their order.
+    pub(crate) async fn each(&self, pipeline: &Pipeline) -> Vec<RedisResult<Value>> {
+        match self {
+            Self::One(node) => match node.pipeline(pipeline, 0, pipeline.len()).await {
+                Ok(answers) => answers.into_iter().map(Ok).collect(),
+                Err(error) => pipeline.cmd_iter().map(|_| Err(error.clone())).collect(),
+            },
+            Self::Cluster(cluster) => cluster.each(pipeline).await,
+        }
+    }
 }
 
 impl ConnectionLike for Connection {

@@ -137,14 +137,25 @@ impl Node {
             state.held = Held::Nothing;
         }
         drop(state);
-        if let Place::Master(sentinels) = &self.place
-            && sentinels.is_other(&opened.info)
-        {
-            let text =
-                format!("{} is no longer the master: what it answered is not kept", opened.info.addr());
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text).into());
+        self.refuse_replaced(&opened.info)
+    }
+
+    /// Fails where an answer from this server, on a connection of one's own, must not be believed.
+    pub(crate) async fn stands(&self, info: &ConnectionInfo) -> RedisResult<()> {
+        match &self.place {
+            Place::Master(sentinels) if !sentinels.confirm(info).await => self.refuse_replaced(info),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    fn refuse_replaced(&self, info: &ConnectionInfo) -> RedisResult<()> {
+        match &self.place {
+            Place::Master(sentinels) if sentinels.is_other(info) => {
+                let text = format!("{} is no longer the master: what it answered is not kept", info.addr());
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, text).into())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

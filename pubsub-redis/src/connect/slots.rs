@@ -1,6 +1,6 @@
 //! Which node of a cluster a command goes to.
 
-use redis::{Arg, Cmd};
+use redis::{Arg, Cmd, Pipeline};
 
 /// How many slots a cluster has ("Redis cluster specification").
 pub(crate) const SLOTS: u16 = 16_384;
@@ -40,6 +40,21 @@ pub(crate) fn goes(command: &Cmd) -> Goes {
         _ => words.next(),
     };
     key.map_or(Goes::Anywhere, |key| Goes::To(slot(key)))
+}
+
+/// The slots of the commands; one without a key, as WAIT, goes where the one before it went.
+pub(crate) fn slots(pipeline: &Pipeline) -> Vec<Option<u16>> {
+    let own = pipeline.cmd_iter().map(|command| match goes(command) {
+        Goes::To(slot) => Some(slot),
+        Goes::Anywhere | Goes::Everywhere => None,
+    });
+    let mut slots: Vec<Option<u16>> = own.collect();
+    let mut before = slots.iter().flatten().next().copied();
+    for slot in &mut slots {
+        before = slot.or(before);
+        *slot = before;
+    }
+    slots
 }
 
 /// Whether the command waits until replicas have what was written before it.

@@ -5,7 +5,7 @@ use redis::Value;
 
 use super::Inner;
 use super::numbers::{parsed, ranges_of};
-use super::server::{Said, call, said, taken};
+use super::server::{APPEND, Said, call, said, taken};
 
 /// About how many bytes of lines, and how many lines, one script appends: the server does nothing else meanwhile.
 const SCRIPT_BYTES: usize = 256 * 1024;
@@ -30,21 +30,17 @@ impl Inner {
 
     async fn append_part(&self, run: &RunKey, part: &[LineBatch], appended: &mut Appended) -> Result<()> {
         let keys = self.layout.of(run);
-        let mut append = call(&self.server.append, &keys);
-        append.arg(self.config.max_run_bytes());
+        let mut append = call(&APPEND, &keys).arg(self.config.max_run_bytes());
         for batch in part {
             let recovered = u8::from(batch.is_recovered());
-            append.arg(batch.len()).arg(batch.time().to_string()).arg(batch.stream().as_str()).arg(recovered);
+            append.push((batch.len(), batch.time().to_string(), batch.stream().as_str(), recovered));
             batch.for_each(|number, end, content| {
-                append.arg(number.get()).arg(end.as_str()).arg(content);
+                append.push((number.get(), end.as_str(), content));
             });
         }
-        let mut commands = redis::pipe();
-        commands.add_command(append);
-        if !part.is_empty() {
-            commands.add_command(self.wake(run));
-        }
-        let mut answers = self.server.run(DOING, commands).await?;
+        let told = if part.is_empty() { Vec::new() } else { vec![self.wake(run)] };
+        // Whoever is told before the lines are there would not hear of them again.
+        let mut answers = self.run_in_order(DOING, [vec![append], told]).await?;
         let (said, rest) = said(DOING, taken(DOING, &mut answers)?)?;
         if said != Said::Done {
             return Err(Error::new(ErrorKind::NotFound, DOING).with("run", &run.run_id));

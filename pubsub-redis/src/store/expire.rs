@@ -7,7 +7,9 @@ use super::Inner;
 use super::layout::RunKeys;
 use super::list::Entered;
 use super::record::Stored;
-use super::server::{self, Said, call, said, taken, texts};
+use super::server::{REMOVE, Said, call, said, taken, texts};
+use crate::reply::{count, fixed, items};
+use crate::script::Request;
 
 /// How many runs are looked at in one round trip.
 const PAGE: usize = 200;
@@ -24,12 +26,9 @@ struct There {
 impl Inner {
     /// Also a run whose record cannot be read.
     pub(super) async fn remove(&self, run: &RunId) -> Result<bool> {
-        let mut names = redis::cmd("HMGET");
-        names.arg(self.layout.record(run)).arg(&["action_id", "stage", "event_id"]);
-        let Value::Array(names) = self.server.ask(DOING, names).await? else {
-            return Err(server::strange(DOING));
-        };
-        let names = texts(names).into_iter().map(|name| String::from_utf8_lossy(&name).into_owned());
+        let names = Request::new("HMGET").arg(self.layout.record(run));
+        let names = self.ask(DOING, names.arg(&["action_id", "stage", "event_id"])).await?;
+        let names = texts(items(names)?).into_iter().map(|name| String::from_utf8_lossy(&name).into_owned());
         let Ok([action, stage, event]) = <[String; 3]>::try_from(names.collect::<Vec<_>>()) else {
             return Ok(false);
         };
@@ -45,20 +44,15 @@ impl Inner {
 
     /// Removes a run whose record is this one, or any where it is empty.
     async fn remove_if(&self, keys: &RunKeys, record: &[u8]) -> Result<Said> {
-        let mut remove = call(&self.server.remove, keys);
-        remove.arg(record);
-        Ok(said(DOING, self.server.ask(DOING, remove).await?)?.0)
+        Ok(said(DOING, self.ask(DOING, call(&REMOVE, keys).arg(record)).await?)?.0)
     }
 
     /// Takes it out of its sets, and tells.
     async fn leave(&self, key: &RunKey) -> Result<()> {
-        let mut commands = redis::pipe();
-        for set in self.layout.sets(key) {
-            commands.cmd("ZREM").arg(set).arg(key.run_id.as_str());
-        }
-        commands.add_command(self.wake(key));
-        let mut answers = self.server.run(DOING, commands).await?;
-        answers.try_for_each(|answer| answer.map(drop).map_err(crate::error::failed(DOING)))
+        let leave = |set: String| Request::new("ZREM").arg(set).arg(key.run_id.as_str());
+        let mut requests: Vec<Request> = self.layout.sets(key).into_iter().map(leave).collect();
+        requests.push(self.wake(key));
+        self.run(DOING, requests).await?.try_for_each(|answer| answer.get(DOING).map(drop))
     }
 
     pub(super) async fn expire(&self, keep: &Keep) -> Result<u64> {
@@ -100,19 +94,14 @@ impl Inner {
     async fn count(&self, entered: &[Entered]) -> Result<There> {
         let mut there = There::default();
         for page in entered.chunks(PAGE) {
-            let mut commands = redis::pipe();
-            for Entered { run, .. } in page {
-                commands.cmd("HMGET").arg(self.layout.record(run)).arg(&["bytes", "version"]);
-            }
-            let mut answers = self.server.run(DOING, commands).await?;
+            let ask = |entered: &Entered| {
+                Request::new("HMGET").arg(self.layout.record(&entered.run)).arg(&["bytes", "version"])
+            };
+            let mut answers = self.run(DOING, page.iter().map(ask).collect()).await?;
             for _ in page {
-                let Value::Array(fields) = taken(DOING, &mut answers)? else { continue };
-                let [bytes, version] = fields.as_slice() else { continue };
-                there.runs += u64::from(*version != Value::Nil);
-                if let Value::BulkString(bytes) = bytes {
-                    let bytes = std::str::from_utf8(bytes).ok().and_then(|bytes| bytes.parse().ok());
-                    there.bytes = there.bytes.saturating_add(bytes.unwrap_or(0));
-                }
+                let [bytes, version] = fixed::<2>(taken(DOING, &mut answers)?)?;
+                there.runs += u64::from(version != Value::Nil);
+                there.bytes = there.bytes.saturating_add(count(bytes)?);
             }
         }
         Ok(there)

@@ -8,6 +8,7 @@ use redis::Value;
 use super::Inner;
 use super::record::{Stored, asked};
 use super::server::{self, taken};
+use crate::script::Request;
 
 /// How many records are asked for at once.
 const PAGE: usize = 200;
@@ -73,11 +74,11 @@ impl Inner {
     ) -> Result<(Vec<Entered>, bool)> {
         let since = query.since.map_or_else(|| "-inf".to_owned(), super::layout::score);
         let until = query.until.map_or_else(|| "+inf".to_owned(), |until| format!("({}", until.as_micros()));
-        let mut range = redis::cmd("ZRANGE");
-        range.arg(set).arg(place.score.as_ref().unwrap_or(&until)).arg(since).arg("BYSCORE").arg("REV");
+        let until = place.score.as_ref().unwrap_or(&until);
+        let range = Request::new("ZRANGE").arg(set).arg(until).arg(since).arg("BYSCORE").arg("REV");
         let asked = count + place.seen.len();
-        range.arg("LIMIT").arg(0).arg(asked).arg("WITHSCORES");
-        let given = entries(self.server.ask(DOING, range).await?)?;
+        let range = range.arg("LIMIT").arg(0).arg(asked).arg("WITHSCORES");
+        let given = entries(self.ask(DOING, range).await?)?;
         let is_last = given.len() < asked;
         let mut entered = Vec::with_capacity(count);
         for (member, began) in given {
@@ -97,11 +98,8 @@ impl Inner {
         if entered.is_empty() {
             return Ok(Vec::new());
         }
-        let mut commands = redis::pipe();
-        for Entered { run, .. } in &entered {
-            commands.add_command(asked(&self.layout.record(run)));
-        }
-        let mut answers = self.server.run(DOING, commands).await?;
+        let requests = entered.iter().map(|entered| asked(&self.layout.record(&entered.run))).collect();
+        let mut answers = self.run(DOING, requests).await?;
         let (mut found, mut gone) = (Vec::with_capacity(entered.len()), Vec::new());
         for entry in entered {
             match self.stored(DOING, server::list(DOING, &mut answers)?) {
@@ -126,36 +124,28 @@ impl Inner {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut commands = redis::pipe();
-        for Entered { run, .. } in &gone {
-            commands.cmd("ZREM").arg(set).arg(run.as_str());
-            commands.cmd("EXISTS").arg(self.layout.record(run));
-        }
-        let mut answers = self.server.run(DOING, commands).await?;
-        let mut back = redis::pipe();
-        for Entered { run, began } in &gone {
+        let out = |entered: &Entered| Request::new("ZREM").arg(set).arg(entered.run.as_str());
+        let there = |entered: &Entered| Request::new("EXISTS").arg(self.layout.record(&entered.run));
+        let steps = [gone.iter().map(out).collect(), gone.iter().map(there).collect()];
+        // What begins after it was taken out enters itself once more.
+        let mut answers = self.run_in_order(DOING, steps).await?;
+        for _ in &gone {
             taken(DOING, &mut answers)?;
+        }
+        let mut back = Vec::new();
+        for Entered { run, began } in &gone {
             if taken(DOING, &mut answers)? != Value::Int(0) {
-                back.cmd("ZADD").arg(set).arg(began).arg(run.as_str());
+                back.push(Request::new("ZADD").arg(set).arg(began).arg(run.as_str()));
             }
         }
-        if !back.is_empty() {
-            self.server
-                .run(DOING, back)
-                .await?
-                .try_for_each(|answer| answer.map(drop).map_err(crate::error::failed(DOING)))?;
-        }
-        Ok(())
+        self.run(DOING, back).await?.try_for_each(|answer| answer.get(DOING).map(drop))
     }
 
     /// Takes some of those out whose time ended, so that sets do not grow where nobody looks.
     pub(super) async fn tidy(&self, key: &RunKey) -> Result<()> {
         let sets = self.layout.sets(key);
-        let mut commands = redis::pipe();
-        for set in &sets {
-            commands.cmd("ZRANDMEMBER").arg(set).arg(TIDIED).arg("WITHSCORES");
-        }
-        let mut answers = self.server.run(DOING, commands).await?;
+        let some = |set: &String| Request::new("ZRANDMEMBER").arg(set).arg(TIDIED).arg("WITHSCORES");
+        let mut answers = self.run(DOING, sets.iter().map(some).collect()).await?;
         for set in &sets {
             let entered = runs_of(entries(taken(DOING, &mut answers)?)?);
             self.records(set, entered).await?;
@@ -166,9 +156,8 @@ impl Inner {
     /// All runs that a set has, oldest first; those that began before a time, where one is given.
     pub(super) async fn oldest(&self, until: Option<pubsub_core::Timestamp>) -> Result<Vec<Entered>> {
         let until = until.map_or_else(|| "+inf".to_owned(), |until| format!("({}", until.as_micros()));
-        let mut range = redis::cmd("ZRANGE");
-        range.arg(self.layout.all_runs()).arg("-inf").arg(until).arg("BYSCORE").arg("WITHSCORES");
-        Ok(runs_of(entries(self.server.ask(DOING, range).await?)?))
+        let range = Request::new("ZRANGE").arg(self.layout.all_runs()).arg("-inf").arg(until);
+        Ok(runs_of(entries(self.ask(DOING, range.arg("BYSCORE").arg("WITHSCORES")).await?)?))
     }
 }
 

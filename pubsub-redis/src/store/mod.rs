@@ -21,14 +21,15 @@ use pubsub_core::{
     Appended, Durability, Hit, Keep, LineBatch, Lines, Output, OutputReader, OutputSink, Result, Retention,
     RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support, async_trait,
 };
-use redis::{Cmd, Value};
+use redis::Value;
 
 pub use config::RedisStoreConfig;
 
 use crate::connect::Link;
+use crate::script::{Commands, Request};
 use layout::Layout;
 use read::Reader;
-use server::Server;
+use server::Answers;
 use watch::{Changes, Part, Watch};
 
 /// What [`RedisStore`] can do.
@@ -70,7 +71,7 @@ pub struct RedisStore(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    server: Server,
+    commands: Commands,
     layout: Layout,
     config: RedisStoreConfig,
     watch: Watch,
@@ -87,9 +88,9 @@ impl RedisStore {
         config.check()?;
         let link = Link::new(config.redis().clone())?;
         let layout = Layout::new(config.redis().prefix());
-        let server = Server::new(link.clone());
+        let commands = Commands::new(link.clone());
         let watch = Watch::new(link, layout.wakes());
-        Ok(Self(Arc::new(Inner { server, layout, config, watch, unreadable: Seldom::default() })))
+        Ok(Self(Arc::new(Inner { commands, layout, config, watch, unreadable: Seldom::default() })))
     }
 
     /// What an acknowledged append survives by the server's settings: [`PowerLoss`](Durability::PowerLoss) with an
@@ -100,9 +101,9 @@ impl RedisStore {
     /// Where the server cannot be asked.
     pub async fn durability(&self) -> Result<Durability> {
         let doing = "ask what the server survives";
-        let mut commands = redis::pipe();
-        commands.cmd("INFO").arg("persistence").cmd("CONFIG").arg("GET").arg("appendfsync");
-        let mut answers = self.0.server.run(doing, commands).await?;
+        let setting = Request::new("CONFIG").arg("GET").arg("appendfsync");
+        let requests = vec![Request::new("INFO").arg("persistence"), setting];
+        let mut answers = self.0.run(doing, requests).await?;
         let info = match server::taken(doing, &mut answers)? {
             Value::BulkString(info) => String::from_utf8_lossy(&info).into_owned(),
             Value::VerbatimString { text, .. } => text,
@@ -121,12 +122,29 @@ impl RedisStore {
 }
 
 impl Inner {
+    /// Runs all of these, which may be repeated, in one round trip; in a cluster only those of one hash tag in their order.
+    async fn run(&self, doing: &'static str, requests: Vec<Request>) -> Result<Answers> {
+        Ok(self.commands.repeatable(requests, doing).await?.into_iter())
+    }
+
+    /// As [`run`](Self::run), of steps each of which needs that those before it are done.
+    async fn run_in_order<const N: usize>(
+        &self,
+        doing: &'static str,
+        steps: [Vec<Request>; N],
+    ) -> Result<Answers> {
+        Ok(self.commands.in_order(steps, doing).await?.into_iter())
+    }
+
+    /// Runs one, which may be repeated.
+    async fn ask(&self, doing: &'static str, request: Request) -> Result<Value> {
+        server::taken(doing, &mut self.run(doing, vec![request]).await?)
+    }
+
     /// Tells whoever follows the run.
-    fn wake(&self, run: &RunKey) -> Cmd {
-        let mut wake = redis::cmd("XADD");
-        wake.arg(self.layout.wakes()).arg("MAXLEN").arg("~").arg(watch::KEPT).arg("*");
-        wake.arg("run").arg(run.run_id.as_str()).arg("action").arg(run.action_id.as_str());
-        wake
+    fn wake(&self, run: &RunKey) -> Request {
+        let wake = Request::new("XADD").arg(self.layout.wakes()).arg("MAXLEN").arg("~").arg(watch::KEPT);
+        wake.arg("*").arg("run").arg(run.run_id.as_str()).arg("action").arg(run.action_id.as_str())
     }
 }
 

@@ -7,7 +7,9 @@ use super::Inner;
 use super::entry::late_number;
 use super::layout::late_range;
 use super::record::Stored;
-use super::server::{list, strange, taken, texts};
+use super::server::{NUMBERS, list, texts};
+use crate::reply::count;
+use crate::script::Request;
 
 /// How many numbers are looked at in one script.
 const PAGE: usize = 1_000;
@@ -36,22 +38,17 @@ impl Inner {
     }
 
     /// The number with which the last so many lines begin.
-    pub(super) async fn first_of_last(&self, stored: &Stored, count: u64) -> Result<LineNumber> {
-        let mut length = redis::pipe();
-        length.cmd("XLEN").arg(&stored.keys.lines);
-        let length = match taken(DOING, &mut self.server.run(DOING, length).await?)? {
-            Value::Int(length) => u64::try_from(length).unwrap_or(0),
-            _ => return Err(strange(DOING)),
-        };
-        if count >= length.saturating_add(stored.late) {
+    pub(super) async fn first_of_last(&self, stored: &Stored, wanted: u64) -> Result<LineNumber> {
+        let length = count(self.ask(DOING, Request::new("XLEN").arg(&stored.keys.lines)).await?)?;
+        if wanted >= length.saturating_add(stored.late) {
             return Ok(LineNumber::FIRST);
         }
         let first_kept = stored.dropped.through.saturating_add(1);
         if stored.late == 0 && first_kept.saturating_add(length) == stored.last_line.saturating_add(1) {
-            let first = stored.last_line.saturating_add(1).saturating_sub(count);
+            let first = stored.last_line.saturating_add(1).saturating_sub(wanted);
             return Ok(LineNumber::new(first).unwrap_or(LineNumber::FIRST));
         }
-        let (mut wanted, mut last) = (count, u64::MAX);
+        let (mut wanted, mut last) = (wanted, u64::MAX);
         loop {
             let numbers = self.numbers(stored, Way::Falling, LineNumber::FIRST, last).await?;
             let at = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(1);
@@ -75,18 +72,17 @@ impl Inner {
         first: LineNumber,
         last: u64,
     ) -> Result<Vec<LineNumber>> {
-        let mut commands = redis::pipe();
-        commands.cmd("EVALSHA").arg(self.server.numbers.get_hash()).arg(1).arg(&stored.keys.lines);
         let (from, to) = late_range(first, last);
-        if way == Way::Growing {
-            commands.arg("XRANGE").arg(first.get()).arg(last).arg(PAGE);
-            commands.cmd("ZRANGEBYLEX").arg(&stored.keys.late).arg(from).arg(to);
-        } else {
-            commands.arg("XREVRANGE").arg(last).arg(first.get()).arg(PAGE);
-            commands.cmd("ZREVRANGEBYLEX").arg(&stored.keys.late).arg(to).arg(from);
-        }
-        commands.arg("LIMIT").arg(0).arg(PAGE);
-        let mut answers = self.server.run(DOING, commands).await?;
+        let numbers = NUMBERS.call([&*stored.keys.lines]);
+        let late = |name, from, to| Request::new(name).arg(&stored.keys.late).arg(from).arg(to);
+        let (numbers, late) = match way {
+            Way::Growing => (numbers.arg("XRANGE").arg(first.get()).arg(last), late("ZRANGEBYLEX", from, to)),
+            Way::Falling => {
+                (numbers.arg("XREVRANGE").arg(last).arg(first.get()), late("ZREVRANGEBYLEX", to, from))
+            }
+        };
+        let requests = vec![numbers.arg(PAGE), late.arg("LIMIT").arg(0).arg(PAGE)];
+        let mut answers = self.run(DOING, requests).await?;
         let mut numbers = parsed(list(DOING, &mut answers)?);
         let late = texts(list(DOING, &mut answers)?);
         numbers.extend(late.iter().filter_map(|member| late_number(member)));

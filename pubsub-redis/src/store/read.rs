@@ -14,6 +14,7 @@ use super::layout::late_range;
 use super::list::not_found;
 use super::record::{Stored, again, asked_again};
 use super::server::{list, strange, texts};
+use crate::script::Request;
 
 /// About how many bytes a page has, by the lines of the page before it; a page has at most so many lines.
 const PAGE_BYTES: usize = 256 * 1024;
@@ -105,18 +106,17 @@ impl Reader {
 
     /// Entries and late lines from the next number to `end`, at most a page of each.
     async fn page(&mut self, end: u64) -> Result<(Vec<Value>, Vec<Vec<u8>>)> {
-        let mut commands = redis::pipe();
-        commands.cmd("XRANGE").arg(&self.stored.keys.lines).arg(self.next.get()).arg(end);
-        commands.arg("COUNT").arg(self.page_lines);
+        let range = Request::new("XRANGE").arg(&self.stored.keys.lines).arg(self.next.get()).arg(end);
+        let mut requests = vec![range.arg("COUNT").arg(self.page_lines)];
         let with_late = self.stored.late > 0;
         if with_late {
             let (from, to) = late_range(self.next, end);
-            commands.cmd("ZRANGEBYLEX").arg(&self.stored.keys.late).arg(from).arg(to);
-            commands.arg("LIMIT").arg(0).arg(self.page_lines);
+            let range = Request::new("ZRANGEBYLEX").arg(&self.stored.keys.late).arg(from).arg(to);
+            requests.push(range.arg("LIMIT").arg(0).arg(self.page_lines));
         }
         // After the lines: where it is still the same run, they are its own.
-        commands.add_command(asked_again(&self.stored.keys.record));
-        let mut answers = self.inner.server.run(DOING, commands).await?;
+        requests.push(asked_again(&self.stored.keys.record));
+        let mut answers = self.inner.run(DOING, requests).await?;
         let entries = list(DOING, &mut answers)?;
         let late = if with_late { texts(list(DOING, &mut answers)?) } else { Vec::new() };
         let (made, dropped) = again(list(DOING, &mut answers)?);

@@ -3,12 +3,13 @@
 use pubsub_core::{
     Error, ErrorKind, Gap, LineNumber, LineRange, RECORD_VERSION, Result, RunId, RunRecord, RunStatus,
 };
-use redis::{Cmd, Pipeline, Value};
+use redis::Value;
 
 use super::Inner;
 use super::layout::{FORMAT, RunKeys, score};
-use super::server::{self, Said, call, said, taken};
-use crate::error::failed;
+use super::server::{self, PUT, Said, call, said, taken};
+use crate::reply::items;
+use crate::script::Request;
 
 /// How often a record is written anew where others are faster each time.
 const MAX_TRIES: usize = 50;
@@ -38,17 +39,13 @@ const FIELDS: [&str; 8] =
     ["version", "record", "made", "bytes", "last_line", "late", "dropped_through", "dropped_bytes"];
 
 /// Asks for what the hash of a run says.
-pub(super) fn asked(record_key: &str) -> Cmd {
-    let mut command = redis::cmd("HMGET");
-    command.arg(record_key).arg(&FIELDS);
-    command
+pub(super) fn asked(record_key: &str) -> Request {
+    Request::new("HMGET").arg(record_key).arg(&FIELDS)
 }
 
 /// Asks whether it is still the same run, and what went of it.
-pub(super) fn asked_again(record_key: &str) -> Cmd {
-    let mut command = redis::cmd("HMGET");
-    command.arg(record_key).arg(&["made", "dropped_through", "dropped_bytes"]);
-    command
+pub(super) fn asked_again(record_key: &str) -> Request {
+    Request::new("HMGET").arg(record_key).arg(&["made", "dropped_through", "dropped_bytes"])
 }
 
 /// What [`asked_again`] got.
@@ -108,9 +105,8 @@ impl Inner {
     }
 
     pub(super) async fn find(&self, doing: &'static str, run: &RunId) -> Result<Option<Stored>> {
-        let answer = self.server.ask(doing, asked(&self.layout.record(run))).await?;
-        let Value::Array(values) = answer else { return Err(server::strange(doing)) };
-        self.stored(doing, values)
+        let answer = self.ask(doing, asked(&self.layout.record(run))).await?;
+        self.stored(doing, items(answer)?)
     }
 
     /// As readers see it: with what went for the bound.
@@ -155,24 +151,18 @@ impl Inner {
         let ended = next.status == RunStatus::Completed;
         let stays = if ended { self.config.keep_finished_ms() } else { 0 };
         let made = format!("{:016x}", fastrand::u64(..));
-        let mut put = call(&self.server.put, &keys);
-        put.arg(seen).arg(next.to_json()?).arg(made).arg(stays);
+        let mut put = call(&PUT, &keys).arg(seen).arg(next.to_json()?).arg(made).arg(stays);
         for (name, value) in shown(next) {
-            put.arg(name).arg(value);
+            put.push((name, value));
         }
         let is_new = stored.is_none_or(|stored| stored.record.started_at != next.started_at);
-        let mut commands = redis::pipe();
         // A run that is there is in its sets, whenever its writer dies.
-        if is_new {
-            self.enter(&mut commands, next);
-        }
-        let put_at = commands.len();
-        commands.add_command(put);
-        if is_new || ended {
-            self.enter(&mut commands, next);
-        }
-        commands.add_command(self.wake(&next.key));
-        let mut answers = self.server.run(doing, commands).await?;
+        let before: Vec<Request> = if is_new { self.entering(next).collect() } else { Vec::new() };
+        let mut after: Vec<Request> =
+            if is_new || ended { self.entering(next).collect() } else { Vec::new() };
+        after.push(self.wake(&next.key));
+        let put_at = before.len();
+        let mut answers = self.run_in_order(doing, [before, vec![put], after]).await?;
         let mut result = Ok(Said::Other);
         for at in 0..answers.len() {
             let answer = taken(doing, &mut answers)?;
@@ -183,20 +173,17 @@ impl Inner {
         result
     }
 
-    fn enter(&self, commands: &mut Pipeline, record: &RunRecord) {
-        for set in self.layout.sets(&record.key) {
-            let entered = commands.cmd("ZADD").arg(set);
-            entered.arg(score(record.started_at)).arg(record.key.run_id.as_str());
-        }
+    fn entering(&self, record: &RunRecord) -> impl Iterator<Item = Request> {
+        let (began, run) = (score(record.started_at), record.key.run_id.clone());
+        let sets = self.layout.sets(&record.key).into_iter();
+        sets.map(move |set| Request::new("ZADD").arg(set).arg(&began).arg(run.as_str()))
     }
 
     /// Whoever repeats a call does not know how far the first one came: the run is entered and told of.
     async fn repeat(&self, doing: &'static str, record: &RunRecord) -> Result<()> {
-        let mut commands = redis::pipe();
-        self.enter(&mut commands, record);
-        commands.add_command(self.wake(&record.key));
-        let mut answers = self.server.run(doing, commands).await?;
-        answers.try_for_each(|answer| answer.map(drop).map_err(failed(doing)))
+        let mut requests: Vec<Request> = self.entering(record).collect();
+        requests.push(self.wake(&record.key));
+        self.run(doing, requests).await?.try_for_each(|answer| answer.get(doing).map(drop))
     }
 }
 

@@ -1,113 +1,35 @@
-//! Asks the server: several commands in one round trip, scripts among them.
+//! The scripts of the store, and what they answer.
+
+use std::sync::LazyLock;
 
 use pubsub_core::{Error, ErrorKind, Result};
-use redis::{Cmd, ErrorKind as Driver, Pipeline, RedisError, RedisResult, Script, ServerErrorKind, Value};
+use redis::Value;
 
 use super::layout::{FORMAT, RunKeys};
-use crate::connect::Link;
-use crate::error::failed;
+use crate::reply::items;
+use crate::script::{Answer, Lazy, Request, Script};
 
-/// How often scripts are loaded for one call: others may tell the server again and again to forget them.
-const MAX_LOADS: usize = 5;
-
-/// The scripts and the way to the server that runs them. All commands here may be repeated.
-pub(super) struct Server {
-    link: Link,
-    pub(super) append: Script,
-    pub(super) put: Script,
-    pub(super) remove: Script,
-    pub(super) numbers: Script,
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
-    }
-}
+pub(super) static APPEND: Lazy = LazyLock::new(|| Script::new(include_str!("append.lua")));
+pub(super) static NUMBERS: Lazy = LazyLock::new(|| Script::new(include_str!("numbers.lua")));
+pub(super) static PUT: Lazy = LazyLock::new(|| Script::new(include_str!("put.lua")));
+pub(super) static REMOVE: Lazy = LazyLock::new(|| Script::new(include_str!("remove.lua")));
 
 /// What came back for each command, in order.
-pub(super) type Answers = std::vec::IntoIter<RedisResult<Value>>;
+pub(super) type Answers = std::vec::IntoIter<Answer>;
 
 /// A call of a script about one run; arguments follow.
-pub(super) fn call(script: &Script, keys: &RunKeys) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(3).arg(&keys.record).arg(&keys.lines).arg(&keys.late);
-    command.arg(FORMAT);
-    command
-}
-
-impl Server {
-    pub(super) fn new(link: Link) -> Self {
-        Self {
-            link,
-            append: Script::new(include_str!("append.lua")),
-            put: Script::new(include_str!("put.lua")),
-            remove: Script::new(include_str!("remove.lua")),
-            numbers: Script::new(include_str!("numbers.lua")),
-        }
-    }
-
-    /// Runs all of these in one round trip. A script that the server does not know is loaded, and all of them are run again;
-    /// so they are where an idle connection turns out to be closed.
-    pub(super) async fn run(&self, doing: &'static str, mut commands: Pipeline) -> Result<Answers> {
-        commands.ignore_errors();
-        self.link.check().await?;
-        let mut connection = self.link.commands();
-        let (mut loads, mut connected) = (0, false);
-        loop {
-            let answers: RedisResult<Vec<RedisResult<Value>>> = commands.query_async(&mut connection).await;
-            match answers {
-                Ok(answers) if loads < MAX_LOADS && answers.iter().any(is_unknown_script) => {
-                    loads += 1;
-                    self.load().await.map_err(failed(doing))?;
-                }
-                Ok(answers) => return Ok(answers.into_iter()),
-                Err(error) if !connected && is_cut(&error) => {
-                    connected = true;
-                }
-                Err(error) => return Err(failed(doing)(error)),
-            }
-        }
-    }
-
-    /// As [`run`](Self::run), of one command.
-    pub(super) async fn ask(&self, doing: &'static str, command: Cmd) -> Result<Value> {
-        let mut commands = redis::pipe();
-        commands.add_command(command);
-        taken(doing, &mut self.run(doing, commands).await?)
-    }
-
-    async fn load(&self) -> RedisResult<()> {
-        let mut connection = self.link.commands();
-        for script in [&self.append, &self.put, &self.remove, &self.numbers] {
-            script.load_async(&mut connection).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether a connection that was there is not there any more: another one may be had at once.
-fn is_cut(error: &RedisError) -> bool {
-    error.is_connection_dropped() && !error.is_connection_refusal() && !error.is_timeout()
-}
-
-fn is_unknown_script(answer: &RedisResult<Value>) -> bool {
-    let no_script = |error: &RedisError| error.kind() == Driver::Server(ServerErrorKind::NoScript);
-    answer.as_ref().is_err_and(no_script)
+pub(super) fn call(script: &'static Script, keys: &RunKeys) -> Request {
+    script.call([&*keys.record, &*keys.lines, &*keys.late]).arg(FORMAT)
 }
 
 /// The next answer.
 pub(super) fn taken(doing: &'static str, answers: &mut Answers) -> Result<Value> {
-    answers.next().ok_or_else(|| strange(doing))?.map_err(failed(doing))
+    answers.next().ok_or_else(|| strange(doing))?.get(doing)
 }
 
 /// The next answer as a list.
 pub(super) fn list(doing: &'static str, answers: &mut Answers) -> Result<Vec<Value>> {
-    match taken(doing, answers)? {
-        Value::Array(values) => Ok(values),
-        Value::Nil => Ok(Vec::new()),
-        _ => Err(strange(doing)),
-    }
+    items(taken(doing, answers)?)
 }
 
 /// Texts of a list; what is none is left out.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::connect::Link;
-use crate::error::failed;
+use crate::error::{failed, is_elsewhere};
 
 /// How long the server waits for the next change before it answers that there is none.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -175,6 +175,11 @@ impl Watching {
                 Ok(()) => return,
                 Err(error) => error,
             };
+            if is_elsewhere(&error) {
+                // It goes on at another node of the cluster: no outage.
+                tokio::time::sleep(PAUSES.0.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                continue;
+            }
             if !std::mem::replace(&mut failing, true) {
                 pause = PAUSES.0;
                 if let Some(times) = self.shared.outages.happened(1) {

@@ -1,4 +1,4 @@
-//! The server of the tests, and prefixes of their own.
+//! The servers of the tests, and prefixes of their own.
 #![allow(dead_code, reason = "each test uses some of it")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,33 +6,105 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig};
 
-/// The server that the environment names.
+/// The servers that the environment names for one kind of deployment.
 pub(crate) struct Server {
     pub(crate) url: String,
 }
 
+/// A kind of deployment. A fixture takes it as its type, so that one suite runs on all of them.
+pub(crate) trait Deployment: Send + Sync + 'static {
+    /// The variable that has its URL.
+    const VARIABLE: &'static str;
+}
+
+/// One server.
+pub(crate) struct Standalone;
+
+/// One server, with TLS and a password.
+pub(crate) struct OverTls;
+
+/// Three nodes of a cluster.
+pub(crate) struct Clustered;
+
+/// A master that sentinels watch.
+pub(crate) struct Watched;
+
+impl Deployment for Standalone {
+    const VARIABLE: &'static str = "PIPELINE_TEST_REDIS";
+}
+
+impl Deployment for OverTls {
+    const VARIABLE: &'static str = "PIPELINE_TEST_REDIS_TLS";
+}
+
+impl Deployment for Clustered {
+    const VARIABLE: &'static str = "PIPELINE_TEST_REDIS_CLUSTER";
+}
+
+impl Deployment for Watched {
+    const VARIABLE: &'static str = "PIPELINE_TEST_REDIS_SENTINEL";
+}
+
 impl Server {
     pub(crate) fn of_environment() -> Self {
-        let url = std::env::var("PIPELINE_TEST_REDIS");
+        Self::of::<Standalone>()
+    }
+
+    pub(crate) fn of<D: Deployment>() -> Self {
+        let url = std::env::var(D::VARIABLE);
         Self {
             url: url
-                .expect("PIPELINE_TEST_REDIS names the Redis server of the tests, as redis://127.0.0.1:6379"),
+                .expect("PIPELINE_TEST_REDIS, …_TLS, …_CLUSTER and …_SENTINEL name the servers of the tests"),
         }
     }
 
     pub(crate) fn config(&self, prefix: &str) -> RedisConfig {
-        RedisConfig::new(&*self.url).with_prefix(prefix)
+        RedisConfig::from_url(&self.url).unwrap().with_prefix(prefix)
     }
 
     pub(crate) async fn broker(&self, prefix: &str) -> RedisBroker {
         RedisBroker::connect(RedisBrokerConfig::new(self.config(prefix))).await.unwrap()
     }
 
-    /// Runs a command past the broker.
+    /// Runs a command past the broker, at the server of its key.
     pub(crate) async fn run(&self, command: &redis::Cmd) -> redis::Value {
-        let client = redis::Client::open(&*self.url).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        command.query_async(&mut connection).await.unwrap()
+        let mut client = self.client().await;
+        loop {
+            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            let answer: redis::RedisResult<redis::Value> = command.query_async(&mut connection).await;
+            match answer.as_ref().err().and_then(redis::RedisError::redirect_node) {
+                Some((other, _)) => client = redis::Client::open(format!("redis://{other}")).unwrap(),
+                None => return answer.unwrap(),
+            }
+        }
+    }
+
+    /// The server, the master, or a node.
+    async fn client(&self) -> redis::Client {
+        let first = |hosts: &str| {
+            let host = hosts.split(',').next().unwrap();
+            redis::Client::open(format!("redis://{host}")).unwrap()
+        };
+        if let Some(nodes) = self.url.strip_prefix("redis+cluster://") {
+            return first(nodes);
+        }
+        if let Some((sentinels, name)) =
+            self.url.strip_prefix("redis+sentinel://").and_then(|url| url.split_once('/'))
+        {
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+            let mut sentinel = first(sentinels).get_multiplexed_async_connection().await.unwrap();
+            let (host, port): (String, u16) = command.query_async(&mut sentinel).await.unwrap();
+            return redis::Client::open((host, port)).unwrap();
+        }
+        match self.url.split_once("?ca=") {
+            Some((url, ca)) => {
+                let root_cert = Some(std::fs::read(ca).unwrap());
+                let certificates = redis::TlsCertificates { client_tls: None, root_cert };
+                redis::Client::build_with_tls(url, certificates).unwrap()
+            }
+            None => redis::Client::open(&*self.url).unwrap(),
+        }
     }
 }
 

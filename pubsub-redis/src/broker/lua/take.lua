@@ -1,9 +1,10 @@
 -- Brings back what is due, and leases what is ready: what came back, then what is new.
 -- KEYS: events, again, due, held.
--- ARGV: group, member, how many, how many types, the types, how many actions, the actions. Types and actions are all that the group's patterns name, or none where a pattern leaves that side open;
--- what cannot match is passed over here, and whoever asks decides about the rest.
--- Answers {entries of again, entries of events, ms until the next is due or '', 1 where there is more}. An entry is
--- {id, fields}.
+-- ARGV: group, member, how many, and for each pattern six words: for its type and for its action '=', the name, '' where it
+-- is a name, otherwise '~', how what matches begins, how it ends. What cannot match is passed over here, and whoever asks
+-- decides about the rest; without patterns nothing is passed over.
+-- Answers {entries of again, entries of events, ms until the next is due or '', 1 where there is more, how many were passed
+-- over}. An entry is {id, fields}.
 local group, member, many = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
 
@@ -41,6 +42,7 @@ end
 
 -- Reads past what cannot match, without leaving it pending.
 local FIRST_PAGE, MOST_IN_PAGE, PAGES, PAGE_BYTES = 16, 256, 4, 262144
+local passed = 0
 local function read_matching(stream, count)
   local taken, page = {}, math.max(FIRST_PAGE, math.min(count, MOST_IN_PAGE))
   for _ = 1, PAGES do
@@ -56,6 +58,8 @@ local function read_matching(stream, count)
           if at < #entries then redis.call('XGROUP', 'SETID', stream, group, entry[1]) end
           return taken, 1
         end
+      else
+        passed = passed + 1
       end
       bytes = bytes + #(field(entry[2], 'data') or '')
     end
@@ -79,4 +83,4 @@ if many > 0 then
     end
   end
 end
-return { again, events, next_due and whole(next_due - now) or '', more }
+return { again, events, next_due and whole(next_due - now) or '', more, passed }
