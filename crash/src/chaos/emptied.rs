@@ -29,8 +29,8 @@ const COUNTED: Duration = Duration::from_secs(2);
 /// For how long events are published once the server was emptied for the last time.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 
-/// Most warnings and errors of a worker for each time.
-const COMPLAINTS: usize = 6;
+/// Most warnings and errors of a worker for each time: a few of the outage, and one for each event that it lost.
+const COMPLAINTS: usize = 10;
 
 pub(super) fn play(mut stage: Stage<'_>) {
     let mut server = Redis::start(&RedisOptions::new()).unwrap();
