@@ -340,7 +340,7 @@ async fn a_write_in_a_cluster_counts_once_a_replica_of_its_own_node_has_it() {
     let limit = Duration::from_millis(300);
     let commands = Commands::replicated(link(&cluster.url()), 1, limit);
     let all = |keys: &[String]| keys.iter().map(|key| Request::new("INCR").arg(key)).collect::<Vec<_>>();
-    let answered = commands.all(&all(&keys), "count").await.unwrap();
+    let answered = commands.all(all(&keys), "count").await.unwrap();
     let replicas = |master: usize| -> Vec<usize> {
         let told = cluster.nodes()[master].ask(&["INFO", "replication"]).unwrap();
         let is_of = |node: &Redis| told.contains(&format!("port={},", node.port()));
@@ -349,13 +349,13 @@ async fn a_write_in_a_cluster_counts_once_a_replica_of_its_own_node_has_it() {
     assert!(answered.into_iter().all(|answer| answer.get("count").is_ok()));
     let [sleeper] = replicas(masters[0])[..] else { unreachable!("each master has one") };
     cluster.nodes()[sleeper].pause().unwrap();
-    for answer in commands.all(&all(&keys), "count").await.unwrap() {
+    for answer in commands.all(all(&keys), "count").await.unwrap() {
         let error = answer.get("count").unwrap_err();
         assert!(error.to_string().contains("replicas=0, wanted=1"), "{error}");
     }
     let others: Vec<String> = keys.into_iter().filter(|key| slot_of(key) != masters[0]).collect();
     assert!(!others.is_empty());
-    for answer in commands.all(&all(&others), "count").await.unwrap() {
+    for answer in commands.all(all(&others), "count").await.unwrap() {
         answer.get("count").unwrap();
     }
     cluster.nodes()[sleeper].go_on().unwrap();
