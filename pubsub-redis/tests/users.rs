@@ -16,7 +16,7 @@ use pubsub_core::{
     follow,
 };
 use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore, RedisStoreConfig};
-use services::{Redis, RedisOptions};
+use services::{Redis, RedisCluster, RedisOptions, RedisSentinel};
 
 /// The words of the README's line.
 fn documented() -> Vec<&'static str> {
@@ -142,4 +142,30 @@ async fn a_user_who_may_not_ask_about_the_server_works_all_the_same() {
     all_works(&config).await;
     let denied = denied(&redis);
     assert!(denied.iter().all(|what| what == "info" || what == "config|get"), "{denied:?}");
+}
+
+/// The servers of a deployment have this user, with one right more.
+fn options(one_more: &str) -> RedisOptions {
+    let rights = documented().split_off("ACL SETUSER ci reset".split(' ').count()).join(" ");
+    RedisOptions::new().with_password("other").with_user(format!("user ci {rights} {one_more}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn behind_sentinels_one_right_more_is_enough() {
+    let watched = RedisSentinel::start(&options("+role")).unwrap();
+    let config = RedisConfig::from_url(&watched.url().replacen("://", "://ci:secret@", 1)).unwrap();
+    all_works(&config).await;
+    assert_eq!(denied(&watched.servers()[0]), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn in_a_cluster_one_right_more_is_enough() {
+    let cluster = RedisCluster::start(0, &options("+cluster|slots")).unwrap();
+    let config = RedisConfig::from_url(&cluster.url().replacen("://", "://ci:secret@", 1)).unwrap();
+    all_works(&config).await;
+    for node in cluster.nodes() {
+        assert_eq!(denied(node), Vec::<String>::new());
+    }
 }
