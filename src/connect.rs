@@ -90,10 +90,9 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         Scheme::File(_) => Err(missing("file")),
         #[cfg(feature = "redis")]
         Scheme::Redis(address) => {
-            let config = pubsub_redis::RedisConfig::from_url(address.with_secrets());
+            let config = pubsub_redis::RedisBrokerConfig::from_url(address.with_secrets());
             let config = config.map_err(|e| e.with("place", place))?;
-            let broker =
-                pubsub_redis::RedisBroker::connect(pubsub_redis::RedisBrokerConfig::new(config)).await;
+            let broker = pubsub_redis::RedisBroker::connect(config).await;
             Ok(Arc::new(broker.map_err(|e| e.with("place", place))?))
         }
         #[cfg(not(feature = "redis"))]

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures::future::join_all;
 use pubsub_pipeline::{
-    ActionId, Deliveries, Event, EventType, FileBroker, FileBrokerConfig, FileDurability,
-    Publisher as _, PublisherExt as _, Stage, Subscription,
+    ActionId, Deliveries, Event, EventType, FileBroker, FileBrokerConfig, FileDurability, Publisher as _,
+    PublisherExt as _, Stage, Subscription,
 };
-use pubsub_pipeline_benches::{Awaited, CONSUMED, Curve, PUBLISHED, Row, Target, event, events, runtime, sizes};
+use pubsub_pipeline_benches::{
+    Awaited, CONSUMED, Curve, PUBLISHED, Row, Target, event, events, runtime, sizes,
+};
 use rusqlite::{Connection, params};
 use tokio::runtime::Runtime;
 

@@ -16,8 +16,8 @@ use criterion::{Criterion, criterion_group};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use pubsub_pipeline::{
-    Deliveries, Event, Publisher as _, PublisherExt as _, RedisBroker,
-    RedisBrokerConfig, RedisConfig, Stage, Subscription,
+    Deliveries, Event, Publisher as _, PublisherExt as _, RedisBroker, RedisBrokerConfig, RedisConfig, Stage,
+    Subscription,
 };
 use pubsub_pipeline_benches::{Awaited, Curve, PUBLISHED, Row, Target, event, events, runtime, sizes};
 use raw::{Fields, Socket, fields};

@@ -1,6 +1,7 @@
-//! Rounds of chance over the built program: processes that are killed, and what has to hold afterwards.
+//! Rounds of chance over the built program: processes that are killed, servers and links that fail, and what has to hold
+//! afterwards.
 //!
-//! The tests of the program and `cargo xtask crash` use it. What is wrong panics, as in a test.
+//! The tests of the program, `cargo xtask crash` and `cargo xtask chaos` use it. What is wrong panics, as in a test.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,6 +13,7 @@
 
 mod accounts;
 mod chance;
+mod chaos;
 mod checks;
 mod faults;
 mod following;
@@ -24,6 +26,7 @@ mod scenes;
 mod witness;
 
 pub use chance::Chance;
+pub use chaos::{Chaos, Tally, chaos};
 pub use checks::none_is_left_running;
 pub use faults::Faults;
 pub use kills::kills;
@@ -31,4 +34,4 @@ pub use place::{Ended, Place, Running, example};
 pub use processes::{LIMIT, end_of, killed, logged, nobody_is_left, signal, start_aside, to_the_end};
 pub use rounds::{Rounds, rounds};
 pub use scenes::scenes;
-pub use witness::{BEGIN, SAID, WITNESS, Witness, concluded, logs, none_is_running, runs};
+pub use witness::{BEGIN, SAID, Said, WITNESS, Witness, concluded, logs, none_is_running, runs};

@@ -14,11 +14,11 @@ const FLOOD: u64 = 40_000;
 /// Of which the first half is kept, and of what comes after it more than one block.
 const MOST_OUTPUT: &str = "1MB";
 
-/// The first stage: prints numbered lines, with pauses in which it may be killed. The event's id says how many, how
-/// long, and how it ends; what it writes for the next stage names the attempt.
-const BUILD: &str = r#"
+/// The first stage: prints numbered lines, with pauses in which it may be killed. The plan, the id of a planned event,
+/// says how many, how long, and how it ends; what it writes for the next stage names the attempt.
+pub(crate) const BUILD: &str = r#"
 IFS=. read -r n lines pause code <<END
-$PIPELINE_EVENT_ID
+$plan
 END
 i=0
 while [ $i -lt $lines ]; do
@@ -27,7 +27,7 @@ while [ $i -lt $lines ]; do
   [ $((i % 25)) -ne 0 ] || [ $pause = 00 ] || sleep 0.$pause
 done
 echo "from=$PIPELINE_ATTEMPT" >>"$PIPELINE_OUTPUT"
-echo "end $run" >>witness
+say end
 exit $code
 "#;
 
@@ -35,7 +35,7 @@ exit $code
 const TEST: &str = r#"
 echo "$PIPELINE_PAYLOAD"
 sleep 0.03
-echo "end $run" >>witness
+say end
 "#;
 
 /// A third stage, which nobody kills, writes down what is told of the others.
@@ -91,13 +91,17 @@ pub(crate) fn worker(stage: &str, stores: Stores) -> Vec<String> {
         .as_slice(),
         _ => &["--on", "tested:*", "--retry", "none"],
     });
-    let script = format!("{BEGIN}{}", if stage == "build" { BUILD } else { TEST });
+    let script = if stage == "build" {
+        format!("{BEGIN}plan=$PIPELINE_EVENT_ID{BUILD}")
+    } else {
+        format!("{BEGIN}{TEST}")
+    };
     words.extend(["--", "sh", "-c", &script]);
     words.into_iter().map(str::to_owned).collect()
 }
 
 /// An event of a round.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Planned {
     pub(crate) action: String,
     pub(crate) id: String,

@@ -1,6 +1,7 @@
 //! What the commands of a round said, and what the program says of their runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -15,14 +16,15 @@ pub const WITNESS: &str = "witness";
 pub const SAID: &str = "said";
 
 /// What every command of a round begins with. It keeps a lock of its stage and event for as long as anything of it
-/// lives, so that two attempts side by side are seen, and says that it begins. That nobody reads it any more does not
-/// end it: only whoever guards it does.
+/// lives, so that two attempts side by side are seen, and says that it begins, for which worker, and when. That nobody
+/// reads it any more does not end it: only whoever guards it does.
 pub const BEGIN: &str = r#"
 trap '' PIPE
 run="$PIPELINE_STAGE $PIPELINE_EVENT_ID $PIPELINE_ATTEMPT"
+say() { echo "$1 $run $PPID $(date +%s%3N)" >>witness; }
 exec 9>>"lock-$PIPELINE_STAGE-$PIPELINE_EVENT_ID"
-flock -n 9 || echo "beside $run" >>witness
-echo "begin $run" >>witness
+flock -n 9 || say beside
+say begin
 "#;
 
 /// The runs of an action's stage, by event, in the order of their attempts.
@@ -44,34 +46,85 @@ pub fn runs(place: &Place, action: &str, stage: &str) -> BTreeMap<String, Vec<Va
     events
 }
 
+/// One thing that a command said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// `begin`, `end`, `beside` (another attempt at its event lives), or a word of the round's own.
+    pub word: String,
+    /// Of its run.
+    pub stage: String,
+    /// Of its run.
+    pub event: String,
+    /// Of its run.
+    pub attempt: u64,
+    /// The process of its worker, where it says so.
+    pub worker: Option<u32>,
+    /// When, in milliseconds since 1970, where it says so.
+    pub at: Option<u64>,
+}
+
+impl Said {
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let mut text = || words.next().map(str::to_owned);
+        let (word, stage, event) = (text()?, text()?, text()?);
+        let attempt = words.next()?.parse().ok()?;
+        let worker = words.next().and_then(|word| word.parse().ok());
+        let at = words.next().and_then(|word| word.parse().ok());
+        Some(Self { word, stage, event, attempt, worker, at })
+    }
+}
+
 /// What the commands of a round said.
 #[derive(Debug)]
-pub struct Witness(Vec<String>);
+pub struct Witness(Vec<Said>);
 
 impl Witness {
     /// Reads it.
     #[must_use]
     pub fn read(place: &Place) -> Self {
-        let text = fs::read_to_string(place.path().join(WITNESS)).unwrap_or_default();
-        Self(text.lines().map(str::to_owned).collect())
+        Self::of(place.path())
+    }
+
+    /// Reads what was said in this folder.
+    #[must_use]
+    pub fn of(folder: &Path) -> Self {
+        let text = fs::read_to_string(folder.join(WITNESS)).unwrap_or_default();
+        let read = |line: &str| Said::read(line).unwrap_or_else(|| panic!("a witness says {line:?}"));
+        Self(text.lines().map(read).collect())
     }
 
     /// No two attempts ran side by side, and none began twice.
     pub fn is_orderly(&self) {
-        let beside: Vec<_> = self.0.iter().filter(|line| line.starts_with("beside")).collect();
+        let beside: Vec<_> = self.all("beside").collect();
         assert!(beside.is_empty(), "side by side: {beside:?} in {:#?}", self.0);
-        let mut begun: Vec<_> = self.0.iter().filter(|line| line.starts_with("begin")).collect();
-        begun.sort_unstable();
-        let before = begun.len();
-        begun.dedup();
-        assert_eq!(before, begun.len(), "an attempt began twice: {:#?}", self.0);
+        self.begins_each_once();
+    }
+
+    /// No attempt began twice.
+    pub fn begins_each_once(&self) {
+        let mut begun = BTreeSet::new();
+        for said in self.all("begin") {
+            let is_new = begun.insert((&said.stage, &said.event, said.attempt));
+            assert!(is_new, "an attempt began twice: {said:?} in {:#?}", self.0);
+        }
+    }
+
+    /// All that said this word, in this order.
+    pub fn all(&self, word: &str) -> impl Iterator<Item = &Said> {
+        self.0.iter().filter(move |said| said.word == word)
+    }
+
+    /// All that was said of the stage's work at the same event, in this order.
+    pub fn of_event(&self, of: &Said) -> impl Iterator<Item = &Said> {
+        self.0.iter().filter(move |said| said.stage == of.stage && said.event == of.event)
     }
 
     /// The attempts at this event that began (`begin`) or ended (`end`), in this order.
     #[must_use]
-    pub fn attempts(&self, what: &str, stage: &str, event: &str) -> Vec<u64> {
-        let start = format!("{what} {stage} {event} ");
-        self.0.iter().filter_map(|line| line.strip_prefix(&start)?.parse().ok()).collect()
+    pub fn attempts(&self, word: &str, stage: &str, event: &str) -> Vec<u64> {
+        let of_event = |said: &&Said| said.stage == stage && said.event == event;
+        self.all(word).filter(of_event).map(|said| said.attempt).collect()
     }
 }
 

@@ -115,7 +115,7 @@ impl Keeper {
                 () = tokio::time::sleep_until(next) => {}
                 () = woken => tokio::time::sleep(WAKE_PAUSE).await,
             }
-            if self.renew().await {
+            if self.renew(failures).await {
                 failures = 0;
                 next = Instant::now() + third;
             } else {
@@ -131,19 +131,27 @@ impl Keeper {
         kept.stream_ended && kept.live.is_empty() && kept.dropped.is_empty()
     }
 
-    /// Renews everything in one call; `false` where the broker could not be asked.
-    async fn renew(&self) -> bool {
+    /// Renews everything in one call, after so many failures in a row; `false` where the broker could not be asked.
+    async fn renew(&self, failures: u32) -> bool {
         let leases: Vec<LeaseId> = self.kept().live.keys().cloned().collect();
         if leases.is_empty() {
             return true;
         }
         let answers = match self.leases.renew(&leases).await {
             Ok(answers) => answers,
+            // One warning for each outage.
+            Err(error) if failures == 0 => {
+                tracing::warn!(error = %error.chain(), leases = leases.len(), "leases could not be renewed; the broker is tried again");
+                return false;
+            }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), leases = leases.len(), "leases could not be renewed");
+                tracing::debug!(error = %error.chain(), failures, "leases could not be renewed again");
                 return false;
             }
         };
+        if failures > 0 {
+            tracing::info!(failures, leases = leases.len(), "leases are renewed again");
+        }
         let kept = self.kept();
         for (lease, answer) in leases.iter().zip(answers) {
             let Some(sender) = kept.live.get(lease) else { continue };

@@ -318,7 +318,8 @@ async fn what_was_shipped_to_its_end_by_a_process_that_is_gone_does_not_stay() {
     spooled.close(Duration::ZERO).await.unwrap_err();
     // The last that it did was to note that the end was taken.
     let revision = run.record.revision;
-    let cursor = format!(r#"{{"segment":1,"offset":0,"last":5,"damaged":false,"revision":{revision},"refused":[]}}"#);
+    let cursor =
+        format!(r#"{{"segment":1,"offset":0,"last":5,"damaged":false,"revision":{revision},"refused":[]}}"#);
     for segment in files(dir.path(), ".segment") {
         std::fs::remove_file(segment).unwrap();
     }

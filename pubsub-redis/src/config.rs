@@ -2,6 +2,8 @@
 
 mod text;
 
+pub(crate) use text::duration;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -26,6 +26,7 @@ use cluster::Cluster;
 pub(crate) use connection::Connection;
 use node::{Limits, Node, Place};
 use sentinel::Sentinels;
+pub(crate) use slots::{Goes, goes};
 pub(crate) use waiter::Waiter;
 
 /// Opens connections to one deployment.

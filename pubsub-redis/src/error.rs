@@ -37,8 +37,10 @@ fn of_server(error: &ServerError) -> ErrorKind {
 
 /// By the text, where the code says nothing.
 fn of_text(text: &str) -> ErrorKind {
-    const KNOWN: [(&str, ErrorKind); 8] = [
+    const KNOWN: [(&str, ErrorKind); 9] = [
         ("max number of clients", ErrorKind::Unavailable),
+        // It is no master any more.
+        ("WAIT cannot be used with replica", ErrorKind::Unavailable),
         ("unknown command", ErrorKind::Unsupported),
         ("unknown subcommand", ErrorKind::Unsupported),
         ("invalid bulk length", ErrorKind::TooLarge),
@@ -55,9 +57,7 @@ fn of_driver(error: &RedisError) -> ErrorKind {
     match error.kind() {
         Driver::Io => of_io(io_error(error)),
         // An answer of another shape than was expected is a defect; bytes that are no answer are a cut.
-        Driver::Parse if error.source().is_some_and(|source| source.is::<ParsingError>()) => {
-            ErrorKind::Internal
-        }
+        Driver::Parse if is_of_another_shape(error) => ErrorKind::Internal,
         Driver::Parse | Driver::ClusterConnectionNotFound | Driver::NoValidReplicasFoundBySentinel => {
             ErrorKind::Unavailable
         }
@@ -69,6 +69,12 @@ fn of_driver(error: &RedisError) -> ErrorKind {
         // UnexpectedReturnType, Client, Extension, and what comes with a newer driver.
         _ => ErrorKind::Internal,
     }
+}
+
+/// The driver has one error for both; that of bytes which are no answer begins as its parser says it.
+fn is_of_another_shape(error: &RedisError) -> bool {
+    let parsing = error.source().and_then(|source| source.downcast_ref::<ParsingError>());
+    parsing.is_some_and(|parsing| !parsing.to_string().contains("Parse error at"))
 }
 
 /// The failure of the network below; the driver keeps it behind a pointer.
@@ -100,12 +106,17 @@ pub(crate) fn is_elsewhere(error: &Error) -> bool {
 
 /// For `map_err`: the failure of doing this.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(RedisError) -> Error {
-    move |error| Error::new(kind_of(&error), doing).with_source(error)
+    move |error| {
+        let kind = kind_of(&error);
+        let told = Error::new(kind, doing).with_source(error);
+        if kind == ErrorKind::Full { told.with("limit", "maxmemory of the Redis server") } else { told }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use redis::{Pipeline, ServerErrorKind as Server, Value, parse_redis_value};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -143,6 +154,7 @@ mod tests {
             ("MISCONF Redis is configured to save RDB snapshots", ErrorKind::Unavailable),
             ("NOREPLICAS Not enough good replicas to write.", ErrorKind::Unavailable),
             ("ERR max number of clients reached", ErrorKind::Unavailable),
+            ("ERR WAIT cannot be used with replica instances.", ErrorKind::Unavailable),
             ("ERR unknown command 'XACKDEL'", ErrorKind::Unsupported),
             ("ERR unknown subcommand 'SHARDS'. Try CLUSTER HELP.", ErrorKind::Unsupported),
             ("ERR Protocol error: invalid bulk length", ErrorKind::TooLarge),
@@ -198,6 +210,38 @@ mod tests {
         }
         let unlike = redis::from_redis_value::<u64>(Value::Okay).unwrap_err();
         assert_eq!(kind_of(&unlike.into()), ErrorKind::Internal);
+    }
+
+    /// What the driver says of a connection that ends after the first bytes of an answer.
+    async fn cut_within(answer: &'static [u8]) -> RedisError {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 4096];
+            let mut said = Vec::new();
+            while !said.windows(4).any(|word| word == b"PING") {
+                let read = client.read(&mut asked).await.unwrap();
+                // All that comes before is about the client itself.
+                let settings = asked[..read].windows(7).filter(|word| *word == b"SETINFO").count();
+                client.write_all(&b"+OK\r\n".repeat(settings)).await.unwrap();
+                said.extend_from_slice(&asked[..read]);
+            }
+            client.write_all(answer).await.unwrap();
+        });
+        let client = redis::Client::open(format!("redis://{address}")).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let answered: redis::RedisResult<Value> = redis::cmd("PING").query_async(&mut connection).await;
+        serving.await.unwrap();
+        answered.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_cut_within_can_be_asked_for_again() {
+        for answer in [&b"+PO"[..], b"$5\r\nPO", b"*3\r\n:1\r\n", b":5", b"*"] {
+            let error = cut_within(answer).await;
+            assert_eq!(kind_of(&error), ErrorKind::Unavailable, "{error:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod broker;
 mod config;
 mod connect;
 mod error;
+mod replicated;
 mod reply;
 mod script;
 mod store;

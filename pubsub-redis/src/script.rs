@@ -1,13 +1,15 @@
 //! Scripts that run at the server, and commands on the connection that answers at once.
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use pubsub_core::Result;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::connect::Link;
 use crate::error::failed;
+use crate::replicated::{Answered, Replicated, TooFew};
 
 /// A script, which the server knows by its hash once it was loaded.
 pub(crate) struct Script {
@@ -79,7 +81,11 @@ fn with_code(script: &Script, call: &Cmd) -> Cmd {
 
 /// Commands that answer at once. Clones share one connection, on which nothing ever waits.
 #[derive(Clone)]
-pub(crate) struct Commands(Link);
+pub(crate) struct Commands {
+    link: Link,
+    /// Those of a connection of their own, which are answered once replicas have them.
+    replicated: Option<Arc<Replicated>>,
+}
 
 impl fmt::Debug for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,7 +95,12 @@ impl fmt::Debug for Commands {
 
 impl Commands {
     pub(crate) const fn new(link: Link) -> Self {
-        Self(link)
+        Self { link, replicated: None }
+    }
+
+    /// Commands that count once so many replicas have them; `link` is one that nobody else uses.
+    pub(crate) fn replicated(link: Link, replicas: u16, limit: Duration) -> Self {
+        Self { link, replicated: Some(Arc::new(Replicated::new(replicas, limit))) }
     }
 
     /// Sends all in one go and answers for each, or fails where one got no answer. A script that the server does not know is
@@ -106,9 +117,9 @@ impl Commands {
     /// # Errors
     /// Where no server was asked.
     pub(crate) async fn each(&self, requests: Vec<Request>) -> Result<Vec<Answer>> {
-        self.0.check().await?;
+        self.link.check().await?;
         let (pipeline, mut scripts) = packed(requests);
-        let mut answers = self.send(&pipeline).await;
+        let (mut answers, mut few) = self.send(&pipeline).await;
         scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
         if !scripts.is_empty() {
             // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
@@ -118,13 +129,15 @@ impl Commands {
                 let call = calls.find(|(of, _)| of == at);
                 whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
             }
-            for ((at, _), answer) in scripts.iter().zip(self.send(&whole).await) {
+            let (repeated, also_few) = self.send(&Arc::new(whole)).await;
+            few = few.or(also_few);
+            for ((at, _), answer) in scripts.iter().zip(repeated) {
                 if let Some(place) = answers.get_mut(*at) {
                     *place = answer;
                 }
             }
         }
-        Ok(answers.into_iter().map(Answer).collect())
+        Ok(answers.into_iter().map(|value| Answer { value, few }).collect())
     }
 
     /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
@@ -137,11 +150,11 @@ impl Commands {
         requests: Vec<Request>,
         doing: &'static str,
     ) -> Result<Vec<Answer>> {
-        self.0.check().await?;
+        self.link.check().await?;
         let (pipeline, scripts) = packed(requests);
-        let mut answers = self.send(&pipeline).await;
+        let (mut answers, mut few) = self.send(&pipeline).await;
         if answers.iter().any(is_cut) {
-            answers = self.send(&pipeline).await;
+            (answers, few) = self.send(&pipeline).await;
         }
         if answers.iter().any(lacks_script) {
             let (mut whole, mut scripts) =
@@ -150,9 +163,29 @@ impl Commands {
                 let script = scripts.next_if(|(of, _)| *of == at);
                 whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
             }
-            answers = self.send(&whole).await;
+            (answers, few) = self.send(&Arc::new(whole)).await;
         }
-        answered(answers.into_iter().map(Answer).collect(), doing)
+        answered(answers.into_iter().map(|value| Answer { value, few }).collect(), doing)
+    }
+
+    /// As [`repeatable`](Self::repeatable), of steps each of which needs that those before it are done: one round trip, or in a
+    /// cluster, whose nodes work at the same time, one for each.
+    ///
+    /// # Errors
+    /// As for [`all`](Self::all).
+    pub(crate) async fn in_order<const N: usize>(
+        &self,
+        steps: [Vec<Request>; N],
+        doing: &'static str,
+    ) -> Result<Vec<Answer>> {
+        if !self.link.is_cluster() {
+            return self.repeatable(steps.into_iter().flatten().collect(), doing).await;
+        }
+        let mut answers = Vec::new();
+        for step in steps {
+            answers.extend(self.repeatable(step, doing).await?);
+        }
+        Ok(answers)
     }
 
     /// Sends one and answers.
@@ -164,36 +197,34 @@ impl Commands {
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
     }
 
-    async fn send(&self, pipeline: &Pipeline) -> Vec<RedisResult<Value>> {
+    async fn send(&self, pipeline: &Arc<Pipeline>) -> Answered {
         if pipeline.is_empty() {
-            return Vec::new();
+            return (Vec::new(), None);
         }
         // On the heap: it is a part of the future of nearly every call.
-        Box::pin(self.0.commands().each(pipeline)).await
-    }
-
-    /// Whether one round trip may go to several servers, which work at the same time.
-    pub(crate) fn is_cluster(&self) -> bool {
-        self.0.is_cluster()
+        match &self.replicated {
+            Some(replicated) => Box::pin(replicated.run(&self.link, Arc::clone(pipeline))).await,
+            None => (Box::pin(self.link.commands().each(pipeline)).await, None),
+        }
     }
 }
 
 /// The answers, where there is one to each.
 fn answered(answers: Vec<Answer>, doing: &'static str) -> Result<Vec<Answer>> {
-    match answers.iter().find_map(|answer| answer.0.as_ref().err()) {
+    match answers.iter().find_map(|answer| answer.value.as_ref().err()) {
         Some(error) => Err(failed(doing)(error.clone())),
         None => Ok(answers),
     }
 }
 
 /// The commands as one pipeline, and which of them are calls of scripts.
-fn packed(requests: Vec<Request>) -> (Pipeline, Vec<(usize, &'static Script)>) {
+fn packed(requests: Vec<Request>) -> (Arc<Pipeline>, Vec<(usize, &'static Script)>) {
     let (mut pipeline, mut scripts) = (Pipeline::with_capacity(requests.len()), Vec::new());
     for (at, request) in (0..).zip(requests) {
         scripts.extend(request.script.map(|script| (at, script)));
         pipeline.add_command(request.cmd);
     }
-    (pipeline, scripts)
+    (Arc::new(pipeline), scripts)
 }
 
 /// Whether a connection that was there is not there any more: another one may be had at once.
@@ -205,15 +236,24 @@ fn is_cut(answer: &RedisResult<Value>) -> bool {
 }
 
 /// What the server answered to one request.
-pub(crate) struct Answer(RedisResult<Value>);
+pub(crate) struct Answer {
+    value: RedisResult<Value>,
+    few: Option<TooFew>,
+}
 
 impl Answer {
     /// The value.
     ///
     /// # Errors
-    /// What the server says is wrong, or that it did not answer.
+    /// What the server says is wrong, that it did not answer, and that too few replicas have what was asked for.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
-        self.0.and_then(plain).map_err(failed(doing))
+        let value = self.value.and_then(plain).map_err(failed(doing))?;
+        self.few.map_or(Ok(value), |few| Err(few.error(doing)))
+    }
+
+    /// The answer of the server alone, and whether too few replicas have what was asked for.
+    pub(crate) fn apart(self) -> (Self, Option<TooFew>) {
+        (Self { value: self.value, few: None }, self.few)
     }
 }
 
@@ -222,5 +262,37 @@ fn plain(value: Value) -> RedisResult<Value> {
     match value {
         Value::ServerError(error) => Err(RedisError::from(error)),
         value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use services::{RedisCluster, RedisOptions};
+
+    use super::{Commands, Request};
+    use crate::RedisConfig;
+    use crate::connect::Link;
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn a_step_waits_for_the_one_before_it_at_another_node_of_a_cluster() {
+        let cluster = RedisCluster::start(0, &RedisOptions::new()).unwrap();
+        let commands = Commands::new(Link::new(RedisConfig::from_url(&cluster.url()).unwrap()).unwrap());
+        // Slots 12182 and 5061, of the third and of the first node.
+        let steps = ["foo", "bar"].map(|key| vec![Request::new("SET").arg(key).arg(1)]);
+        let [last, first] = [12182, 5061].map(|slot| cluster.serves(slot).unwrap());
+        assert_ne!(last, first);
+        let there = || cluster.nodes()[first].ask(&["EXISTS", "bar"]).unwrap();
+        commands.one(Request::new("GET").arg("foo"), "warm up").await.unwrap();
+        cluster.nodes()[last].pause().unwrap();
+        let mut ordered = std::pin::pin!(commands.in_order(steps, "write both"));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut ordered).await;
+        assert!(early.is_err() && there() == "0", "the second before the first");
+        cluster.nodes()[last].go_on().unwrap();
+        let answers = ordered.await.unwrap().into_iter();
+        assert_eq!(answers.filter_map(|answer| answer.get("write both").ok()).count(), 2);
+        assert_eq!(there(), "1");
     }
 }

@@ -89,7 +89,7 @@ const CHECKED: &str = "what was told as published is concluded; nothing conclude
     and works";
 
 /// Builds the program that is killed, and says where it is.
-fn build(form: Form) -> Result<PathBuf, String> {
+pub(crate) fn build(form: Form) -> Result<PathBuf, String> {
     let mut words = vec!["build", "--locked", "-p", "pubsub-pipeline-examples", "--features", "fault-points"];
     words.extend(["--example", PROGRAM]);
     words.extend((form == Form::Long).then_some("--release"));

@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod chaos;
 mod check;
 mod crash;
 mod curves;
@@ -30,12 +31,16 @@ cargo xtask <task>
                            each benchmark beside its limit, as one table, or with --curves at several sizes;
                            --save writes both into README
   test [--long]            every test, with the servers that they need; with --long also those marked `long: ...`,
-                           those for Redis on Redis 8.2 and Valkey 9 too, and 1,000 rounds of `crash`
+                           those for Redis on Redis 8.2 and Valkey 9 too, 1,000 rounds of `crash`, and 10 minutes of
+                           `chaos`
   test redis               those that need Redis alone
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
                            (1,000 with --long); with --seed the rounds alone
+  chaos redis [--seed S] [--seconds N] [--long]
+                           publisher, workers and followers over Redis while links fail, servers die, come back empty
+                           or are replaced, and workers are killed: 60 s (10 minutes with --long)
   fuzz [--long] [TARGET..] fuzz targets for 15 s each, two at once (10 minutes each with --long)
   fuzz seeds               writes the seeds of the fuzz targets anew
   services up|down|status  starts the servers that tests need and prints the variables that name them, as a shell's
@@ -56,6 +61,10 @@ fn main() -> ExitCode {
         ["check"] => check::all(),
         ["crash", words @ ..] => match crash::Crash::parse(words) {
             Some(crash) => crash::run(crash),
+            None => return usage(),
+        },
+        ["chaos", "redis", words @ ..] => match chaos::Chaos::parse(words) {
+            Some(chaos) => chaos::run(chaos),
             None => return usage(),
         },
         ["fuzz", "seeds"] => fuzz::seeds(),

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use services::RedisVersion;
 
+use crate::chaos::{self, Chaos};
 use crate::crash::{self, Crash};
 use crate::fuzz::{self, Fuzz};
 use crate::services::with_redis;
@@ -63,7 +64,9 @@ pub(crate) fn test(form: Form) -> Done {
         let tests = with_redis(RedisVersion::Installed, long_tests);
         let others = [RedisVersion::Redis82, RedisVersion::Valkey9].map(redis);
         let kills = beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
-        return others.into_iter().fold(tests, Result::and).and(kills);
+        // Alone: some of its limits are of seconds.
+        let chaos = chaos::run(Chaos::new(form));
+        return others.into_iter().fold(tests, Result::and).and(kills).and(chaos);
     }
     redis(RedisVersion::Installed)?;
     if is_root() {
@@ -83,7 +86,13 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
     if !version.speaks_tls() {
         words.extend(["--skip", "tls"]);
     }
-    with_redis(version, |servers| cargo(&words, servers))
+    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
+    with_redis(version, |servers| {
+        let tests = cargo(&words, servers);
+        cargo(&[&["build"], &of_examples[..], &["--example", "redis-worker"]].concat(), &[])?;
+        let example = [&["test"], &of_examples[..], &["--test", "redis", "--", "--ignored"]].concat();
+        tests.and(cargo(&example, servers))
+    })
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

@@ -28,10 +28,12 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
     let event = Arc::clone(delivery.event());
     let (id, action) = (&event.id, &event.action_id);
     let told_to_stop = stop.clone();
+    let mut is_lost = false;
     let settlement = match AssertUnwindSafe(shared.work(&delivery, stop, slot)).catch_unwind().await {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(error)) => {
             tracing::warn!(event = %id, %action, error = %error.chain(), "an event was given up for now");
+            is_lost = error.kind() == ErrorKind::LeaseLost;
             // Not at once, or what fails always would be tried without a pause. A worker that was cut takes nothing more.
             let is_cut = matches!(told_to_stop.state(), StopState::Cut(_));
             Settlement::Release { after: if is_cut { Duration::ZERO } else { shared.lease } }
@@ -41,9 +43,14 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
             return delivery.abandon();
         }
     };
-    if let Err(error) = delivery.settle(settlement).await {
+    match delivery.settle(settlement).await {
+        // That was said already.
+        Err(error) if is_lost && error.kind() == ErrorKind::LeaseLost => {}
         // It comes back by itself, here or elsewhere.
-        tracing::warn!(event = %id, %action, error = %error.chain(), "an event was not settled");
+        Err(error) => {
+            tracing::warn!(event = %id, %action, error = %error.chain(), "an event was not settled");
+        }
+        Ok(()) => {}
     }
     #[cfg(feature = "fault-points")]
     crate::fault::point("worker.settled");

@@ -16,7 +16,7 @@ pub use policy::RetryPolicy;
 
 use crate::{
     ActionId, Broker, Deliveries, Delivery, Error, ErrorKind, EventType, Execution, FanOut, GroupName,
-    Handler, Pattern, Result, RunRecord, Scope, Stage, Stop, Subscription,
+    Handler, Pattern, Result, RunRecord, Scope, Seldom, Stage, Stop, Subscription,
 };
 
 /// How long a worker drains when it is asked to stop, unless told otherwise.
@@ -286,6 +286,7 @@ impl Slots {
         mut stop: Stop,
         idle: Option<GroupName>,
     ) -> Result<()> {
+        let outages = Seldom::default();
         loop {
             let room = self.running.len() < self.concurrency.saturating_add(MAX_SEALING)
                 && self.parked.len() < self.concurrency;
@@ -302,7 +303,9 @@ impl Slots {
                     None => return Ok(()),
                     Some(Ok(delivery)) => self.start_or_park(delivery),
                     Some(Err(error)) if error.is_retryable() => {
-                        tracing::warn!(error = %error.chain(), "events are not received; the broker is tried again");
+                        if let Some(times) = outages.happened(1) {
+                            tracing::warn!(error = %error.chain(), times, "events are not received; the broker is tried again");
+                        }
                     }
                     Some(Err(error)) => return Err(error),
                 },

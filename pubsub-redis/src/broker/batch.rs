@@ -151,6 +151,7 @@ impl Member {
             open: false,
             id,
             entry,
+            is_settled: false,
         }
     }
 

@@ -68,7 +68,7 @@ impl Keeper {
             .arg(open.map_or("", |open| &open.owner))
             .arg(open.map_or(0, |open| open.count));
         let since = Instant::now();
-        let [what, claim, mark] = fixed::<3>(member.shared.commands.one(request, doing).await?)?;
+        let [what, claim, mark] = fixed::<3>(member.shared.durable.one(request, doing).await?)?;
         let (claim, mark): (Arc<str>, String) = (text(claim)?.into(), text(mark)?);
         let said = match bytes(what)?.as_slice() {
             b"done" => Said::Done,

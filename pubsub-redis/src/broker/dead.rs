@@ -155,7 +155,7 @@ pub(super) async fn replay(shared: &Shared, id: &str, group: Option<&GroupName>)
         request.push(field);
         request.push(&*value);
     }
-    if count(shared.commands.one(request, doing).await?)? == 0 {
+    if count(shared.durable.one(request, doing).await?)? == 0 {
         return Err(Error::new(ErrorKind::NotFound, "replay a dead letter that is gone, or whose group is")
             .with("id", id)
             .with("group", name));
@@ -176,7 +176,7 @@ pub(super) async fn cancel(shared: &Shared, action: &ActionId) -> Result<Positio
     }
     let request =
         CANCEL.call(keys.iter().map(String::as_str)).arg(action.as_str()).arg(partition.n.to_string());
-    let reach = text(shared.commands.one(request, doing).await?)?;
+    let reach = text(shared.durable.one(request, doing).await?)?;
     let told = Request::new("PUBLISH").arg(shared.cancels.channel()).arg(action.as_str());
     if let Err(error) = shared.commands.one(told, doing).await {
         // The mark stands: members see it when they next renew.

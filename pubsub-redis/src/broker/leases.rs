@@ -63,14 +63,20 @@ impl Leases for Keeper {
         let mut requests: Vec<Request> =
             by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
         requests.push(sign(&member.home, &member.group.name, &member.owner));
-        for (of, answer) in by_place.values().zip(member.shared.commands.all(requests, doing).await?) {
+        let renewed = member.shared.commands.all(requests, doing).await?;
+        member.hearing.heard();
+        for (of, answer) in by_place.values().zip(renewed) {
             for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
                 let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {
                     continue;
                 };
                 if count(is_held)? == 0 {
-                    member.forget(lease);
+                    if held.is_settled {
+                        *renewal = Renewal::Held;
+                    } else {
+                        member.forget(lease);
+                    }
                     continue;
                 }
                 member.update(lease, |held| held.until = since + member.group.lease);
@@ -192,16 +198,19 @@ impl Keeper {
         let mut tries = 0;
         while !others.is_empty() && tries < MAX_TRIES {
             tries += 1;
-            let mut requests = Vec::with_capacity(others.len());
+            let (mut requests, mut changes_claims) = (Vec::with_capacity(others.len()), false);
             for (index, held) in &others {
                 let request = settlements.get(*index).and_then(|(lease, settlement)| {
                     let how = how(settlement);
                     let change = self.closing(lease, held, settlement).unwrap_or(None);
+                    changes_claims |= change.is_some();
                     member.settlement(held, &how, change)
                 });
                 requests.extend(request);
             }
-            let answers = match member.shared.commands.each(requests).await {
+            // An event that was settled without a claim comes back where a failover loses that, and nothing else is lost.
+            let commands = if changes_claims { &member.shared.durable } else { &member.shared.commands };
+            let answers = match commands.each(requests).await {
                 Ok(answers) => answers,
                 Err(error) => {
                     let failed = error.for_each(others.len());
@@ -211,8 +220,16 @@ impl Keeper {
             };
             let mut again = Vec::new();
             for ((index, held), answer) in others.into_iter().zip(answers) {
+                let (answer, few) = answer.apart();
                 match self.settled(&held, answer) {
-                    Ok(None) => settled.push((index, Ok(()))),
+                    Ok(None) => {
+                        let lease = settlements.get(index).map(|(lease, _)| lease);
+                        let answer = few.map_or(Ok(()), |few| Err(few.error("settle events")));
+                        if let (Err(_), Some(lease)) = (&answer, lease) {
+                            member.update(lease, |held| held.is_settled = true);
+                        }
+                        settled.push((index, answer));
+                    }
                     Ok(Some(claim)) => again.push((index, Held { claim: Some(claim), ..held })),
                     Err(error) if error.kind() == ErrorKind::NotFound => settled.push((index, Err(lost()))),
                     Err(error) => settled.push((index, Err(error))),
@@ -258,6 +275,8 @@ impl Keeper {
                 Ok(None)
             }
             b"other" => Ok(Some(text(value)?.into())),
+            // By the call before.
+            _ if held.is_settled => Ok(None),
             _ => Err(lost()),
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::group::{self, Noted, millis};
+use super::hearing::Hearing;
 use super::keys::{EntryId, Kind, Place, partition_of_text};
 use super::scripts::{LEAVE, SETTLE, SIGN};
 use super::shared::Shared;
@@ -51,6 +52,7 @@ pub(super) struct Member {
     pub(super) places: Vec<Place>,
     /// For each place what the server passes over.
     pub(super) filters: Vec<Vec<String>>,
+    pub(super) hearing: Hearing,
     noted: Mutex<Noted>,
     held: Mutex<HashMap<Position, Held>>,
     dues: Mutex<Vec<Option<Instant>>>,
@@ -83,6 +85,8 @@ pub(super) struct Held {
     pub(super) claim: Option<Arc<str>>,
     /// Whether an attempt of this lease is open.
     pub(super) open: bool,
+    /// It is settled at the server, and too few replicas have that.
+    pub(super) is_settled: bool,
 }
 
 impl Held {
@@ -123,6 +127,7 @@ impl Member {
         Arc::new(Self {
             shared: Arc::clone(shared),
             owner,
+            hearing: Hearing::new(group.lease),
             group,
             on,
             dues: Mutex::new(vec![None; places.len()]),

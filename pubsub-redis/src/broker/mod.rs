@@ -7,6 +7,8 @@ mod config;
 mod dead;
 mod depth;
 mod group;
+mod hearing;
+mod idle;
 mod indexed;
 mod keys;
 mod known;

@@ -103,8 +103,10 @@ impl Ready {
         Ok(Self { id: event.id, action: event.action_id, fields, partition, bytes })
     }
 
-    fn request(&self, most: u64) -> Request {
-        let id = if self.id.is_generated() { "" } else { self.id.as_str() };
+    fn request(&self, shared: &Shared, most: u64) -> Request {
+        // A publish that too few replicas had in time is done, and is repeated.
+        let is_new = self.id.is_generated() && shared.config.replicas() == 0;
+        let id = if is_new { "" } else { self.id.as_str() };
         let keys = [&self.partition.events, &self.partition.ids, &self.partition.first];
         PUBLISH
             .call(keys.map(String::as_str))
@@ -126,8 +128,9 @@ impl Ready {
 
     /// Whether it can be added without a look at what is there.
     fn is_plain(&self, shared: &Shared) -> bool {
-        let keeps_index = shared.config.max_bytes().is_none() && shared.config.retention() >= 2 * STANDS;
-        keeps_index && self.id.is_generated() && shared.indexed.has(&self.action)
+        let config = &shared.config;
+        let keeps_index = config.max_bytes().is_none() && config.retention() >= 2 * STANDS;
+        keeps_index && config.replicas() == 0 && self.id.is_generated() && shared.indexed.has(&self.action)
     }
 
     fn published(&self, entry: &str, novelty: Novelty) -> Published {
@@ -165,8 +168,9 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     let doing = "publish an event";
     let most = most_bytes(shared).await.unwrap_or(0);
     let are_plain: Vec<bool> = some.iter().map(|ready| ready.is_plain(shared)).collect();
-    let request =
-        |(ready, is_plain): (&&Ready, &bool)| if *is_plain { ready.plain() } else { ready.request(most) };
+    let request = |(ready, is_plain): (&&Ready, &bool)| {
+        if *is_plain { ready.plain() } else { ready.request(shared, most) }
+    };
     let mut requests: Vec<Request> = some.iter().zip(&are_plain).map(request).collect();
     let plain = some.iter().zip(&are_plain).filter(|(_, is_plain)| **is_plain);
     let used: BTreeSet<u16> = plain.map(|(ready, _)| ready.partition.n).collect();
@@ -174,7 +178,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     for n in &looked_at {
         requests.push(Request::new("HGET").arg(shared.keys.partition(*n).first).arg(""));
     }
-    let mut answers = match shared.commands.each(requests).await {
+    let mut answers = match shared.durable.each(requests).await {
         Ok(answers) => answers.into_iter(),
         Err(error) => return error.for_each(some.len()),
     };
@@ -202,8 +206,8 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
 }
 
 async fn with_script(shared: &Shared, ready: &Ready, most: u64) -> Result<Published> {
-    let request = ready.request(most);
-    let answer = shared.commands.one(request, "publish an event").await?;
+    let request = ready.request(shared, most);
+    let answer = shared.durable.one(request, "publish an event").await?;
     match read(shared, ready, answer).await? {
         Outcome::Published(published) => Ok(published),
         Outcome::Full(_) => when_full(shared, ready, most).await,
@@ -263,8 +267,8 @@ async fn when_full(shared: &Shared, ready: &Ready, most: u64) -> Result<Publishe
         .with("limit", most));
     }
     let holding = super::retention::make_room(shared, ready.partition.n).await?;
-    let request = ready.request(most);
-    match read(shared, ready, shared.commands.one(request, doing).await?).await? {
+    let request = ready.request(shared, most);
+    match read(shared, ready, shared.durable.one(request, doing).await?).await? {
         Outcome::Published(published) => Ok(published),
         Outcome::Full(used) => {
             let error = Error::new(ErrorKind::Full, "publish: the broker keeps as much as it may");

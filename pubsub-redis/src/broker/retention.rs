@@ -1,6 +1,6 @@
 //! Retention: what every group has settled goes once it is old, and sooner where room is needed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use tokio::time::Instant;
 use super::dead::{Kept, oldest};
 use super::depth::depths;
 use super::group::millis;
+use super::idle::Idle;
 use super::keys::{EntryId, Partition};
 use super::known::{Known, known};
 use super::page::{END, page};
-use super::scripts::FORGET;
+use super::scripts::{FORGET, LOCK};
 use super::shared::Shared;
 use super::sweep::{Which, begin, sweep};
 use crate::reply::{count, fixed, items, number, pairs, text};
@@ -49,7 +50,7 @@ impl Drop for Upkeep {
 }
 
 async fn keep_up(shared: Weak<Shared>, every: Duration) {
-    let mut indexed = Instant::now();
+    let (mut indexed, mut idle) = (Instant::now(), Idle::default());
     loop {
         // By chance, so that many processes do not come at once.
         tokio::time::sleep(every.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
@@ -58,7 +59,7 @@ async fn keep_up(shared: Weak<Shared>, every: Duration) {
             return;
         }
         let index = indexed.elapsed() >= INDEX;
-        if let Err(error) = pass(&shared, every, index).await {
+        if let Err(error) = pass(&shared, every, index, &mut idle).await {
             tracing::debug!(error = %error.chain(), "old events could not be looked for");
         }
         if index {
@@ -83,16 +84,14 @@ async fn lock(shared: &Shared, every: Duration) -> Result<(Vec<Partition>, u64)>
     let mut mine: Vec<Partition> =
         (0..shared.partitions().await?).map(|n| shared.keys.partition(n)).collect();
     let pause = millis(every.mul_f64(0.5)).max(1);
-    let lock = |partition: &Partition| {
-        Request::new("SET").arg(&partition.upkeep).arg(1).arg("NX").arg("PX").arg(pause)
-    };
+    let lock = |partition: &Partition| LOCK.call([&*partition.upkeep]).arg(pause);
     let mut requests: Vec<Request> = mine.iter().map(lock).collect();
     requests.push(Request::new("TIME"));
     let mut answers = shared.commands.all(requests, doing).await?;
     let now = answers.pop().map_or(Ok(redis::Value::Nil), |answer| answer.get(doing))?;
     let mut locked = Vec::with_capacity(answers.len());
     for answer in answers {
-        locked.push(!matches!(answer.get(doing)?, redis::Value::Nil));
+        locked.push(count(answer.get(doing)?)? > 0);
     }
     let mut locked = locked.into_iter();
     mine.retain(|_| locked.next() == Some(true));
@@ -100,7 +99,7 @@ async fn lock(shared: &Shared, every: Duration) -> Result<(Vec<Partition>, u64)>
 }
 
 /// Looks at those partitions that nobody else has looked at lately.
-async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
+async fn pass(shared: &Shared, every: Duration, index: bool, idle: &mut Idle) -> Result<()> {
     let (mine, now) = lock(shared, every).await?;
     if mine.is_empty() {
         return Ok(());
@@ -110,7 +109,7 @@ async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
     let dropped = drop_unused(shared, &all, now, is_mine).await?;
     all.retain(|known| !dropped.contains(known.name.as_str()));
     let border = now.saturating_sub(millis(shared.config.retention()));
-    let mut oldest = Vec::with_capacity(mine.len());
+    let (mut oldest, mut held) = (Vec::with_capacity(mine.len()), BTreeMap::<String, u64>::new());
     for (partition, begin) in mine.iter().zip(begin(shared, &mine, Which::Old(border)).await?) {
         let swept = sweep(shared, partition, &all, begin, Which::Old(border)).await?;
         if swept.removed > 0 {
@@ -120,7 +119,11 @@ async fn pass(shared: &Shared, every: Duration, index: bool) -> Result<()> {
             );
         }
         oldest.push(swept.oldest);
+        for (group, events) in swept.unsettled {
+            *held.entry(group).or_default() += events;
+        }
     }
+    idle.tell(shared, &all, &held).await?;
     forget_claims(shared, &mine, border).await?;
     forget_marks(shared, &mine, border, &oldest).await?;
     if index {

@@ -23,6 +23,8 @@ const VERSION: i64 = 1;
 pub(super) struct Shared {
     pub(super) link: Link,
     pub(super) commands: Commands,
+    /// For what counts only once replicas have it, where the setting asks for that; otherwise the same.
+    pub(super) durable: Commands,
     pub(super) keys: Keys,
     pub(super) config: RedisBrokerConfig,
     pub(super) publishing: Grouped<Batch, Vec<Result<Published>>>,
@@ -40,8 +42,18 @@ impl Shared {
     pub(super) fn new(config: RedisBrokerConfig) -> Result<Self> {
         let link = Link::new(config.redis().clone())?;
         let keys = Keys::new(config.redis().prefix());
+        let commands = Commands::new(link.clone());
+        let durable = match config.replicas() {
+            0 => commands.clone(),
+            replicas => {
+                let (redis, wait) = (config.redis().clone(), config.replica_limit());
+                let limit = redis.answer_limit() + wait;
+                Commands::replicated(Link::new(redis.with_answer_limit(limit))?, replicas, wait)
+            }
+        };
         Ok(Self {
-            commands: Commands::new(link.clone()),
+            commands,
+            durable,
             cancels: Cancels::new(keys.cancels_channel()),
             keys,
             publishing: Grouped::new(),
@@ -102,10 +114,14 @@ impl Shared {
                 .with("version", version)
                 .with("newest known", VERSION));
         }
-        let partitions = number(partitions)?.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
-        partitions.ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "read how many partitions the broker has").with("key", key)
-        })
+        if let Some(partitions) = number(partitions)?.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) {
+            return Ok(partitions);
+        }
+        // The server may have refused to note it.
+        for answer in answers {
+            answer.get(doing)?;
+        }
+        Err(Error::new(ErrorKind::Corrupt, "read how many partitions the broker has").with("key", key))
     }
 }
 

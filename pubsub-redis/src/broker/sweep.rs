@@ -41,7 +41,7 @@ pub(super) struct Swept {
     /// The first entry that was looked at and stays.
     pub(super) oldest: Option<EntryId>,
     /// How much each group has not settled of what was looked at.
-    unsettled: BTreeMap<String, u64>,
+    pub(super) unsettled: BTreeMap<String, u64>,
 }
 
 impl Swept {

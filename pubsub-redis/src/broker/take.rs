@@ -88,6 +88,7 @@ impl Member {
     pub(super) async fn sign_in(&self) -> Result<Duration> {
         let request = sign(&self.home, &self.group.name, &self.owner);
         let silence = self.shared.commands.one(request, "say that a member is there").await?;
+        self.hearing.heard();
         Ok(wait(silence)?.unwrap_or_default())
     }
 

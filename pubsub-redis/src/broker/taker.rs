@@ -327,6 +327,10 @@ impl Taker {
         let lease = member.group.lease;
         self.signed = Some(Instant::now());
         let silence = member.sign_in().await?;
+        if let Some(left) = member.hearing.spares() {
+            self.look_after = Instant::now() + left;
+            return Ok(Batch::nothing(&member));
+        }
         let silent = if silence > lease { member.silent(silence).await? } else { Vec::new() };
         let sweeps = self.swept.elapsed() >= SWEEP;
         let own = member.left_by_itself();

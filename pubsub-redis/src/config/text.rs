@@ -7,8 +7,8 @@ use pubsub_core::{Error, Result};
 use super::{Deployment, RedisConfig};
 
 /// What the options of a URL are called.
-const OPTIONS: &str =
-    "prefix, ca, certificate, key, connect-limit, answer-limit, sentinel-user and sentinel-password";
+const OPTIONS: &str = "prefix, ca, certificate, key, connect-limit, answer-limit, sentinel-user and \
+                       sentinel-password, and for a broker replicas and replica-limit";
 
 /// No part of the text goes into a message: any of them may hold a piece of a password.
 fn malformed() -> Error {
@@ -101,7 +101,8 @@ fn with_option(config: RedisConfig, name: &str, value: String) -> Result<RedisCo
     })
 }
 
-fn duration(text: &str) -> Result<Duration> {
+/// A time in a URL.
+pub(crate) fn duration(text: &str) -> Result<Duration> {
     let (number, unit): (&str, fn(u64) -> Duration) = match text.strip_suffix("ms") {
         Some(number) => (number, Duration::from_millis),
         None => (text.strip_suffix('s').unwrap_or_default(), Duration::from_secs),

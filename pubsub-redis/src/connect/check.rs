@@ -1,5 +1,8 @@
 //! What a server must be, and what it should be.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use pubsub_core::{Error, ErrorKind, Result};
 use redis::{RedisResult, Value};
 
@@ -10,6 +13,9 @@ use crate::error::failed;
 
 /// The oldest version whose commands are used.
 const OLDEST: (u32, u32) = (7, 0);
+
+/// Most warnings that are remembered.
+const MAX_SAID: usize = 1000;
 
 /// Refuses a server that is too old; warns of one that may lose what is stored in it.
 pub(crate) async fn check(connection: &Connection, deployment: &Deployment) -> Result<()> {
@@ -46,9 +52,22 @@ async fn check_node(node: &Node, deployment: &Deployment) -> Result<()> {
     let save = ask(node, &["CONFIG", "GET", "save"]).await.map(pairs).unwrap_or_default();
     let snapshots = save.into_iter().find(|(name, _)| name == "save").map(|(_, value)| value);
     for warning in seen.warnings(snapshots.as_deref()) {
-        tracing::warn!(server = %seen.server, "{warning}");
+        if is_news(&seen.server, &warning) {
+            tracing::warn!(server = %seen.server, "{warning}");
+        }
     }
     Ok(())
+}
+
+/// Whether this process was not warned of this yet: broker and store are often at the same server, and each looks.
+fn is_news(server: &str, warning: &str) -> bool {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.len() >= MAX_SAID {
+        said.clear();
+    }
+    // One that does not say which it is cannot be known again.
+    server.is_empty() || said.insert(format!("{server} {warning}"))
 }
 
 async fn ask(node: &Node, words: &[&str]) -> RedisResult<Value> {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::address::Servers;
 use super::node::{Limits, Node, Place};
-use super::slots::{Goes, SLOTS, goes, slot, slots};
+use super::slots::{Goes, SLOTS, goes, slot, slots, waits_for_replicas};
 
 /// Most redirects of one command, and those of them that are followed at once.
 const REDIRECTS: usize = 8;
@@ -146,17 +146,27 @@ impl Cluster {
         Ok(parts)
     }
 
-    /// Asks those again that a node refused because their slot is elsewhere, one by one in their order.
+    /// Asks those again that a node refused because their slot is elsewhere, one by one in their order; what waits for their
+    /// replicas does so where they were done.
     async fn redirected(&self, commands: &[&Cmd], slots: &[Option<u16>], answers: &mut [RedisResult<Value>]) {
         let deadline = self.deadline();
+        let mut elsewhere: Vec<(u16, Arc<Node>)> = Vec::new();
         for ((answer, command), slot) in answers.iter_mut().zip(commands).zip(slots) {
-            if let (Ok(Value::ServerError(error)), Some(slot)) = (&*answer, slot)
+            let Some(slot) = slot else { continue };
+            if let Ok(Value::ServerError(error)) = &*answer
                 && matches!(
                     error.kind(),
                     Some(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain)
                 )
             {
-                *answer = self.at_slot(*slot, command, deadline).await.map(|(_, answer)| answer);
+                *answer = self.at_slot(*slot, command, deadline).await.map(|(node, asked)| {
+                    elsewhere.push((*slot, node));
+                    asked
+                });
+            } else if waits_for_replicas(command)
+                && let Some((_, node)) = elsewhere.iter().rev().find(|(of, _)| of == slot)
+            {
+                *answer = self.judged(node.command(command).await);
             }
         }
     }

@@ -10,6 +10,7 @@ use super::tests::works;
 use super::{Link, slots};
 use crate::config::RedisConfig;
 use crate::error::kind_of;
+use crate::script::{Commands, Request};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -325,4 +326,37 @@ async fn a_replica_that_takes_over_in_a_cluster_is_found() {
     cluster.nodes_mut()[master].restart(Data::Lost).unwrap();
     cluster.settled().unwrap();
     assert_eq!(counted(&link, "counter").await.0, 3);
+}
+
+/// Each master has replicas of its own: one that sleeps is missed by the writes of its master alone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Redis"]
+async fn a_write_in_a_cluster_counts_once_a_replica_of_its_own_node_has_it() {
+    let cluster = RedisCluster::start(1, &RedisOptions::new()).unwrap();
+    let slot_of = |key: &str| cluster.serves(slots::slot(key.as_bytes())).unwrap();
+    let key = |node: usize| (0..).map(|n| format!("key-{n}")).find(|key| slot_of(key) == node).unwrap();
+    let masters = [slot_of("a"), slot_of("b"), slot_of("c")];
+    let keys: Vec<String> = masters.iter().map(|node| key(*node)).collect();
+    let limit = Duration::from_millis(300);
+    let commands = Commands::replicated(link(&cluster.url()), 1, limit);
+    let all = |keys: &[String]| keys.iter().map(|key| Request::new("INCR").arg(key)).collect::<Vec<_>>();
+    let answered = commands.all(all(&keys), "count").await.unwrap();
+    let replicas = |master: usize| -> Vec<usize> {
+        let told = cluster.nodes()[master].ask(&["INFO", "replication"]).unwrap();
+        let is_of = |node: &Redis| told.contains(&format!("port={},", node.port()));
+        (0..cluster.nodes().len()).filter(|node| is_of(&cluster.nodes()[*node])).collect()
+    };
+    assert!(answered.into_iter().all(|answer| answer.get("count").is_ok()));
+    let [sleeper] = replicas(masters[0])[..] else { unreachable!("each master has one") };
+    cluster.nodes()[sleeper].pause().unwrap();
+    for answer in commands.all(all(&keys), "count").await.unwrap() {
+        let error = answer.get("count").unwrap_err();
+        assert!(error.to_string().contains("replicas=0, wanted=1"), "{error}");
+    }
+    let others: Vec<String> = keys.into_iter().filter(|key| slot_of(key) != masters[0]).collect();
+    assert!(!others.is_empty());
+    for answer in commands.all(all(&others), "count").await.unwrap() {
+        answer.get("count").unwrap();
+    }
+    cluster.nodes()[sleeper].go_on().unwrap();
 }

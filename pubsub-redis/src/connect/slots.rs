@@ -57,6 +57,12 @@ pub(crate) fn slots(pipeline: &Pipeline) -> Vec<Option<u16>> {
     slots
 }
 
+/// Whether the command waits until replicas have what was written before it.
+pub(crate) fn waits_for_replicas(command: &Cmd) -> bool {
+    let name = command.args_iter().next();
+    matches!(name, Some(Arg::Simple(name)) if name.eq_ignore_ascii_case(b"WAIT"))
+}
+
 /// The slot of a key: CRC16 of its hash tag, or of all of it where it has none.
 pub(crate) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {

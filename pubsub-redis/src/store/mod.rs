@@ -127,21 +127,13 @@ impl Inner {
         Ok(self.commands.repeatable(requests, doing).await?.into_iter())
     }
 
-    /// As [`run`](Self::run), of steps each of which needs that those before it are done: one round trip, or in a cluster,
-    /// whose nodes work at the same time, one for each.
+    /// As [`run`](Self::run), of steps each of which needs that those before it are done.
     async fn run_in_order<const N: usize>(
         &self,
         doing: &'static str,
         steps: [Vec<Request>; N],
     ) -> Result<Answers> {
-        if !self.commands.is_cluster() {
-            return self.run(doing, steps.into_iter().flatten().collect()).await;
-        }
-        let mut answers = Vec::new();
-        for step in steps {
-            answers.extend(self.run(doing, step).await?);
-        }
-        Ok(answers.into_iter())
+        Ok(self.commands.in_order(steps, doing).await?.into_iter())
     }
 
     /// Runs one, which may be repeated.
@@ -206,37 +198,5 @@ impl Retention for RedisStore {
     /// What is dropped stops after the run that it removes just now.
     async fn expire(&self, keep: &Keep) -> Result<u64> {
         self.0.expire(keep).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use services::{RedisCluster, RedisOptions};
-
-    use super::{RedisStore, RedisStoreConfig};
-    use crate::RedisConfig;
-    use crate::script::Request;
-
-    #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "needs Redis"]
-    async fn a_step_waits_for_the_one_before_it_at_another_node_of_a_cluster() {
-        let cluster = RedisCluster::start(0, &RedisOptions::new()).unwrap();
-        let config = RedisStoreConfig::new(RedisConfig::from_url(&cluster.url()).unwrap());
-        let store = RedisStore::connect(config).await.unwrap().0;
-        // Slots 12182 and 5061, of the third and of the first node.
-        let [slow, other] = ["foo", "bar"].map(|key| Request::new("SET").arg(key).arg(1));
-        let [last, first] = [12182, 5061].map(|slot| cluster.serves(slot).unwrap());
-        assert_ne!(last, first);
-        let there = || cluster.nodes()[first].ask(&["EXISTS", "bar"]).unwrap();
-        store.ask("look who serves what", Request::new("GET").arg("foo")).await.unwrap();
-        cluster.nodes()[last].pause().unwrap();
-        let mut ordered = std::pin::pin!(store.run_in_order("write both", [vec![slow], vec![other]]));
-        let early = tokio::time::timeout(Duration::from_millis(300), &mut ordered).await;
-        assert!(early.is_err() && there() == "0", "the second before the first");
-        cluster.nodes()[last].go_on().unwrap();
-        assert_eq!(ordered.await.unwrap().len(), 2);
-        assert_eq!(there(), "1");
     }
 }

@@ -107,11 +107,14 @@ impl RedisSentinel {
     /// # Errors
     /// Where no sentinel answers.
     pub fn master(&self) -> io::Result<usize> {
-        let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME];
-        let told = self.sentinels.iter().find_map(|sentinel| sentinel.ask(&words).ok());
-        let port: Option<u16> = told.as_deref().and_then(|told| told.lines().nth(1)?.parse().ok());
-        let found = self.servers.iter().position(|server| Some(server.port()) == port);
+        let found = self.sentinels.iter().find_map(|sentinel| self.named_by(sentinel));
         found.ok_or_else(|| io::Error::other("no sentinel names a master"))
+    }
+
+    fn named_by(&self, sentinel: &Sentinel) -> Option<usize> {
+        let told = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]).ok()?;
+        let port: u16 = told.lines().nth(1)?.parse().ok()?;
+        self.servers.iter().position(|server| server.port() == port)
     }
 
     /// Waits until the sentinels name another master than this one.
@@ -120,6 +123,17 @@ impl RedisSentinel {
     /// Where they do not.
     pub fn until_not(&self, number: usize) -> io::Result<()> {
         until("failover", || self.master().is_ok_and(|master| master != number))
+    }
+
+    /// Waits until all sentinels that run name another master than this one: they tell each other within 2 s.
+    ///
+    /// # Errors
+    /// Where they do not.
+    pub fn until_all_say_not(&self, number: usize) -> io::Result<()> {
+        let names_another =
+            |sentinel: &Sentinel| self.named_by(sentinel).is_some_and(|named| named != number);
+        let running = || self.sentinels.iter().filter(|sentinel| sentinel.engine.id().is_some());
+        until("all sentinels", || running().all(names_another))
     }
 
     /// Makes the other server the master, and waits until it is.

@@ -8,16 +8,22 @@ local group, id, how, entry = ARGV[1], ARGV[3], ARGV[5], ARGV[7]
 local owner, count = pending(KEYS[1], group, id)
 if owner ~= ARGV[2] or count ~= tonumber(ARGV[4]) then return { 'lost' } end
 local claim = ARGV[10] ~= '' and redis.call('HGET', KEYS[6], ARGV[10]) or ''
-if ARGV[11] ~= '' then
-  if claim ~= ARGV[11] then return { 'other', claim } end
-  redis.call('HSET', KEYS[6], ARGV[10], ARGV[12])
-  redis.call('ZADD', KEYS[7], whole(now_ms()), ARGV[10])
-end
+if ARGV[11] ~= '' and claim ~= ARGV[11] then return { 'other', claim } end
 local comes_from_again = KEYS[1] == KEYS[3]
+-- Last: where a call before it fails, the event stays as it was.
+local function over()
+  if ARGV[11] ~= '' then
+    redis.call('HSET', KEYS[6], ARGV[10], ARGV[12])
+    redis.call('ZADD', KEYS[7], whole(now_ms()), ARGV[10])
+  end
+  redis.call('XACK', KEYS[1], group, id)
+  if comes_from_again then redis.call('XDEL', KEYS[1], id) end
+end
 local found = redis.call('XRANGE', KEYS[1], id, id)[1]
-redis.call('XACK', KEYS[1], group, id)
-if comes_from_again then redis.call('XDEL', KEYS[1], id) end
-if not found then return { 'done', '' } end
+if not found then
+  over()
+  return { 'done', '' }
+end
 local fields, due = found[2], ''
 local leaves = true
 if how == 'back' or how == 'due' then
@@ -51,6 +57,7 @@ elseif how == 'dead' then
   end
   redis.call('XADD', KEYS[10], '*', unpack(letter))
 end
+over()
 if leaves and comes_from_again and redis.call('HINCRBY', KEYS[8], entry, -1) <= 0 then
   redis.call('HDEL', KEYS[8], entry)
   local name = field(fields, 'id')
