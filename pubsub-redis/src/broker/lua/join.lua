@@ -19,7 +19,7 @@ end
 local function make(stream, from)
   local made = redis.pcall('XGROUP', 'CREATE', stream, group, from, 'MKSTREAM')
   if made.err then
-    if string.sub(made.err, 1, 9) ~= 'BUSYGROUP' then error(made.err) end
+    if string.sub(made.err, 1, 9) ~= 'BUSYGROUP' then error(made) end
     return 0
   end
   return 1

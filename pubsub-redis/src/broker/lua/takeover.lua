@@ -21,7 +21,8 @@ end
 local function take_over(stream, kind)
   local taken = {}
   local left = redis.pcall('XPENDING', stream, group, 'IDLE', lease, '-', '+', AT_ONCE)
-  if left.err then error(left.err) end
+  -- As a table, so that its code is that of the answer.
+  if left.err then error(left) end
   if #left >= AT_ONCE then more = 1 end
   for _, one in ipairs(left) do
     local id, owner = one[1], one[2]
