@@ -38,6 +38,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
     let mut workers = Workers::start(stage.place, vec![address.clone(); WORKERS]);
     let onlooker = Onlooker::at(&patient_url(server.port()));
     onlooker.until_all_are_members();
+    workers.have_joined();
     let mut crew = Crew::begin(stage.place, &address, Manner { insists: false }, stage.chance.fork());
     let over = Instant::now() + stage.trouble;
     let (mut times, mut joining) = (0, 0);

@@ -45,6 +45,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
     let patient = format!("{}?prefix={PREFIX}", servers.url());
     let onlooker = Onlooker::at(&patient);
     onlooker.until_all_are_members();
+    workers.have_joined();
     let mut crew = Crew::begin(stage.place, &address, Manner { insists: true }, stage.chance.fork());
     let (over, mut storms) = (Instant::now() + stage.trouble, Vec::new());
     // Each at least once.

@@ -23,6 +23,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
     let manner = Manner { insists: true };
     let onlooker = Onlooker::at(&links.direct());
     onlooker.until_all_are_members();
+    workers.have_joined();
     let first = kill_one(&onlooker, stage.place, &mut workers, &mut stage.chance);
     stage.tally.count("kills of workers");
     workers.complete();

@@ -39,7 +39,8 @@ pub(super) struct Workers<'a> {
     place: &'a Place,
     urls: Vec<String>,
     script: String,
-    running: Vec<Option<(Child, Instant)>>,
+    /// With the time of the start, as long as it may not have joined its group.
+    running: Vec<Option<(Child, Option<Instant>)>>,
     hurt: Vec<Hurt>,
 }
 
@@ -61,7 +62,7 @@ impl<'a> Workers<'a> {
             if self.running[at].is_none() {
                 let words = self.words(at);
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                self.running[at] = Some((start_aside(self.place, &words), Instant::now()));
+                self.running[at] = Some((start_aside(self.place, &words), Some(Instant::now())));
             }
         }
     }
@@ -74,11 +75,17 @@ impl<'a> Workers<'a> {
         words.into_iter().chain(more).chain(command).map(str::to_owned).collect()
     }
 
+    /// From now on none of those that run may end.
+    pub(super) fn have_joined(&mut self) {
+        self.running.iter_mut().flatten().for_each(|(_, started)| *started = None);
+    }
+
     pub(super) fn none_has_ended(&mut self) {
         for worker in &mut self.running {
             let Some((child, started)) = worker else { continue };
             let Some(ended) = child.try_wait().unwrap() else { continue };
-            let could_not_join = OUT_OF_REACH.contains(&ended.code()) && started.elapsed() < JOINS;
+            let is_young = started.is_some_and(|started| started.elapsed() < JOINS);
+            let could_not_join = OUT_OF_REACH.contains(&ended.code()) && is_young;
             assert!(could_not_join, "a worker ended by itself ({ended:?}): {}", last_words(self.place));
             *worker = None;
         }
