@@ -1,5 +1,5 @@
 //! Reads that wait, and connections that end while they do: nothing is held up and nothing is missed.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod own;
 
