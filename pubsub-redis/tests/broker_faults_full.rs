@@ -132,8 +132,9 @@ async fn what_is_old_goes_while_the_server_is_full() {
     let redis = limited(0);
     let short = config(&redis).with_retention(Duration::from_millis(200));
     let broker = connect(short).await;
-    publish(&broker, 0..50).await;
+    // What no group waits for goes at once.
     let mut member = Member::join(&broker, on("s", &["t:a"]).with_prefetch(50)).await;
+    publish(&broker, 0..50).await;
     set_memory(&redis, 1);
     for _ in 0..50 {
         member.take().await;

@@ -46,6 +46,8 @@ fn denied(redis: &Redis) -> Vec<String> {
 
 /// Published, tried twice, run, followed, asked for.
 async fn work(broker: &RedisBroker, store: &RedisStore) {
+    // What no group waits for is old soon.
+    drop(Member::join(broker, on("build", &["t:*"])).await);
     broker.publish_one(named("t", "action-1", "chosen")).await.unwrap();
     let stores = FanOut::new(vec![SinkConfig::required("redis", Arc::new(store.clone()))]);
     let command = Command::shell(r#"echo "attempt $PIPELINE_ATTEMPT"; [ "$PIPELINE_ATTEMPT" = 2 ]"#);
@@ -78,12 +80,12 @@ async fn work(broker: &RedisBroker, store: &RedisStore) {
 async fn look_after(broker: &RedisBroker) {
     let mut listener =
         Deliveries::open(broker, Subscription::broadcast(["u:*".parse().unwrap()]).unwrap()).await.unwrap();
+    let brief = || on("s", &["u:*"]).with_lease(Duration::from_millis(300)).unwrap();
+    let mut dead = Member::join(broker, brief()).await;
     for id in ["1", "2"] {
         broker.publish_one(named("u", "action-2", id)).await.unwrap();
     }
     listener.next().await.unwrap().unwrap();
-    let brief = || on("s", &["u:*"]).with_lease(Duration::from_millis(300)).unwrap();
-    let mut dead = Member::join(broker, brief()).await;
     let leased = dead.next().await;
     dead.settle(&leased, Settlement::DeadLetter { reason: "no good".to_owned() }).await.unwrap();
     let left = dead.next().await;

@@ -40,15 +40,17 @@ pub(crate) async fn publish(broker: &RedisBroker, ids: impl IntoIterator<Item = 
 
 /// What comes next, whatever else is told before.
 pub(crate) async fn next(deliveries: &mut Deliveries) -> Delivery {
-    let next = async {
-        loop {
-            match deliveries.next().await.expect("the stream has ended") {
-                Ok(delivery) => return delivery,
-                Err(error) => assert!(error.is_retryable(), "{error}"),
-            }
+    timeout(LONG, next_whenever(deliveries)).await.expect("nothing comes")
+}
+
+/// The same, however long it takes.
+pub(crate) async fn next_whenever(deliveries: &mut Deliveries) -> Delivery {
+    loop {
+        match deliveries.next().await.expect("the stream has ended") {
+            Ok(delivery) => return delivery,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
         }
-    };
-    timeout(LONG, next).await.expect("nothing comes")
+    }
 }
 
 /// Asks until it is so.
