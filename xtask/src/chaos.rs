@@ -12,6 +12,7 @@ use crate::run::{Done, Form};
 pub(crate) struct Chaos {
     seed: Option<u64>,
     seconds: u64,
+    phase: Option<usize>,
     form: Form,
 }
 
@@ -21,7 +22,7 @@ impl Chaos {
             Form::Quick => 60,
             Form::Long => 600,
         };
-        Self { seed: None, seconds, form }
+        Self { seed: None, seconds, phase: None, form }
     }
 
     /// From the words of the command line; `None` for what is none of them.
@@ -34,6 +35,7 @@ impl Chaos {
             match *word {
                 "--seed" => chaos.seed = Some(number),
                 "--seconds" => chaos.seconds = number,
+                "--phase" => chaos.phase = number.try_into().ok(),
                 _ => return None,
             }
         }
@@ -47,10 +49,13 @@ pub(crate) fn run(chaos: Chaos) -> Done {
     let Chaos { seconds, form, .. } = chaos;
     let seed = chaos.seed.unwrap_or_else(fresh_seed);
     let long = if form == Form::Long { "--long " } else { "" };
-    let repeat = format!("cargo xtask chaos redis {long}--seconds {seconds} --seed {seed}");
     println!("chaos from seed {seed}, about {seconds} s");
-    let plan = ::crash::Chaos { program, seed, span: Duration::from_secs(seconds) };
-    let tally = ::crash::chaos(&plan).map_err(|why| format!("{why}\n{repeat} draws the same again"))?;
+    let plan = ::crash::Chaos { program, seed, span: Duration::from_secs(seconds), phase: chaos.phase };
+    let again = |(phase, why)| {
+        let words = format!("{long}--seconds {seconds} --seed {seed} --phase {phase}");
+        format!("{why}\ncargo xtask chaos redis {words} draws the same again")
+    };
+    let tally = ::crash::chaos(&plan).map_err(again)?;
     println!("{tally}seed {seed}");
     Ok(())
 }

@@ -38,9 +38,9 @@ cargo xtask <task>
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
                            (1,000 with --long); with --seed the rounds alone
-  chaos redis [--seed S] [--seconds N] [--long]
+  chaos redis [--seed S] [--seconds N] [--phase 1|2|3] [--long]
                            publisher, workers and followers over Redis while links fail, servers die, come back empty
-                           or are replaced, and workers are killed: 60 s (10 minutes with --long)
+                           or are replaced, and workers are killed: 60 s (10 minutes with --long), or one phase of it
   fuzz [--long] [TARGET..] fuzz targets for 15 s each, two at once (10 minutes each with --long)
   fuzz seeds               writes the seeds of the fuzz targets anew
   services up|down|status  starts the servers that tests need and prints the variables that name them, as a shell's

@@ -7,9 +7,9 @@ use services::{Data, Redis, RedisOptions};
 
 use super::crew::{Crew, Manner, Sent};
 use super::onlooker::Onlooker;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, left};
 use super::workers::Workers;
-use super::{LIMIT, Stage, WORKERS, patient_url, until, url};
+use super::{Stage, WORKERS, patient_url, url};
 use crate::nobody_is_left;
 
 /// Within so long after the server is back an event that is published then has run.
@@ -49,7 +49,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
         crew.ledger.calm_begins();
         times += 1;
         workers.none_has_ended();
-        onlooker.until_a_sign_has_run(stage.place, &crew.ledger, times, GOES_ON);
+        onlooker.until_a_sign_has_run((stage.place, &crew.ledger, times), GOES_ON, || left(&server));
         let (many, took) = (commands(&server) - before.0, before.1.elapsed());
         assert!(
             many < JOINING + A_SECOND * took.as_secs(),
@@ -60,7 +60,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
     stage.tally.add("commands at most until an event had run again", usize::try_from(joining).unwrap());
     sleep(AFTERWARDS);
     crew.stop_publishing();
-    until("every event is settled", LIMIT, || onlooker.is_quiet());
+    onlooker.until_all_is_settled(|| left(&server));
     let rate = idle_rate(&server);
     stage.tally.add("commands a second while nothing was to be done", usize::try_from(rate).unwrap());
     assert!(rate < IDLE, "{rate} commands a second while nothing is to be done");

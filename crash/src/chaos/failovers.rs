@@ -4,14 +4,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use pubsub_pipeline::EventId;
-use services::{Data, Persistence, RedisOptions, RedisSentinel};
+use services::{Data, Persistence, Redis, RedisOptions, RedisSentinel};
 
 use super::crew::{Crew, Ledger, Manner, Sent};
 use super::onlooker::Onlooker;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, left};
 use super::tally::Tally;
 use super::workers::Workers;
-use super::{LIMIT, PREFIX, Stage, WORKERS, now_ms, options, until};
+use super::{PREFIX, Stage, WORKERS, now_ms, options};
 use crate::{Chance, nobody_is_left};
 
 /// Within so long after a failover an event that is published then has run.
@@ -60,11 +60,11 @@ pub(super) fn play(mut stage: Stage<'_>) {
         storms.push(replace(&mut servers, failover, &crew.ledger, &mut stage.chance, stage.tally));
         times += 1;
         workers.none_has_ended();
-        onlooker.until_a_sign_has_run(stage.place, &crew.ledger, times, GOES_ON);
+        onlooker.until_a_sign_has_run((stage.place, &crew.ledger, times), GOES_ON, || left_at(&servers));
     }
     sleep(AFTERWARDS);
     crew.stop_publishing();
-    until("every event is settled", LIMIT, || onlooker.is_quiet());
+    onlooker.until_all_is_settled(|| left_at(&servers));
     workers.end();
     nobody_is_left(stage.place);
 
@@ -86,6 +86,14 @@ pub(super) fn play(mut stage: Stage<'_>) {
     outcome.each_is_concluded_once(is_clear);
     crew.runtime.block_on(outcome.lines_are_there_once(|run| is_clear(&run.key.event_id)));
     crew.is_over();
+}
+
+/// What is left at each of the two.
+fn left_at(servers: &RedisSentinel) -> String {
+    let of = |server: &Redis| {
+        format!("{} ({}): {}", server.port(), server.info("role").unwrap_or_default(), left(server))
+    };
+    servers.servers().iter().map(of).collect::<Vec<_>>().join(" | ")
 }
 
 /// Replaces the master; answers from when to when what was acknowledged may be lost, in milliseconds since 1970.

@@ -53,6 +53,8 @@ pub struct Chaos {
     pub seed: u64,
     /// How long it takes, about.
     pub span: Duration,
+    /// This phase alone: the first is 1.
+    pub phase: Option<usize>,
 }
 
 /// A phase while it is played.
@@ -101,18 +103,23 @@ const PHASES: [Phase; 3] = [
 /// Plays the phases one after the other; answers what was done.
 ///
 /// # Errors
-/// A sentence that says what is wrong, and in which phase.
-pub fn chaos(plan: &Chaos) -> Result<Tally, String> {
+/// Which phase failed, and a sentence that says what is wrong.
+pub fn chaos(plan: &Chaos) -> Result<Tally, (usize, String)> {
     let mut tally = Tally::default();
     let mut chance = Chance::new(plan.seed);
-    for Phase { name, part, checked, play } in PHASES {
+    for (number, Phase { name, part, checked, play }) in (1..).zip(PHASES) {
+        // Also where it is left out, so that the others are the same.
+        let chance = chance.fork();
+        if plan.phase.is_some_and(|phase| phase != number) {
+            continue;
+        }
         let (place, began) = (Place::of(plan.program.clone()), Instant::now());
         tally.begin(name, checked);
         let trouble = (plan.span * part / 100).saturating_sub(QUIET).max(Duration::from_secs(2));
-        let stage = Stage { place: &place, trouble, chance: chance.fork(), tally: &mut tally };
+        let stage = Stage { place: &place, trouble, chance, tally: &mut tally };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| play(stage))) {
             eprintln!("{} is kept", place.keep().display());
-            return Err(format!("{name}: {}", sentence(&*panic)));
+            return Err((number, format!("{name}: {}", sentence(&*panic))));
         }
         tally.took(began.elapsed());
         eprintln!("chaos: {name}: ok, {:.0} s", began.elapsed().as_secs_f64());
@@ -133,10 +140,17 @@ fn now_ms() -> u64 {
 }
 
 /// Waits until it is so; fails with what it was that never came.
-fn until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+fn until(what: &str, limit: Duration, is_so: impl FnMut() -> bool) {
+    until_or(what, limit, is_so, || "nothing more is known".to_owned());
+}
+
+/// The same, with more about it where it fails.
+fn until_or(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool, state: impl FnOnce() -> String) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < limit, "within {limit:?} it never came that {what}");
+        if began.elapsed() >= limit {
+            panic!("within {limit:?} it never came that {what}: {}", state());
+        }
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -6,7 +6,7 @@ use services::{Persistence, Redis, RedisOptions};
 
 use super::crew::{Crew, Manner, Sent};
 use super::onlooker::{Onlooker, begun};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, left};
 use super::trouble::Links;
 use super::workers::Workers;
 use super::{LEASE, LIMIT, Stage, until};
@@ -32,7 +32,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
     crew.ledger.enter(first);
     links.trouble(&mut workers, stage.trouble, &mut stage.chance, stage.tally);
     crew.stop_publishing();
-    until("every event is settled", LIMIT, || onlooker.is_quiet());
+    onlooker.until_all_is_settled(|| left(&links.server));
     workers.end();
     nobody_is_left(stage.place);
 

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::crew::{Ledger, Sent, connect, event};
 use super::outcome::is_quiet;
 use super::workers::STAGE;
-use super::{LIMIT, WORKERS, until};
+use super::{LIMIT, WORKERS, until, until_or};
 use crate::planned::Planned;
 use crate::witness::Said;
 use crate::{Place, Witness};
@@ -27,9 +27,18 @@ impl Onlooker {
         Self { runtime, broker }
     }
 
-    /// Whether no group has anything to do.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.runtime.block_on(is_quiet(&self.broker))
+    /// Waits until no group has anything to do.
+    pub(super) fn until_all_is_settled(&self, server: impl Fn() -> String) {
+        let is_quiet = || self.runtime.block_on(is_quiet(&self.broker));
+        until_or("every event is settled", LIMIT, is_quiet, || self.state(server));
+    }
+
+    /// What groups have to do, as broker and server say.
+    fn state(&self, server: impl Fn() -> String) -> String {
+        let groups = self.runtime.block_on(self.broker.groups(&Scope::default()));
+        let groups: Vec<_> =
+            groups.iter().flatten().map(|group| (&group.name, group.members, group.depth)).collect();
+        format!("{groups:?}; {}", server())
     }
 
     pub(super) fn until_all_are_members(&self) {
@@ -49,10 +58,9 @@ impl Onlooker {
     /// What is published now is answered and run within this time, whatever became of all else.
     pub(super) fn until_a_sign_has_run(
         &self,
-        place: &Place,
-        ledger: &Ledger,
-        number: usize,
+        (place, ledger, number): (&Place, &Ledger, usize),
         limit: Duration,
+        server: impl Fn() -> String,
     ) {
         let (action, id) = (format!("sign-{number}"), format!("sign-{number}.3.00.0"));
         let planned = Planned { action, id, lines: 3, code: 0 };
@@ -64,7 +72,8 @@ impl Onlooker {
         let sent = Sent { calm: ledger.calm(), ..sent.unwrap() };
         ledger.enter(sent.clone());
         let has_ended = || !Witness::read(place).attempts("end", STAGE, sent.id.as_str()).is_empty();
-        until("an event that is published after that has run", limit, has_ended);
+        let what = format!("an event that is published after that ({}) has run", sent.id);
+        until_or(&what, limit, has_ended, || self.state(server));
     }
 
     /// Publishes, where it is answered.

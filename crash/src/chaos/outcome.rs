@@ -18,24 +18,33 @@ use crate::planned::Planned;
 use crate::witness::{Said, concluded_in_any_order};
 use crate::{Place, Witness};
 
-/// What of all groups is pending, and is to come later, as the server itself has it: two numbers.
+/// What of all groups is pending, and is to come later, as the server itself has it: a line for each place.
 const LEFT: &str = "
-local pending, later = 0, 0
+local left = {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
   local kind = redis.call('TYPE', key).ok
   if kind == 'stream' then
     for _, group in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-      for at = 1, #group, 2 do
-        if group[at] == 'pending' then pending = pending + group[at + 1] end
+      local of = {}
+      for at = 1, #group, 2 do of[group[at]] = group[at + 1] end
+      if of.pending > 0 then
+        for _, one in ipairs(redis.call('XPENDING', key, of.name, '-', '+', 3)) do
+          left[#left + 1] = 'pending in ' .. key .. ' of ' .. of.name .. ': ' .. table.concat(one, ' ')
+        end
       end
     end
   elseif kind == 'zset' and string.find(key, ':due:', 1, true) then
-    later = later + redis.call('ZCARD', key)
+    left[#left + 1] = 'to come later in ' .. key .. ': ' .. redis.call('ZCARD', key)
   elseif kind == 'hash' and string.find(key, ':held:', 1, true) then
-    later = later + redis.call('HLEN', key)
+    left[#left + 1] = 'held in ' .. key .. ': ' .. redis.call('HLEN', key)
   end
 end
-return pending .. ' ' .. later";
+return table.concat(left, '; ')";
+
+/// What is left at this server; nothing where all is settled.
+pub(super) fn left(server: &Redis) -> String {
+    server.ask(&["EVAL", LEFT, "0", PREFIX]).unwrap_or_else(|error| error.to_string())
+}
 
 /// What is there once all is over.
 pub(super) struct Outcome {
@@ -159,8 +168,7 @@ impl Outcome {
     /// Nothing is left in the groups, as broker and server say; and no dead letter but of what was given up.
     pub(super) async fn nothing_is_left(&self, server: &Redis) {
         assert!(is_quiet(&self.broker).await, "{:?}", self.broker.groups(&Scope::default()).await);
-        let left = server.ask(&["EVAL", LEFT, "0", PREFIX]).unwrap();
-        assert_eq!(left, "0 0", "pending at the server, and to come later");
+        assert_eq!(left(server), "", "left at the server");
         let letters = self.broker.list(None, 1000).await.unwrap();
         let exhausted = self.exhausted();
         let others: Vec<_> = letters.iter().filter(|letter| !exhausted.contains(&&*letter.id)).collect();
