@@ -314,6 +314,10 @@ impl Taker {
         let (member, lease) = (&self.member, self.member.group.lease);
         self.signed = Some(Instant::now());
         let silence = member.sign_in().await?;
+        if let Some(left) = member.hearing.spares() {
+            self.look_after = Instant::now() + left;
+            return Ok(false);
+        }
         if silence > lease || self.swept.elapsed() >= SWEEP || !member.left_by_itself().is_empty() {
             return Ok(true);
         }
