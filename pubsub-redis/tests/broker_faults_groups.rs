@@ -1,5 +1,11 @@
 //! Many groups of one action each beside many events of others: what each costs the server.
-#![expect(clippy::unwrap_used, clippy::cast_precision_loss, clippy::print_stdout, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 mod own;
 
@@ -88,9 +94,11 @@ async fn each_finds_its_own(many: usize, events: usize) {
         assert_eq!(member.take().await, format!("event-{n}"));
         calls.push(scripts_called(&redis) - before);
     }
-    // To join, to say that it is there, to look for what others left and for its own; and what the last one still did that
-    // left meanwhile.
-    assert!(calls.iter().all(|calls| *calls <= 12), "{calls:?}");
+    // To join, to say that it is there, to look for what others left and for its own; and what the last one did that left. Now
+    // and then somebody looks for what is old meanwhile.
+    let of = |calls: &[usize]| calls.iter().sum::<usize>() / calls.len();
+    let (begun, ended) = (of(&calls[..many / 10]), of(&calls[many - many / 10..]));
+    assert!(begun <= 9 && ended <= 9, "{begun} calls each at the beginning, {ended} at the end");
     let each = began.elapsed() / u32::try_from(many).unwrap();
     println!("{many} groups beside {events} events: {each:.2?} each until its event is settled");
     let grown = counted(&redis, "used_memory").saturating_sub(memory) as f64 / many as f64;
