@@ -152,12 +152,19 @@ pub(super) fn under_what_is_stopped(program: &Path) {
     stage.ok(&["--dir", "small/p", "stream", "next", "s", "--", "echo", "hi"]);
 }
 
-/// The end of an output is held back on the full disk: less of it is kept, and the gap counts the rest.
+/// The end of an output is held back on a disk that gets full: less of it is kept, and the gap counts the rest. However
+/// much room there was, what is held back leaves enough of it to the store.
 pub(super) fn under_a_limit(program: &Path) {
+    // From less than one of the pieces that are written at once, to all but two of them.
+    for ballast in [1_600, 1_300, 1_100, 1_024, 1_000, 960, 900, 800, 500, 100] {
+        with_less_room(program, ballast << 10);
+    }
+}
+
+fn with_less_room(program: &Path, ballast: usize) {
     let stage = Stage::new(program);
     let small = Small::mount(&stage);
-    let ballast = vec![7; 1 << 20];
-    std::fs::write(small.0.join("ballast"), &ballast).unwrap();
+    std::fs::write(small.0.join("ballast"), vec![7; ballast]).unwrap();
     let words = ["--dir", "small/p", "stream", "big", "s", "--max-output", "200kB", "--", "sh", "-c", PRINTS];
     let ended = stage.run(&words);
     assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));

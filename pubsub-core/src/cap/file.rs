@@ -166,9 +166,9 @@ impl HeldFile {
         Ok(first.filter(|first| place_head(*first, before) == *bytes).map(|first| (first, before, frames)))
     }
 
-    /// Gives back what lies from this place on.
-    pub(super) fn shrink_to(&self, place: u64) {
-        if let Err(error) = self.file.set_len(offset(place)) {
+    /// Gives the room of a place back to the disk, in which nothing is looked for from now on.
+    pub(super) fn give_back(&self, place: u64) {
+        if let Err(error) = punch(&self.file, offset(place)) {
             tracing::debug!(%error, "a file of lines that are held back keeps what it cannot use");
         }
     }
@@ -204,6 +204,20 @@ struct Version {
 fn damaged(path: &Path) -> Error {
     Error::new(ErrorKind::Corrupt, "lines that were held back: the head of their file")
         .with("path", path.display())
+}
+
+/// Leaves a hole where a place was.
+#[cfg(target_os = "linux")]
+fn punch(file: &File, at: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, at, PLACE_BYTES).map_err(io::Error::from)
+}
+
+/// Only what lies at the end is given back.
+#[cfg(not(target_os = "linux"))]
+fn punch(file: &File, at: u64) -> io::Result<()> {
+    if file.metadata()?.len() <= at.saturating_add(PLACE_BYTES) { file.set_len(at) } else { Ok(()) }
 }
 
 const fn offset(place: u64) -> u64 {

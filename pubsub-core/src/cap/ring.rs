@@ -130,16 +130,23 @@ impl Ring {
                 }
                 Err(error) => self.failed(&error),
             }
-            if place + 1 < self.places {
-                self.free.push(place);
-                return None;
-            }
-            // What is begun there is given back: others need the room, perhaps the store itself. A full disk still has
-            // the places before; no further one is tried.
+            self.free.push(place);
+            self.give_back();
+        }
+    }
+
+    /// Leaves half of the room that it has to others, above all to the store that the head goes to, and in the end what is
+    /// held back here; and takes no more from now on.
+    fn give_back(&mut self) {
+        let kept = self.blocks.len() / 2;
+        while self.blocks.len() > kept {
+            self.take_oldest();
+        }
+        self.most = 0;
+        for place in self.free.drain(..) {
             if let Some(file) = &self.file {
-                file.shrink_to(place);
+                file.give_back(place);
             }
-            (self.places, self.most) = (place, place);
         }
     }
 
