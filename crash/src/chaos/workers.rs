@@ -12,6 +12,9 @@ use crate::{BEGIN, Place, SAID, end_of, signal, start_aside};
 /// it runs has ended.
 const HEARS: Duration = Duration::from_millis(3000);
 
+/// So long the commands of a killed worker may live.
+const DIES_MS: u64 = 1000;
+
 /// The exit codes of a worker that could not join its group: the broker was out of reach, or did not answer in time, and
 /// it is to be started again.
 const OUT_OF_REACH: [Option<i32>; 2] = [Some(4), Some(5)];
@@ -104,7 +107,8 @@ impl<'a> Workers<'a> {
             child.kill().unwrap();
             child.wait().unwrap();
             let now = now_ms();
-            self.hurt.push(Hurt { worker: child.id(), from: now, to: now, is_alone: false });
+            // Its command, which its guardian kills, may say yet that it begins.
+            self.hurt.push(Hurt { worker: child.id(), from: now, to: now + DIES_MS, is_alone: false });
         }
     }
 
