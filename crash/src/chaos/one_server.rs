@@ -39,7 +39,7 @@ pub(super) fn play(mut stage: Stage<'_>) {
     outcome.count(stage.tally);
     stage.tally.add("publishes that were repeated", crew.ledger.retried());
     outcome.none_is_lost(|sent| sent.is_published);
-    outcome.attempts_have_a_reason(&workers);
+    outcome.attempts_have_a_reason(&workers, &links);
     outcome.each_is_concluded_once(|_| true);
     crew.runtime.block_on(async {
         outcome.lines_are_there_once(|_| true).await;

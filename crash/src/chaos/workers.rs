@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use super::{ANSWER, LEASE, now_ms};
+use super::{ANSWER, LEASE, in_ms, now_ms};
 use crate::planned::BUILD;
 use crate::{BEGIN, Place, SAID, end_of, signal, start_aside};
 
@@ -117,8 +117,7 @@ impl<'a> Workers<'a> {
         let Some((child, _)) = &self.running[at] else { return };
         let from = now_ms();
         cut_off(child);
-        let hears = u64::try_from((HEARS + ANSWER * 2 + LEASE / 3).as_millis()).unwrap();
-        let to = now_ms() + hears;
+        let to = now_ms() + in_ms(HEARS + ANSWER * 2 + LEASE / 3);
         self.hurt.push(Hurt { worker: child.id(), from, to, is_alone: true });
     }
 
