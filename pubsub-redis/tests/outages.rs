@@ -20,7 +20,7 @@ async fn broker(port: u16) -> RedisBroker {
     let limit = Duration::from_millis(200);
     let redis = RedisConfig::new(format!("redis://127.0.0.1:{port}"));
     let redis = redis.with_answer_limit(limit).with_connect_limit(limit);
-    RedisBroker::connect(RedisBrokerConfig::new(redis)).await.unwrap()
+    RedisBroker::connect(RedisBrokerConfig::new(redis).with_partitions(1)).await.unwrap()
 }
 
 async fn member(broker: &RedisBroker) -> Deliveries {
@@ -92,4 +92,46 @@ async fn what_was_held_by_a_member_that_is_gone_since_an_outage_comes_to_another
     server.go_on().unwrap();
     let (Begin::Go(numbers), ()) = taking.await.unwrap() else { panic!("it is begun again") };
     assert_eq!((numbers.attempt, numbers.crashes), (2, 1));
+}
+
+/// As where a request was on its way for so long that its connection was given up, or its server was the master again only
+/// later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn what_is_leased_to_a_member_after_it_looked_for_lost_answers_comes_to_it_within_a_lease() {
+    let (stream, group) = ("pipeline:{0}:events", "s@t:*");
+    let server = Redis::start(&RedisOptions::new()).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let broker = broker(proxy.port()).await;
+    let mut deliveries = member(&broker).await;
+    let taking = tokio::spawn(async move { next(&mut deliveries).await.event().id.to_string() });
+    let waits = |times: u64| {
+        let stats = server.ask(&["INFO", "commandstats"]).unwrap();
+        let reads = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xreadgroup:calls="));
+        let reads = reads.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0);
+        reads >= times && server.info("blocked_clients").unwrap() == "1"
+    };
+    let waiting = async |times| {
+        while !waits(times) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, waiting(1)).await.expect("the member waits");
+    let before = proxy.accepted();
+    proxy.cut();
+    while proxy.accepted() < before + 2 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    timeout(LONG, waiting(2)).await.expect("the member waits again");
+
+    let members = server.ask(&["KEYS", "pipeline:{0}:members:*"]).unwrap();
+    let consumer = &*server.ask(&["ZRANGE", &members, "0", "0"]).unwrap();
+    let late = "redis.call('XADD', KEYS[1], '*', unpack(ARGV, 3))
+        return #redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'STREAMS', KEYS[1], '>')";
+    let event = named("t", "a", "late");
+    let event = event.to_attributes().unwrap();
+    let mut words = vec!["EVAL", late, "1", stream, group, consumer];
+    words.extend(event.iter().flat_map(|(name, text)| [&**name, &**text]));
+    assert_eq!(server.ask(&words).unwrap(), "1");
+    assert_eq!(timeout(LEASE * 4, taking).await.expect("it comes").unwrap(), "late");
 }

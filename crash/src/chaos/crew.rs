@@ -1,5 +1,6 @@
 //! Who lives through a phase in this process: a publisher that goes on, and followers.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -190,9 +191,11 @@ impl Publisher {
     /// Whether workers are so far behind that more would only wait.
     fn is_full(&self) -> bool {
         let witness = Witness::of(&self.folder);
-        let ended: std::collections::BTreeSet<&str> =
-            witness.all("end").map(|said| said.event.as_str()).collect();
-        let waits = |sent: &&Sent| sent.calm.is_some() && !ended.contains(sent.id.as_str());
+        let ended: BTreeSet<&str> = witness.all("end").map(|said| said.event.as_str()).collect();
+        // What was told before the server was emptied may never run.
+        let calm = self.ledger.calm();
+        let waits =
+            |sent: &&Sent| sent.calm.is_some() && sent.calm == calm && !ended.contains(sent.id.as_str());
         lock(&self.ledger.sent).iter().filter(waits).count() >= MOST_WAITING
     }
 

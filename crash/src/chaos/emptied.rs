@@ -61,6 +61,8 @@ pub(super) fn play(mut stage: Stage<'_>) {
     sleep(AFTERWARDS);
     crew.stop_publishing();
     onlooker.until_all_is_settled(|| left(&server));
+    // Those who wait for a run that was lost ask for it once a second.
+    crew.is_over();
     let rate = idle_rate(&server);
     stage.tally.add("commands a second while nothing was to be done", usize::try_from(rate).unwrap());
     assert!(rate < IDLE, "{rate} commands a second while nothing is to be done");
@@ -80,11 +82,13 @@ pub(super) fn play(mut stage: Stage<'_>) {
     let last = crew.ledger.calm();
     let counts = |sent: &Sent| sent.is_published && sent.calm == last;
     let of_last = |event: &_| outcome.sent.iter().any(|sent| sent.id == *event && counts(sent));
+    let many = outcome.sent.iter().filter(|sent| counts(sent)).count();
+    stage.tally.add("events after the server was emptied for the last time", many);
+    assert!(many > 1, "nothing but the sign was published after the server was emptied for the last time");
     outcome.none_is_lost(counts);
     outcome.witness.is_orderly();
     outcome.each_is_concluded_once(of_last);
     crew.runtime.block_on(outcome.lines_are_there_once(|run| of_last(&run.key.event_id)));
-    crew.is_over();
 }
 
 /// Empties the server; answers how many commands it had had then, and when that was.

@@ -133,10 +133,13 @@ fn sentence(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
+fn in_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap()
+}
+
 /// The wall clock in milliseconds, as the witness has it.
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_millis()).unwrap()
+    in_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
 }
 
 /// Waits until it is so; fails with what it was that never came.

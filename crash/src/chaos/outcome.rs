@@ -10,9 +10,10 @@ use pubsub_pipeline::{
 use serde_json::Value;
 use services::Redis;
 
-use super::PREFIX;
 use super::crew::{Sent, connect};
+use super::trouble::Links;
 use super::workers::{STAGE, Workers};
+use super::{LEASE, PREFIX, in_ms};
 use crate::checks::is_exhausted;
 use crate::planned::Planned;
 use crate::witness::{Said, concluded_in_any_order};
@@ -132,9 +133,9 @@ impl Outcome {
         self.runs.iter().filter(|(_, runs)| is_exhausted(runs)).map(|(event, _)| event.as_str()).collect()
     }
 
-    /// No attempt began twice; none ran beside another, or was followed by another, but where that one had failed, or its
-    /// worker had been killed or cut off.
-    pub(super) fn attempts_have_a_reason(&self, workers: &Workers<'_>) {
+    /// No attempt began twice; none ran beside another, or was followed by another, but where that one had failed, its
+    /// worker had been killed or cut off alone, or troubles had followed each other too fast to recover between them.
+    pub(super) fn attempts_have_a_reason(&self, workers: &Workers<'_>, links: &Links) {
         self.witness.begins_each_once();
         for beside in self.witness.all("beside") {
             let at = beside.at.unwrap();
@@ -144,7 +145,9 @@ impl Outcome {
             // Of two attempts the worker of the earlier one does not know yet.
             let is_known = |other: &Said| {
                 let earlier = if other.attempt < beside.attempt { other } else { beside };
+                let begun = other.at.unwrap().min(at);
                 workers.was_alone(earlier.worker.unwrap(), at)
+                    || links.followed_each_other(begun - in_ms(LEASE), at)
             };
             let others: Vec<&Said> = others.collect();
             assert!(
@@ -159,7 +162,10 @@ impl Outcome {
             let has_ended =
                 |said: &Said| self.witness.attempts("end", &said.stage, &said.event).contains(&said.attempt);
             let is_known = |said: &&Said| {
-                workers.was_hurt(said.worker.unwrap(), said.at.unwrap()) || (failed && has_ended(said))
+                let begun = said.at.unwrap();
+                workers.was_hurt(said.worker.unwrap(), begun)
+                    || links.followed_each_other(begun, again.at.unwrap())
+                    || (failed && has_ended(said))
             };
             assert!(before.iter().all(is_known), "run again without a reason: {again:?} after {before:?}");
         }

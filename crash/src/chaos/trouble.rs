@@ -7,7 +7,7 @@ use services::{Data, Proxy, Redis, Weather};
 
 use super::tally::Tally;
 use super::workers::Workers;
-use super::{ANSWER, WORKERS};
+use super::{ANSWER, WORKERS, in_ms, now_ms};
 use crate::{Chance, signal};
 
 /// One kind of trouble.
@@ -45,16 +45,31 @@ const TROUBLES: [Trouble; 12] = [
 /// Longer than a lease, and than every limit on an answer.
 const LONG: Duration = Duration::from_millis(4500);
 
+/// So long after a trouble everybody is known to have renewed what they hold: a third of a lease, and some tries.
+const RECOVERS: Duration = Duration::from_millis(2500);
+
+impl Trouble {
+    /// Whether it is one of all workers at once.
+    const fn is_common(self) -> bool {
+        !matches!(
+            self,
+            Self::Delay | Self::ForgetScripts | Self::KillWorker | Self::PauseWorker | Self::CutOffWorker
+        )
+    }
+}
+
 /// A server and the links to it: one for each worker, the last for all who are in this process.
 pub(super) struct Links {
     pub(super) server: Redis,
     proxies: Vec<Proxy>,
+    /// From when to when all workers were in trouble, in milliseconds since 1970.
+    common: Vec<(u64, u64)>,
 }
 
 impl Links {
     pub(super) fn to(server: Redis) -> Self {
         let proxies = (0..=WORKERS).map(|_| Proxy::start(server.port()).unwrap()).collect();
-        Self { server, proxies }
+        Self { server, proxies, common: Vec::new() }
     }
 
     /// The addresses of the workers.
@@ -93,10 +108,23 @@ impl Links {
                 left.extend(TROUBLES);
             }
             let trouble = left.swap_remove(usize::try_from(chance.below(left.len() as u64)).unwrap());
+            let from = now_ms();
             self.make(trouble, workers, chance, tally);
+            if trouble.is_common() {
+                self.common.push((from, now_ms()));
+            }
             workers.complete();
-            chance.instant(Duration::from_millis(700));
+            let calm = if chance.one_in(2) { Duration::ZERO } else { RECOVERS };
+            sleep(calm);
+            chance.instant(Duration::from_millis(500));
         }
+    }
+
+    /// Whether between these times a trouble ended that had begun before everybody had recovered from the one before: then a
+    /// worker may have lost a lease by bad luck alone.
+    pub(super) fn followed_each_other(&self, from: u64, to: u64) -> bool {
+        let soon = |pair: &[(u64, u64)]| pair[1].0 - pair[0].1 < in_ms(RECOVERS);
+        self.common.windows(2).any(|pair| soon(pair) && (from..=to).contains(&pair[1].1))
     }
 
     fn make(&mut self, trouble: Trouble, workers: &mut Workers<'_>, chance: &mut Chance, tally: &mut Tally) {
@@ -116,8 +144,7 @@ impl Links {
             }
             Trouble::Stall => {
                 let most = if chance.one_in(2) { ANSWER / 2 } else { LONG };
-                let most = u64::try_from(most.as_millis()).unwrap();
-                self.weather("stalls", Weather::Stalled, most, chance, tally);
+                self.weather("stalls", Weather::Stalled, in_ms(most), chance, tally);
             }
             Trouble::Halve => self.weather("times of halved traffic", Weather::Halved, 800, chance, tally),
             Trouble::LoseAnswers => {

@@ -4,13 +4,16 @@ use std::fs;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use super::{ANSWER, LEASE, now_ms};
+use super::{ANSWER, LEASE, in_ms, now_ms};
 use crate::planned::BUILD;
 use crate::{BEGIN, Place, SAID, end_of, signal, start_aside};
 
 /// How long a worker that was alone may not know that its lease is another's: until its next try to renew, and until what
 /// it runs has ended.
 const HEARS: Duration = Duration::from_millis(3000);
+
+/// So long the commands of a killed worker may live.
+const DIES_MS: u64 = 1000;
 
 /// The exit codes of a worker that could not join its group: the broker was out of reach, or did not answer in time, and
 /// it is to be started again.
@@ -104,7 +107,8 @@ impl<'a> Workers<'a> {
             child.kill().unwrap();
             child.wait().unwrap();
             let now = now_ms();
-            self.hurt.push(Hurt { worker: child.id(), from: now, to: now, is_alone: false });
+            // Its command, which its guardian kills, may say yet that it begins.
+            self.hurt.push(Hurt { worker: child.id(), from: now, to: now + DIES_MS, is_alone: false });
         }
     }
 
@@ -113,8 +117,7 @@ impl<'a> Workers<'a> {
         let Some((child, _)) = &self.running[at] else { return };
         let from = now_ms();
         cut_off(child);
-        let hears = u64::try_from((HEARS + ANSWER * 2 + LEASE / 3).as_millis()).unwrap();
-        let to = now_ms() + hears;
+        let to = now_ms() + in_ms(HEARS + ANSWER * 2 + LEASE / 3);
         self.hurt.push(Hurt { worker: child.id(), from, to, is_alone: true });
     }
 

@@ -6,6 +6,7 @@ mod claims;
 mod config;
 mod dead;
 mod depth;
+mod doubts;
 mod group;
 mod hearing;
 mod idle;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::batch::{Batch, Raw};
+use super::doubts::Doubts;
 use super::keys::Kind;
 use super::member::{Member, leaving};
 use super::reads::{Brought, Reads};
@@ -41,10 +42,8 @@ pub(super) struct Taker {
     found: Vec<Found>,
     /// How often in a row a read brought only what is another's.
     others: u32,
-    /// An answer was lost: the server may hold what this member does not know of.
-    doubt: bool,
-    /// A read was given up, and may go on at its server up to now: the same once more.
-    doubt_at: Option<Instant>,
+    /// When to ask for what the server may hold as this member's after a failure.
+    doubts: Doubts,
     /// How often in a row what was waited at was gone, or elsewhere.
     gone: u32,
     /// The server lost the group.
@@ -72,8 +71,7 @@ impl Taker {
             todo: (0..member.places.len()).collect(),
             found: vec![Found { dues: None, is_mixed: true }; member.places.len()],
             others: 0,
-            doubt: false,
-            doubt_at: None,
+            doubts: Doubts::default(),
             gone: 0,
             lost: 0,
             signed: None,
@@ -93,7 +91,7 @@ impl Taker {
                 Ok(Batch::nothing(&self.member))
             }
             Err(error) => {
-                self.doubt = true;
+                self.doubt();
                 self.reads.close();
                 self.look_everywhere();
                 Err(error)
@@ -105,11 +103,10 @@ impl Taker {
         if self.lost > 0 {
             self.join_again().await?;
         }
-        if self.doubt || self.doubt_at.is_some_and(|at| at <= Instant::now()) {
+        if self.doubts.next().is_some_and(|at| at <= Instant::now()) {
             let since = Instant::now();
             let raws = self.member.unknown().await?;
-            self.doubt = false;
-            self.doubt_at = self.doubt_at.filter(|at| *at > since);
+            self.doubts.asked(since);
             let batch = self.member.sort(raws, since).await?;
             if !batch.is_empty() {
                 return Ok(batch);
@@ -122,6 +119,11 @@ impl Taker {
             }
         }
         if self.todo.is_empty() { self.wait().await } else { self.look().await }
+    }
+
+    /// An answer may be lost, and the server may hold what this member does not know of.
+    fn doubt(&mut self) {
+        self.doubts.begin(Instant::now(), self.reads.longest(), self.member.group.lease);
     }
 
     fn look_everywhere(&mut self) {
@@ -224,9 +226,7 @@ impl Taker {
         self.reads = reads;
         let Brought { raws, gone, failure } = brought;
         if failure.is_some() {
-            self.doubt = true;
-            // A second more, for the way to the server.
-            self.doubt_at = Some(Instant::now() + self.reads.longest() + Duration::from_secs(1));
+            self.doubt();
         }
         let failed = if let Some(Turn::Failed(error)) = turn { Some(error) } else { None };
         if let Some(error) = failure.or(failed).filter(|_| raws.is_empty()) {
@@ -283,14 +283,14 @@ impl Taker {
         loop {
             let sign = self.signed.map_or_else(Instant::now, |signed| signed + self.sign());
             let due = member.next_due();
-            let look_after = self.doubt_at.map_or(self.look_after, |at| at.min(self.look_after));
+            let look_after = self.doubts.next().map_or(self.look_after, |at| at.min(self.look_after));
             let next = due.map_or(sign, |(_, due)| due.min(sign)).min(look_after);
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = member.sooner.notified() => continue,
             }
             let now = Instant::now();
-            if self.doubt_at.is_some_and(|at| at <= now) {
+            if self.doubts.next().is_some_and(|at| at <= now) {
                 return Turn::LookAfter;
             }
             let done = match due {

@@ -117,6 +117,20 @@ impl RedisSentinel {
         self.servers.iter().position(|server| server.port() == port)
     }
 
+    /// A number that grows with each failover, as the sentinels have it.
+    ///
+    /// # Errors
+    /// Where no sentinel answers.
+    pub fn epoch(&self) -> io::Result<u64> {
+        let told =
+            self.sentinels.iter().filter_map(|sentinel| sentinel.ask(&["SENTINEL", "MASTER", NAME]).ok());
+        let epoch = |told: String| {
+            let mut lines = told.lines().skip_while(|line| *line != "config-epoch").skip(1);
+            lines.next().and_then(|line| line.parse().ok())
+        };
+        told.filter_map(epoch).max().ok_or_else(|| io::Error::other("no sentinel knows a master"))
+    }
+
     /// Waits until the sentinels name another master than this one.
     ///
     /// # Errors
