@@ -47,10 +47,14 @@ impl<T: Send + 'static> JoinSet<T> {
         })
     }
 
-    /// As [`tokio::task::JoinSet::spawn`].
-    pub fn spawn(&mut self, task: impl Future<Output = T> + Send + 'static) -> AbortHandle {
+    /// As [`tokio::task::JoinSet::spawn_on`].
+    pub fn spawn_on(
+        &mut self,
+        task: impl Future<Output = T> + Send + 'static,
+        runtime: &tokio::runtime::Handle,
+    ) -> AbortHandle {
         AbortHandle(match &mut self.0 {
-            Inner::Plain(plain) => Handle::Plain(plain.spawn(task)),
+            Inner::Plain(plain) => Handle::Plain(plain.spawn_on(task, runtime)),
             Inner::Checked(checked) => {
                 let joined = shuttle::future::spawn(task);
                 let handle = joined.abort_handle();

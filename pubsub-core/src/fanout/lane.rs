@@ -12,6 +12,8 @@ use super::account::SinkAccount;
 use super::cost::cost;
 use super::meters::{Meters, gauged};
 use super::sink::{Behind, Sink};
+use super::task::{self, Turn};
+use super::tasks::Later;
 use super::{Need, WhenFull};
 use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::{Error, ErrorKind, LineBatch, Result, RunKey, RunRecord};
@@ -62,6 +64,8 @@ struct State {
     closed: Option<Behind>,
     /// Its task has ended: nothing more will reach the sink.
     ended: bool,
+    /// Where it has no task as yet: until there is something that nobody waits for, who waits does it.
+    later: Option<Later>,
 }
 
 pub(super) enum Begun {
@@ -83,6 +87,12 @@ pub(super) enum Next {
     Update(RunRecord),
     Finish(RunRecord),
     End,
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        self.since.is_some() || self.update.is_some() || self.finish.is_some()
+    }
 }
 
 impl std::fmt::Debug for Lane {
@@ -115,6 +125,7 @@ impl Lane {
                 stalled: false,
                 closed: None,
                 ended: false,
+                later: None,
             }),
             sink,
             meters,
@@ -127,7 +138,7 @@ impl Lane {
         self.sink.config.need
     }
 
-    pub(super) fn push(&self, batches: &[LineBatch]) {
+    pub(super) fn push(self: &Arc<Self>, batches: &[LineBatch]) {
         let config = &self.sink.config;
         let mut state = self.lock();
         let before = state.queued_bytes;
@@ -162,6 +173,8 @@ impl Lane {
         state.account.captured += captured;
         state.account.dropped += dropped;
         let after = state.queued_bytes;
+        // Only for the first bytes and for enough of them: a wake for every write would cost more than the write.
+        let wakes = after > before && (before == 0 || (before < self.enough() && after >= self.enough()));
         // Before the task can take it out again, or there would be less than nothing for a moment.
         self.sink.queue(after - before);
         drop(state);
@@ -172,28 +185,59 @@ impl Lane {
         self.meters.dropped.increment(dropped);
         self.meters.waiting.increment(gauged(captured - dropped));
         self.meters.lag.increment(gauged(after - before));
-        // Only for the first bytes and for enough of them: a wake for every write would cost more than the write.
-        if after > before && (before == 0 || (before < self.enough() && after >= self.enough())) {
-            self.work.notify_one();
+        if wakes {
+            self.wake();
         }
     }
 
-    pub(super) fn update(&self, record: &RunRecord) {
+    pub(super) fn update(self: &Arc<Self>, record: &RunRecord) {
         self.lock().update = Some(record.clone());
-        self.work.notify_one();
+        self.wake();
     }
 
-    pub(super) fn finish(&self, record: &RunRecord) {
+    pub(super) fn finish(self: &Arc<Self>, record: &RunRecord) {
         let mut state = self.lock();
         state.update = None;
         state.finish = Some(record.clone());
         drop(state);
-        self.work.notify_one();
+        self.wake();
     }
 
-    pub(super) fn close(&self) {
-        self.lock().closed = Some(self.sink.wait());
-        self.work.notify_one();
+    pub(super) fn close(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.closed = Some(self.sink.wait());
+        let is_done = !state.has_work();
+        let later = state.later.take_if(|_| is_done);
+        drop(state);
+        if later.is_none() {
+            self.wake();
+        }
+    }
+
+    /// There is something to do: for its task, which is started where there is none, or for whoever has its turn.
+    fn wake(self: &Arc<Self>) {
+        let later = self.lock().later.take();
+        match later {
+            Some(later) => later.spawn(task::work(Arc::clone(self))),
+            None => self.work.notify_one(),
+        }
+    }
+
+    /// Where it has no task: nobody starts one, until this is dropped.
+    pub(super) fn turn(self: &Arc<Self>) -> Option<Turn> {
+        let later = self.lock().later.take()?;
+        Some(Turn::new(Arc::clone(self), later))
+    }
+
+    /// What is left to do is done by a task from now on; where that is nothing, there is none as yet.
+    pub(super) fn leave(self: &Arc<Self>, later: Later) {
+        let mut state = self.lock();
+        if state.has_work() {
+            drop(state);
+            later.spawn(task::work(Arc::clone(self)));
+        } else if state.closed.is_none() {
+            state.later = Some(later);
+        }
     }
 
     pub(super) fn unblock(&self) {

@@ -21,8 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use account::SinkAccount;
+use futures::future::{join_all, try_join_all};
 use lane::Lane;
 use sink::Sink;
+use task::Turn;
 use tasks::{Beginning, Tasks};
 
 use crate::{
@@ -157,14 +159,14 @@ impl fmt::Debug for SinkConfig {
 #[derive(Debug)]
 pub struct FanOut {
     sinks: Vec<Arc<Sink>>,
-    tasks: Tasks,
+    tasks: Arc<Tasks>,
 }
 
 impl FanOut {
     /// Of these sinks.
     #[must_use]
     pub fn new(sinks: Vec<SinkConfig>) -> Self {
-        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Tasks::default() }
+        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Arc::default() }
     }
 
     /// Begins a run in every sink. Returns once the required ones have it; while one is out of reach, it waits and tries
@@ -202,10 +204,16 @@ impl FanOut {
         let lanes = self.sinks.iter().map(|sink| Lane::new(Arc::clone(sink), record.clone())).collect();
         let run = FanOutRun { lanes: Arc::new(Lanes(lanes)) };
         let work = |lane: &Arc<Lane>| self.tasks.spawn(task::work(Arc::clone(lane)));
-        let beginning = Beginning::new(run.lanes.0.iter().filter_map(work));
-        for lane in run.required() {
-            lane.begun().await.or_else(&refused)?;
-        }
+        let beginning = Beginning::new(run.best_effort().filter_map(work));
+        let refused = &refused;
+        let begins = run.required().map(|lane| async move {
+            match self.tasks.later() {
+                Some(later) => Turn::new(Arc::clone(lane), later).begin().await,
+                None => lane.end(),
+            }
+            lane.begun().await.or_else(refused)
+        });
+        try_join_all(begins).await?;
         beginning.done();
         Ok(run)
     }
@@ -270,7 +278,7 @@ fn closed() -> Error {
 }
 
 /// Refused where there is any: each with how many lines it lacks.
-fn given_up<'a>(lanes: impl Iterator<Item = &'a Lane>) -> Result<()> {
+fn given_up<'a>(lanes: impl Iterator<Item = &'a Arc<Lane>>) -> Result<()> {
     let lanes: Vec<_> = lanes.collect();
     if lanes.is_empty() {
         return Ok(());
@@ -357,14 +365,17 @@ impl FanOutRun {
     /// Dropped, the sinks go on with what they were given; call it again.
     pub async fn finish(&self, mut record: RunRecord) -> Result<FinishReport> {
         self.drained().await;
-        record.output_incomplete |= self.required().any(Lane::is_incomplete);
+        record.output_incomplete |= self.required().any(|lane| lane.is_incomplete());
+        // Before they have it, or a task would begin; and all at once, for each that is dropped leaves it to a task.
+        let turns: Vec<_> = self.required().filter_map(Lane::turn).collect();
         self.lanes.0.iter().for_each(|lane| lane.finish(&record));
+        join_all(turns.into_iter().map(Turn::finish)).await;
         for lane in self.required() {
             lane.finished(record.revision).await;
         }
         given_up(self.required().filter(|lane| !lane.has_finished(record.revision)))?;
         // A seal that was refused is known only now; the stores hear of it with the next revision.
-        record.output_incomplete |= self.required().any(Lane::is_incomplete);
+        record.output_incomplete |= self.required().any(|lane| lane.is_incomplete());
         Ok(FinishReport { record, sinks: self.accounts() })
     }
 
@@ -374,8 +385,12 @@ impl FanOutRun {
         self.lanes.0.iter().map(|lane| lane.account()).collect()
     }
 
-    fn required(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.0.iter().map(AsRef::as_ref).filter(|lane| lane.need() == Need::Required)
+    fn required(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.lanes.0.iter().filter(|lane| lane.need() == Need::Required)
+    }
+
+    fn best_effort(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.lanes.0.iter().filter(|lane| lane.need() == Need::BestEffort)
     }
 }
 

@@ -1,9 +1,10 @@
-//! The task that empties a lane.
+//! The task that empties a lane, and what is done without one.
 
 use std::sync::Arc;
 
 use super::append::append;
 use super::lane::{Begun, Lane, Next};
+use super::tasks::Later;
 use crate::{ErrorKind, RunRecord};
 
 /// Empties a lane until its run has ended.
@@ -38,6 +39,60 @@ impl Task {
                 Next::Finish(record) => finish(lane, record).await,
                 Next::End => break,
             }
+        }
+    }
+}
+
+/// A lane that has no task: whoever begins or ends its run does that, and nobody has to be woken for it.
+pub(super) struct Turn {
+    lane: Arc<Lane>,
+    /// There until it is dropped.
+    later: Option<Later>,
+    /// What is not done yet.
+    finish: Option<RunRecord>,
+}
+
+impl Turn {
+    pub(super) const fn new(lane: Arc<Lane>, later: Later) -> Self {
+        Self { lane, later: Some(later), finish: None }
+    }
+
+    /// Begins the run at the sink.
+    ///
+    /// # Cancel safety
+    /// Dropped, the run may have begun there, and no more is done.
+    pub(super) async fn begin(self) {
+        self.unless_given_up(begin(&self.lane)).await;
+    }
+
+    /// Brings the record that ends the run to the sink, where nothing has to go before it.
+    ///
+    /// # Cancel safety
+    /// Dropped, a task does that.
+    pub(super) async fn finish(mut self) {
+        self.finish = self.lane.take_finish();
+        if let Some(record) = self.finish.clone() {
+            self.unless_given_up(finish(&self.lane, record)).await;
+            self.finish = None;
+        }
+    }
+
+    async fn unless_given_up(&self, work: impl Future<Output = ()>) {
+        if let Some(later) = &self.later
+            && later.unless_given_up(work).await.is_none()
+        {
+            self.lane.end();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(record) = self.finish.take() {
+            self.lane.put_back(record);
+        }
+        if let Some(later) = self.later.take() {
+            self.lane.leave(later);
         }
     }
 }

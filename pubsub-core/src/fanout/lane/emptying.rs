@@ -76,6 +76,17 @@ impl Lane {
         self.meters.waiting.decrement(gauged(waiting));
     }
 
+    /// The record that ends the run, where nothing has to go before it.
+    pub(in super::super) fn take_finish(&self) -> Option<RunRecord> {
+        let mut state = self.lock();
+        if state.since.is_none() && state.update.is_none() { state.finish.take() } else { None }
+    }
+
+    /// One that was taken, and is still to be brought there, unless a later one is.
+    pub(in super::super) fn put_back(&self, record: RunRecord) {
+        self.lock().finish.get_or_insert(record);
+    }
+
     pub(in super::super) fn take_first(&self) -> Option<RunRecord> {
         self.lock().first.take()
     }

@@ -93,6 +93,56 @@ async fn who_waits_for_a_begin_or_a_record_is_told_when_the_sinks_are_given_up()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_prints_nothing_needs_no_task() {
+    let sink = Fake::good();
+    let fan_out = FanOut::new(vec![config("one", &sink), config("other", &sink)]);
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let before = tasks.num_alive_tasks();
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    run.finish(ended(record.clone())).await.unwrap();
+    assert_eq!((tasks.num_alive_tasks(), fan_out.tasks.len()), (before, 2));
+    // Who waits for all to end waits for it all the same.
+    assert!(tokio::time::timeout(Duration::from_secs(5), fan_out.close(Duration::MAX)).await.is_err());
+    drop(run);
+    fan_out.close(Duration::ZERO).await.unwrap();
+    assert_eq!(sink.records.lock().unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_dropped_comes_to_its_store_all_the_same() {
+    let up = Arc::new(AtomicBool::new(true));
+    let sink = away(&up);
+    let fan_out = FanOut::new(vec![config("down", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    up.store(false, Ordering::SeqCst);
+    let end = ended(record);
+    assert!(tokio::time::timeout(Duration::from_secs(5), run.finish(end.clone())).await.is_err());
+    drop(run);
+    up.store(true, Ordering::SeqCst);
+    fan_out.close(Duration::from_secs(600)).await.unwrap();
+    assert_eq!(sink.last_record(), end);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_without_lines_that_waits_is_told_when_the_sinks_are_given_up() {
+    let up = Arc::new(AtomicBool::new(true));
+    let sink = away(&up);
+    let fan_out = FanOut::new(vec![config("down", &sink)]);
+    let record = record();
+    let run = fan_out.begin(&record).await.unwrap();
+    up.store(false, Ordering::SeqCst);
+    let (end, closed) = tokio::join!(run.finish(ended(record)), fan_out.close(Duration::from_secs(5)));
+    assert_eq!(closed.unwrap_err().kind(), ErrorKind::TimedOut);
+    let error = end.unwrap_err();
+    assert!(error.kind() == ErrorKind::Closed && error.to_string().contains("sink=down"), "{error}");
+    run.append(&[batch(1, 3)]);
+    let account = run.accounts().remove(0);
+    assert!(account.balances() && account.dropped == 3, "{account:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_that_is_dropped_gives_nothing_up() {
     let up = Arc::new(AtomicBool::new(false));
     let sink = down_until(&up);

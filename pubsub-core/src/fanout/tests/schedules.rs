@@ -159,6 +159,55 @@ async fn a_dropped_begin_leaves_nothing() {
     is_over(&fan_out).await;
 }
 
+/// A run that prints nothing or only late: its ends come, in whoever's hands, though one that waits for them is dropped.
+async fn a_run_without_a_task_ends() {
+    let flaky = Fake::new(|call, _| {
+        if call < 2 { Err(Error::new(ErrorKind::Unavailable, "away")) } else { Ok(Appended::all()) }
+    });
+    let good = Fake::good();
+    let fan_out = Arc::new(FanOut::new(vec![narrow("good", &good), narrow("flaky", &flaky)]));
+    let first = record();
+    let run = fan_out.begin(&first).await.unwrap();
+    let (mut end, mut last) = (ended(first.clone()), ended(first.clone()));
+    (end.revision, last.revision) = (first.revision + 1, first.revision + 2);
+    let ending = spawn({
+        let (run, end) = (run.clone(), end.clone());
+        async move { drop(dropped_somewhere(4, run.finish(end)).await) }
+    });
+    let beating = spawn({
+        let run = run.clone();
+        async move {
+            if drawn(2) == 0 {
+                run.update(&first);
+            }
+        }
+    });
+    let printing = spawn({
+        let (run, lines) = (run.clone(), drawn(2) as u64);
+        async move {
+            if lines > 0 {
+                run.append(&[batch(1, 1)]);
+            }
+            lines
+        }
+    });
+    ending.await.unwrap();
+    beating.await.unwrap();
+    let lines = printing.await.unwrap();
+    let closing = spawn({
+        let fan_out = Arc::clone(&fan_out);
+        async move { fan_out.close(Duration::from_secs(3600)).await.unwrap() }
+    });
+    run.finish(last.clone()).await.unwrap();
+    drop(run);
+    closing.await.unwrap();
+    for sink in [&good, &flaky] {
+        assert_eq!(sink.last_record().revision, last.revision);
+        assert_eq!(sink.numbers().len() as u64, lines);
+    }
+    is_over(&fan_out).await;
+}
+
 #[test]
 fn under_any_schedule_every_line_comes_once_and_in_order() {
     check(QUICK, every_line_comes_once_and_in_order);
@@ -180,12 +229,18 @@ fn under_any_schedule_a_dropped_begin_leaves_nothing() {
 }
 
 #[test]
+fn under_any_schedule_a_run_without_a_task_ends() {
+    check(QUICK, a_run_without_a_task_ends);
+}
+
+#[test]
 #[ignore = "long: many schedules"]
 fn the_fan_out_holds_under_many_schedules() {
     check(LONG, every_line_comes_once_and_in_order);
     check(LONG, two_runs_share_a_store);
     check(LONG, giving_up_ends_everybody);
     check(LONG, a_dropped_begin_leaves_nothing);
+    check(LONG, a_run_without_a_task_ends);
 }
 
 #[test]
