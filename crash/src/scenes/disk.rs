@@ -155,7 +155,7 @@ pub(super) fn under_what_is_stopped(program: &Path) {
 /// The end of an output is held back on a disk that gets full: less of it is kept, and the gap counts the rest. However
 /// much room there was, what is held back leaves enough of it to the store.
 pub(super) fn under_a_limit(program: &Path) {
-    // From less than one of the pieces that are written at once, to all but two of them.
+    // From less than one of the pieces that are held back, each of 1 MiB, to nearly two of them.
     for ballast in [1_600, 1_300, 1_100, 1_024, 1_000, 960, 900, 800, 500, 100] {
         with_less_room(program, ballast << 10);
     }

@@ -142,11 +142,10 @@ impl Ring {
         while self.blocks.len() > kept {
             self.take_oldest();
         }
-        self.most = 0;
-        for place in self.free.drain(..) {
-            if let Some(file) = &self.file {
-                file.give_back(place);
-            }
+        self.most = self.places;
+        let free = std::mem::take(&mut self.free);
+        if let Some(file) = &self.file {
+            free.into_iter().for_each(|place| file.give_back(place));
         }
     }
 
