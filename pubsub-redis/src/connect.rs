@@ -6,6 +6,7 @@ mod address;
 mod check;
 mod cluster;
 mod connection;
+mod most;
 mod node;
 mod open;
 mod sentinel;
@@ -24,6 +25,7 @@ use crate::error::failed;
 use address::{Places, places};
 use cluster::Cluster;
 pub(crate) use connection::Connection;
+pub(crate) use most::{Most, TooLong};
 use node::{Limits, Node, Place};
 use sentinel::Sentinels;
 pub(crate) use slots::{Goes, goes};
@@ -37,7 +39,7 @@ pub(crate) struct Link(Arc<Inner>);
 struct Inner {
     config: RedisConfig,
     commands: Connection,
-    checked: OnceCell<()>,
+    checked: OnceCell<Most>,
 }
 
 impl Link {
@@ -74,14 +76,14 @@ impl Link {
     }
 
     /// Refuses a server that is too old, and warns of one that may lose what it stores; once for all clones. Broker and
-    /// store call it before they first use the server, for connecting reaches nothing.
-    pub(crate) async fn check(&self) -> Result<()> {
-        if self.0.checked.initialized() {
-            return Ok(());
+    /// store call it before they first use the server, for connecting reaches nothing. Answers how much all servers take.
+    pub(crate) async fn check(&self) -> Result<Most> {
+        if let Some(most) = self.0.checked.get() {
+            return Ok(*most);
         }
         // On the heap: it happens once, and is a part of every call's future.
         let checking = || check::check(&self.0.commands, self.config().deployment());
-        Box::pin(self.0.checked.get_or_try_init(checking)).await.map(|_| ())
+        Box::pin(self.0.checked.get_or_try_init(checking)).await.copied()
     }
 
     /// A connection for one read that waits at this key, as long as it wants; who uses it says how long. Once it fails, a

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pubsub_core::Result;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
-use crate::connect::Link;
+use crate::connect::{Link, Most, TooLong};
 use crate::error::failed;
 use crate::replicated::{Answered, Replicated, TooFew};
 
@@ -59,6 +59,12 @@ impl Request {
 
     pub(crate) fn push(&mut self, arg: impl redis::ToRedisArgs) {
         self.cmd.arg(arg);
+    }
+
+    /// What the server would not take of it.
+    fn exceeds(&self, most: Most) -> Option<TooLong> {
+        let bytes = |arg: redis::Arg<&[u8]>| if let redis::Arg::Simple(arg) = arg { arg.len() } else { 0 };
+        most.exceeded(self.cmd.args_iter().map(bytes).max().unwrap_or(0))
     }
 }
 
@@ -116,8 +122,23 @@ impl Commands {
     ///
     /// # Errors
     /// Where no server was asked.
-    pub(crate) async fn each(&self, requests: Vec<Request>) -> Result<Vec<Answer>> {
-        self.link.check().await?;
+    pub(crate) async fn each(&self, mut requests: Vec<Request>) -> Result<Vec<Answer>> {
+        let most = self.link.check().await?;
+        let refused: Vec<Option<TooLong>> = requests.iter().map(|request| request.exceeds(most)).collect();
+        if refused.iter().all(Option::is_none) {
+            return Ok(self.each_fitting(requests).await);
+        }
+        let mut fit = refused.iter().map(Option::is_none);
+        requests.retain(|_| fit.next() == Some(true));
+        let mut answers = self.each_fitting(requests).await.into_iter();
+        let answer = |refused: Option<TooLong>| match refused {
+            Some(refused) => Some(Answer::refused(refused)),
+            None => answers.next(),
+        };
+        Ok(refused.into_iter().filter_map(answer).collect())
+    }
+
+    async fn each_fitting(&self, requests: Vec<Request>) -> Vec<Answer> {
         let (pipeline, mut scripts) = packed(requests);
         let (mut answers, mut few) = self.send(&pipeline).await;
         scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
@@ -137,11 +158,12 @@ impl Commands {
                 }
             }
         }
-        Ok(answers.into_iter().map(|value| Answer { value, few }).collect())
+        answers.into_iter().map(|value| Answer { value, few, refused: None }).collect()
     }
 
     /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
-    /// so that their order stays, and also where an idle connection turns out to be closed.
+    /// so that their order stays, and also where an idle connection turns out to be closed. Where the server would not take
+    /// one of them, none is sent.
     ///
     /// # Errors
     /// As for [`all`](Self::all).
@@ -150,7 +172,7 @@ impl Commands {
         requests: Vec<Request>,
         doing: &'static str,
     ) -> Result<Vec<Answer>> {
-        self.link.check().await?;
+        self.refuse(&requests, doing).await?;
         let (pipeline, scripts) = packed(requests);
         let (mut answers, mut few) = self.send(&pipeline).await;
         if answers.iter().any(is_cut) {
@@ -165,7 +187,7 @@ impl Commands {
             }
             (answers, few) = self.send(&Arc::new(whole)).await;
         }
-        answered(answers.into_iter().map(|value| Answer { value, few }).collect(), doing)
+        answered(answers.into_iter().map(|value| Answer { value, few, refused: None }).collect(), doing)
     }
 
     /// As [`repeatable`](Self::repeatable), of steps each of which needs that those before it are done: one round trip, or in a
@@ -181,6 +203,9 @@ impl Commands {
         if !self.link.is_cluster() {
             return self.repeatable(steps.into_iter().flatten().collect(), doing).await;
         }
+        for step in &steps {
+            self.refuse(step, doing).await?;
+        }
         let mut answers = Vec::new();
         for step in steps {
             answers.extend(self.repeatable(step, doing).await?);
@@ -195,6 +220,13 @@ impl Commands {
     pub(crate) async fn one(&self, request: Request, doing: &'static str) -> Result<Value> {
         let mut answers = self.all(vec![request], doing).await?;
         answers.pop().map_or_else(|| Ok(Value::Nil), |answer| answer.get(doing))
+    }
+
+    /// Refuses what the server would not take.
+    async fn refuse(&self, requests: &[Request], doing: &'static str) -> Result<()> {
+        let most = self.link.check().await?;
+        let refused = requests.iter().find_map(|request| request.exceeds(most));
+        refused.map_or(Ok(()), |refused| Err(refused.error(doing)))
     }
 
     async fn send(&self, pipeline: &Arc<Pipeline>) -> Answered {
@@ -239,21 +271,31 @@ fn is_cut(answer: &RedisResult<Value>) -> bool {
 pub(crate) struct Answer {
     value: RedisResult<Value>,
     few: Option<TooFew>,
+    /// It was not sent.
+    refused: Option<TooLong>,
 }
 
 impl Answer {
+    const fn refused(refused: TooLong) -> Self {
+        Self { value: Ok(Value::Nil), few: None, refused: Some(refused) }
+    }
+
     /// The value.
     ///
     /// # Errors
-    /// What the server says is wrong, that it did not answer, and that too few replicas have what was asked for.
+    /// What the server says is wrong, that it did not answer, that it would not take the request, and that too few replicas
+    /// have what was asked for.
     pub(crate) fn get(self, doing: &'static str) -> Result<Value> {
+        if let Some(refused) = self.refused {
+            return Err(refused.error(doing));
+        }
         let value = self.value.and_then(plain).map_err(failed(doing))?;
         self.few.map_or(Ok(value), |few| Err(few.error(doing)))
     }
 
     /// The answer of the server alone, and whether too few replicas have what was asked for.
     pub(crate) fn apart(self) -> (Self, Option<TooFew>) {
-        (Self { value: self.value, few: None }, self.few)
+        (Self { few: None, ..self }, self.few)
     }
 }
 

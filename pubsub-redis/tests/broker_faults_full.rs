@@ -12,8 +12,8 @@ use pubsub_core::{
     Begin, BrokerAdmin as _, DeadLetters as _, ErrorKind, Event, EventId, Novelty, Payload, Publisher as _,
     PublisherExt as _, Renewal, Scope, Settlement,
 };
-use pubsub_redis::RedisBroker;
-use services::{Redis, RedisOptions};
+use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig};
+use services::{Redis, RedisCluster, RedisOptions};
 
 /// A text of so many bytes, as JSON.
 fn payload(bytes: usize) -> Payload {
@@ -179,4 +179,58 @@ async fn an_event_over_the_limit_is_refused_with_both_sizes_and_its_neighbours_a
     let error = wide.publish_one(named("t", "a", "x").with_payload(payload(17 << 20))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     assert!(error.to_string().contains("limit=16777216"), "{error}");
+}
+
+/// A server closes the connection on which something comes that is larger than it takes: with all that was sent beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn what_the_server_would_not_take_is_refused_with_both_sizes_and_its_neighbours_are_taken() {
+    for setting in ["proto-max-bulk-len", "client-query-buffer-limit"] {
+        let redis = Redis::start(&RedisOptions::new().with_setting(setting, "1mb")).unwrap();
+        let broker = broker(&redis).await;
+        let large = |id: &str| named("t", "a", id).with_payload(payload((1 << 20) - 1));
+        // The first ones go by a script, those after them by a plain command.
+        for round in 0..2 {
+            let ids = ["before", "after"].map(|id| format!("{id} {round}"));
+            let [before, after] = ids.each_ref().map(|id| named("t", "a", id));
+            let chosen = broker.publish(vec![before, large("large"), after]).await;
+            let made = broker.publish_one(event("t", "a").with_payload(payload(1 << 20))).await;
+            let refused = failures(chosen.into_iter().chain([made]).collect());
+            assert_eq!(refused.len(), 2, "{setting}: {refused:?}");
+            for error in &refused {
+                assert_eq!(error.kind(), ErrorKind::TooLarge, "{setting}: {error:?}");
+                assert!(error.to_string().contains("bytes=1048"), "{error}");
+                assert!(error.to_string().contains(&format!("setting={setting}")), "{error}");
+                assert!(error.to_string().contains("limit="), "{error}");
+            }
+            assert!(refused[0].to_string().contains("event=large"), "{}", refused[0]);
+            let mut member = Member::join(&broker, on("s", &["t:a"])).await;
+            assert_eq!(member.take_many(2).await, ids);
+        }
+        // All that fits does.
+        let most = if setting == "proto-max-bulk-len" { 1 << 20 } else { (1 << 20) - (64 << 10) };
+        broker.publish_one(event("t", "a").with_payload(payload(most - 2))).await.unwrap();
+        broker.publish_one(named("t", "a", "most").with_payload(payload(most - 2))).await.unwrap();
+        let mut other = Member::join(&broker, on("s", &["t:a"])).await;
+        let leased = other.next().await;
+        let reason = "x".repeat((1 << 20) + 1);
+        let answer = other.settle(&leased, Settlement::DeadLetter { reason }).await;
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::TooLarge, "{setting}");
+        other.settle(&leased, Settlement::DeadLetter { reason: "short".to_owned() }).await.unwrap();
+        assert_eq!(other.take().await, "most");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn each_node_of_a_cluster_says_what_it_takes() {
+    let cluster = RedisCluster::start(0, &RedisOptions::new()).unwrap();
+    cluster.nodes()[2].ask(&["CONFIG", "SET", "proto-max-bulk-len", "1mb"]).unwrap();
+    let broker = connect(RedisBrokerConfig::new(RedisConfig::from_url(&cluster.url()).unwrap())).await;
+    let large = |n: u32| named("t", &format!("a{n}"), "large").with_payload(payload(1 << 20));
+    let refused = failures(broker.publish((0..20).map(large).collect()).await);
+    assert_eq!(refused.len(), 20, "{refused:?}");
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::TooLarge, "{error:?}");
+    }
 }

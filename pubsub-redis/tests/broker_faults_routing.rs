@@ -1,4 +1,5 @@
-//! What cannot be decoded, dead letters that cannot be written, odd ids, and workers that are stopped at any moment.
+//! What cannot be decoded, dead letters that cannot be written, odd ids, events that were added twice, and workers that are
+//! stopped at any moment.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod own;
@@ -7,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use own::{broker, publish, server, until};
+use own::{broker, conclusion, config, connect, publish, server, until};
 use pubsub_core::conformance::broker::{Member, event, named, on};
 use pubsub_core::{
     Begin, BrokerAdmin as _, Cause, DeadLetters as _, Exit, FanOut, MemoryStore, OutputReader as _,
@@ -17,6 +18,11 @@ use pubsub_redis::RedisBroker;
 use services::Redis;
 
 const EVENTS: &str = "pipeline:{3}:events";
+const CLAIMS: &str = "pipeline:{3}:claims";
+
+fn length(redis: &Redis, command: &str, key: &str) -> usize {
+    redis.ask(&[command, key]).unwrap().parse().unwrap()
+}
 
 fn add(redis: &Redis, fields: &[&str]) {
     redis.ask(&[&["XADD", EVENTS, "*"], fields].concat()).unwrap();
@@ -75,6 +81,62 @@ async fn an_event_whose_dead_letter_cannot_be_written_is_kept() {
     let letters = broker.list(None, 10).await.unwrap();
     assert_eq!((letters.len(), letters[0].attempts), (1, 1));
     assert!(broker.groups(&Scope::default()).await.unwrap()[0].depth.is_idle());
+}
+
+/// The double that a repeated publish left is known by its claim, as long as it may come; then the claim goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn a_double_that_comes_long_after_its_event_is_gone_is_not_run() {
+    let redis = server();
+    let broker = connect(config(&redis).with_retention(Duration::from_millis(200))).await;
+    let (event, other) = (event("t", "a"), event("t", "a"));
+    for one in [&event, &event, &other] {
+        broker.publish_one(one.clone()).await.unwrap();
+    }
+    let mut member = Member::join(&broker, on("s", &["t:a"]).with_prefetch(1)).await;
+    let first = member.next().await;
+    assert!(matches!(member.begin(&first).await.unwrap(), Begin::Go(_)));
+    member.conclude(&first, conclusion(&first, 1)).await.unwrap();
+    member.ack(&first).await;
+    let touched = || redis.ask(&["ZRANGE", "pipeline:{3}:touched", "0", "-1", "WITHSCORES"]).unwrap();
+    let (before, entry) = (touched(), first.position.as_str().split_once(':').unwrap().1.to_owned());
+    let is_gone = || redis.ask(&["XRANGE", EVENTS, &entry, &entry]).unwrap().is_empty();
+    until("the first goes", || std::future::ready(is_gone())).await;
+    until("its claim is old", || std::future::ready(touched() != before)).await;
+    let double = member.next().await;
+    assert_eq!(double.event.id, event.id);
+    assert!(matches!(member.begin(&double).await.unwrap(), Begin::Concluded(_)));
+    member.ack(&double).await;
+    assert_eq!(member.take().await, other.id.as_str());
+    until("all goes", || std::future::ready(length(&redis, "XLEN", EVENTS) == 0)).await;
+    until("the claim goes", || std::future::ready(length(&redis, "HLEN", CLAIMS) == 0)).await;
+    assert_eq!(length(&redis, "ZCARD", "pipeline:{3}:touched"), 0);
+}
+
+/// As by hand, or by a failover that lost the acknowledgement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn an_entry_that_is_added_again_after_its_event_was_run_is_acknowledged_without_a_run() {
+    let redis = server();
+    let broker = broker(&redis).await;
+    publish(&broker, [1]).await;
+    let runs = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&runs);
+    let handler = handler_fn(move |_: RunContext| {
+        *counted.lock().unwrap() += 1;
+        async { Exit::code(0).into() }
+    });
+    let entry = redis.ask(&["XRANGE", EVENTS, "-", "+"]).unwrap();
+    let fields: Vec<&str> = entry.lines().skip(1).collect();
+    add(&redis, &fields);
+    let stores = FanOut::new(vec![SinkConfig::required("memory", Arc::new(MemoryStore::new()))]);
+    let stage = Stage::new("s").unwrap();
+    let worker =
+        Worker::new(Arc::new(broker.clone()), stores, handler, stage, ["t:a".parse().unwrap()]).unwrap();
+    let (_stopper, stop) = Stop::pair();
+    worker.until_idle().run(stop).await.unwrap();
+    assert_eq!(*runs.lock().unwrap(), 1);
+    assert!(broker.groups(&Scope::default()).await.unwrap().iter().all(|group| group.depth.is_idle()));
 }
 
 /// Ids with what means something to patterns, keys, hash tags and scripts.

@@ -12,8 +12,8 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use pubsub_core::conformance::store::{SampleRun, at, batch, lines, read, read_lines, shape, until};
 use pubsub_core::{
     Appended, Capture, Durability, ErrorKind, Follow, FollowFrom, Followed, LineEnd, LineNumber, Lines,
-    OutputItem, OutputReader, OutputSink, Retention, RunQuery, Search, Store, Stream, Target, Timestamp,
-    follow, verify,
+    OutputItem, OutputReader, OutputSink, Retention, RunQuery, RunRecord, Search, Store, Stream, Target,
+    Timestamp, follow, verify,
 };
 use pubsub_redis::{RedisConfig, RedisStore, RedisStoreConfig};
 
@@ -460,4 +460,34 @@ async fn what_is_in_a_set_and_not_there_is_taken_out_of_it() {
     assert_eq!(newest, std::slice::from_ref(&runs[29].record));
     let set = format!("{}:runs", server.config().prefix());
     assert_eq!(server.ask(&["ZCARD", &set]).await, "int(1)");
+}
+
+/// A server closes the connection on which something comes that is larger than it takes.
+#[tokio::test]
+#[ignore = "needs Redis"]
+async fn a_record_that_the_server_would_not_take_is_refused_with_both_sizes() {
+    let server = Server::start(&["--proto-max-bulk-len", "1mb"]).await;
+    let store = store_of(&server).await;
+    let (mut run, large) = (SampleRun::new(), SampleRun::new());
+    let key = large.key().clone();
+    let mut record = RunRecord::begun(key, "owner");
+    record.metadata.insert("k".to_owned(), "x".repeat(1 << 20));
+    // Beside lines, each of which is as long as a line may be.
+    let line = "y".repeat(pubsub_core::MAX_LINE_BYTES);
+    run.begin(&store).await;
+    run.print(&(1..40).map(|n| lines(n, [&line])).collect::<Vec<_>>());
+    let given: Vec<_> = (1..40).map(|n| lines(n, [&line])).collect();
+    let (refused, appended) = tokio::join!(store.begin(&record), store.append(run.key(), &given));
+    assert_eq!(appended.unwrap(), Appended::all());
+    let error = refused.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error:?}");
+    for part in ["bytes=10", "limit=1048576", "setting=proto-max-bulk-len"] {
+        assert!(error.to_string().contains(part), "{part} in {error}");
+    }
+    // Nothing is left of it, in no set.
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap().len(), 1);
+    large.begin(&store).await;
+    assert_eq!(store.runs(&RunQuery::all()).await.unwrap().len(), 2);
+    run.finish(&store).await;
+    assert!(verify(&store, run.id()).await.unwrap().agrees());
 }

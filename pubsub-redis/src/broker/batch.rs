@@ -144,6 +144,7 @@ impl Member {
             kind: raw.kind,
             deliveries: raw.entry.deliveries,
             count: before + raw.entry.deliveries,
+            event: event.id.clone(),
             action: event.action_id.clone(),
             root: root(event, n, &entry),
             until: since + self.group.lease,

@@ -57,12 +57,22 @@ impl Keeper {
             Some((_, Kind::Event, id)) => (of.events.clone(), id),
             None => (of.events.clone(), ""),
         };
-        let keys =
-            [place.stream(held.kind), &of.claims, &of.touched, &of.cancels, &of.groups, &holder_stream];
+        let keys = [
+            place.stream(held.kind),
+            &of.claims,
+            &of.touched,
+            &of.cancels,
+            &of.groups,
+            &of.ids,
+            &of.events,
+            &of.away,
+            &holder_stream,
+        ];
         let request = CLAIM.call(keys).arg(member.group.name.as_str()).arg(&*lease.owner).arg(&*held.id);
         let request = request.arg(held.deliveries).arg(held.claim_of(self.stage()?)).arg(seen).arg(new);
         let request = request
             .arg(held.action.as_str())
+            .arg(&*held.entry)
             .arg(open.map_or("", |open| &open.group))
             .arg(holder_id)
             .arg(open.map_or("", |open| &open.owner))

@@ -123,7 +123,8 @@ impl RedisBrokerConfig {
         self
     }
 
-    /// With another largest event, in bytes of its CloudEvents JSON.
+    /// With another largest event, in bytes of its CloudEvents JSON. What the server would not take (its `proto-max-bulk-len`
+    /// and `client-query-buffer-limit`, where it tells them) is refused as well.
     #[must_use]
     pub const fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pubsub_core::{ActionId, GroupName, Position, name};
+use pubsub_core::{ActionId, EventId, GroupName, Position, name};
 
 /// The keys of one deployment and prefix.
 #[derive(Clone, Debug)]
@@ -79,7 +79,8 @@ pub(super) struct Partition {
     pub(super) ids: String,
     /// Hash: action → the entry id before its first event; under an empty name a token of this index.
     pub(super) first: String,
-    /// Hash: `<entry>|<stage>` → claim as JSON.
+    /// Hash: event id and stage, as [`claim_name`] has them → a line with the entries of the event that it was begun at, of
+    /// which a repeated publish may have left several, and behind it the claim as JSON.
     pub(super) claims: String,
     /// Sorted set: the claims, by ms when they were touched.
     pub(super) touched: String,
@@ -122,6 +123,17 @@ impl Place {
 pub(super) enum Kind {
     Event,
     Again,
+}
+
+/// What the claim of a stage at an event is called in its partition, in which an id is one event's. No id has a control
+/// character.
+pub(super) fn claim_name(event: &EventId, stage: &str) -> String {
+    format!("{event}\n{stage}")
+}
+
+/// The event id in the name of a claim.
+pub(super) fn event_of_claim(name: &str) -> &str {
+    name.split_once('\n').map_or(name, |(event, _)| event)
 }
 
 /// The partition of an action.
@@ -191,9 +203,12 @@ impl std::fmt::Display for EntryId {
 
 #[cfg(test)]
 mod tests {
-    use pubsub_core::{ActionId, GroupName, Position};
+    use pubsub_core::{ActionId, EventId, GroupName, Position};
 
-    use super::{EntryId, Keys, Kind, lease_entry, partition_of, position, read_entry, read_position};
+    use super::{
+        EntryId, Keys, Kind, claim_name, event_of_claim, lease_entry, partition_of, position, read_entry,
+        read_position,
+    };
 
     #[test]
     fn an_action_stays_in_its_partition_in_every_version() {
@@ -208,6 +223,13 @@ mod tests {
         let place = Keys::new("p").place(3, &GroupName::new("{x}:{y}").unwrap());
         assert_eq!(place.again, "p:{3}:again:=7bx=7d=3a=7by=7d");
         assert_eq!(place.of.events, "p:{3}:events");
+    }
+
+    #[test]
+    fn two_claims_never_have_one_name() {
+        let name = |event: &str, stage: &str| claim_name(&EventId::new(event).unwrap(), stage);
+        assert_ne!(name("a|b", "c"), name("a", "b|c"));
+        assert_eq!(event_of_claim(&name("a|b {c}", "d")), "a|b {c}");
     }
 
     #[test]

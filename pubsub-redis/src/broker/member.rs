@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pubsub_core::{ActionId, Group, GroupName, LeaseId, Pattern, Position, Result, Subscription};
+use pubsub_core::{ActionId, EventId, Group, GroupName, LeaseId, Pattern, Position, Result, Subscription};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::group::{self, Noted, millis};
 use super::hearing::Hearing;
-use super::keys::{EntryId, Kind, Place, partition_of_text};
+use super::keys::{EntryId, Kind, Place, claim_name, partition_of_text};
 use super::scripts::{LEAVE, SETTLE, SIGN};
 use super::shared::Shared;
 use crate::script::Request;
@@ -76,6 +76,7 @@ pub(super) struct Held {
     pub(super) count: u64,
     /// The entry it began as.
     pub(super) entry: Arc<str>,
+    pub(super) event: EventId,
     pub(super) action: ActionId,
     /// Where its chain began.
     pub(super) root: Option<EntryId>,
@@ -97,7 +98,7 @@ impl Held {
 
     /// The name of its claim.
     pub(super) fn claim_of(&self, stage: &str) -> String {
-        format!("{}|{stage}", self.entry)
+        claim_name(&self.event, stage)
     }
 }
 

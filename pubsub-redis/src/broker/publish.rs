@@ -186,6 +186,7 @@ async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>>
     for ((ready, plain), answer) in some.iter().zip(are_plain).zip(answers.by_ref()) {
         let answer = answer.get(doing);
         published.push(match answer {
+            Err(error) if error.kind() == ErrorKind::TooLarge => Err(error.with("event", &ready.id)),
             Err(error) => Err(error),
             // The stream is gone: the server was emptied.
             Ok(Value::Nil) if plain => with_script(shared, ready, most).await,

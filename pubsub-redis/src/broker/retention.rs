@@ -12,12 +12,12 @@ use super::dead::{Kept, oldest};
 use super::depth::depths;
 use super::group::millis;
 use super::idle::Idle;
-use super::keys::{EntryId, Partition};
+use super::keys::{EntryId, Partition, event_of_claim};
 use super::known::{Known, known};
 use super::page::{END, page};
 use super::scripts::{FORGET, LOCK};
 use super::shared::Shared;
-use super::sweep::{Which, begin, sweep};
+use super::sweep::{Ids, Which, begin, sweep};
 use crate::reply::{count, fixed, items, number, pairs, text};
 use crate::script::Request;
 
@@ -25,7 +25,10 @@ use crate::script::Request;
 const STEP_DEAD: usize = 1000;
 
 /// Most claims that one call looks at.
-const STEP_CLAIMS: u64 = 1000;
+const STEP_CLAIMS: usize = 1000;
+
+/// How long after its work an event may be published again under an id of the library, and is still known.
+const REPEATED: Duration = Duration::from_secs(60 * 60);
 
 /// How often the index of first events is looked through.
 const INDEX: Duration = Duration::from_secs(60 * 60);
@@ -110,6 +113,7 @@ async fn pass(shared: &Shared, every: Duration, index: bool, idle: &mut Idle) ->
     all.retain(|known| !dropped.contains(known.name.as_str()));
     let border = now.saturating_sub(millis(shared.config.retention()));
     let (mut oldest, mut held) = (Vec::with_capacity(mine.len()), BTreeMap::<String, u64>::new());
+    let mut swept_whole = Vec::with_capacity(mine.len());
     for (partition, begin) in mine.iter().zip(begin(shared, &mine, Which::Old(border)).await?) {
         let swept = sweep(shared, partition, &all, begin, Which::Old(border)).await?;
         if swept.removed > 0 {
@@ -119,12 +123,15 @@ async fn pass(shared: &Shared, every: Duration, index: bool, idle: &mut Idle) ->
             );
         }
         oldest.push(swept.oldest);
+        swept_whole.extend(swept.kept.map(|kept| (partition, kept)));
         for (group, events) in swept.unsettled {
             *held.entry(group).or_default() += events;
         }
     }
     idle.tell(shared, &all, &held).await?;
-    forget_claims(shared, &mine, border).await?;
+    // What of a double is not known to its claim is among what was swept, or later than this.
+    let repeated = millis(REPEATED.min(shared.config.retention()));
+    forget_claims(shared, swept_whole, border.saturating_sub(repeated)).await?;
     forget_marks(shared, &mine, border, &oldest).await?;
     if index {
         for partition in &mine {
@@ -161,20 +168,35 @@ async fn drop_unused(
     Ok(dropped)
 }
 
-async fn forget_claims(shared: &Shared, partitions: &[Partition], border: u64) -> Result<()> {
+async fn forget_claims(shared: &Shared, mut left: Vec<(&Partition, Ids)>, border: u64) -> Result<()> {
     let doing = "forget old claims";
-    let request = |of: &&Partition| {
-        let keys = [&of.events, &of.claims, &of.touched, &of.away].map(String::as_str);
-        FORGET.call(keys).arg(border).arg(STEP_CLAIMS)
+    let old = |(of, _): &(&Partition, Ids)| {
+        let range = Request::new("ZRANGE").arg(&of.touched).arg("-inf").arg(border).arg("BYSCORE");
+        range.arg("LIMIT").arg(0).arg(STEP_CLAIMS)
     };
-    let mut left: Vec<&Partition> = partitions.iter().collect();
     while !left.is_empty() {
-        let requests: Vec<Request> = left.iter().map(request).collect();
-        let mut more = Vec::new();
-        for (partition, answer) in left.into_iter().zip(shared.commands.all(requests, doing).await?) {
-            if count(answer.get(doing)?)? >= STEP_CLAIMS {
-                more.push(partition);
+        let answers = shared.commands.all(left.iter().map(old).collect(), doing).await?;
+        let (mut requests, mut more) = (Vec::new(), Vec::new());
+        for ((of, kept), answer) in left.into_iter().zip(answers) {
+            let names = items(answer.get(doing)?)?;
+            if names.is_empty() {
+                continue;
             }
+            let is_last = names.len() < STEP_CLAIMS;
+            let keys = [&of.events, &of.claims, &of.touched, &of.away].map(String::as_str);
+            let mut request = FORGET.call(keys).arg(border);
+            for name in names {
+                let name = text(name)?;
+                let is_kept = u8::from(kept.contains(event_of_claim(&name)));
+                request.push((name, is_kept));
+            }
+            requests.push(request);
+            if !is_last {
+                more.push((of, kept));
+            }
+        }
+        for answer in shared.commands.all(requests, doing).await? {
+            answer.get(doing)?;
         }
         left = more;
     }

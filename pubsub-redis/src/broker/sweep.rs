@@ -1,6 +1,8 @@
 //! Removes events that every group has settled.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher as _, BuildHasherDefault};
 
 use pubsub_core::{Result, Timestamp};
 
@@ -42,6 +44,26 @@ pub(super) struct Swept {
     pub(super) oldest: Option<EntryId>,
     /// How much each group has not settled of what was looked at.
     pub(super) unsettled: BTreeMap<String, u64>,
+    /// The events that were looked at and stay; `None` where not all were looked at that may be removed.
+    pub(super) kept: Option<Ids>,
+}
+
+/// Event ids, each as a number of its own: many may stay, and one that is taken for another stays longer.
+#[derive(Default)]
+pub(super) struct Ids(HashSet<u64>);
+
+impl Ids {
+    fn number(id: &str) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(id)
+    }
+
+    fn insert(&mut self, id: &str) {
+        self.0.insert(Self::number(id));
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.0.contains(&Self::number(id))
+    }
 }
 
 impl Swept {
@@ -124,7 +146,7 @@ pub(super) async fn sweep(
             holders.push(Holder { known, head, pending: HashSet::new() });
         }
     }
-    let mut swept = Swept::default();
+    let (mut swept, mut kept) = (Swept::default(), Ids::default());
     loop {
         let (briefs, next) = page_read;
         for holder in &mut holders {
@@ -139,6 +161,7 @@ pub(super) async fn sweep(
                 damaged.push(brief);
             } else if is_held(&holders, &brief, &mut swept) || is_to_come(&brief, which) {
                 swept.oldest = swept.oldest.or(id);
+                kept.insert(&brief.id);
             } else {
                 free.push(brief);
             }
@@ -148,7 +171,10 @@ pub(super) async fn sweep(
         swept.removed += removed;
         match next {
             Some(from) => page_read = page(shared, &partition.events, (&from, &which.end())).await?,
-            None => break,
+            None => {
+                swept.kept = Some(kept);
+                break;
+            }
         }
     }
     Ok(swept)

@@ -7,6 +7,7 @@ use pubsub_core::{Error, ErrorKind, Result};
 use redis::{RedisResult, Value};
 
 use super::connection::Connection;
+use super::most::Most;
 use super::node::Node;
 use crate::config::Deployment;
 use crate::error::failed;
@@ -17,26 +18,28 @@ const OLDEST: (u32, u32) = (7, 0);
 /// Most warnings that are remembered.
 const MAX_SAID: usize = 1000;
 
-/// Refuses a server that is too old; warns of one that may lose what is stored in it.
-pub(crate) async fn check(connection: &Connection, deployment: &Deployment) -> Result<()> {
+/// Refuses a server that is too old; warns of one that may lose what is stored in it. Answers how much each takes.
+pub(crate) async fn check(connection: &Connection, deployment: &Deployment) -> Result<Most> {
     match connection {
         Connection::One(node) => check_node(node, deployment).await,
         Connection::Cluster(cluster) => {
+            let mut most: Option<Most> = None;
             for node in cluster.masters().await.map_err(failed("connect"))? {
-                check_node(&node, deployment).await?;
+                let takes = check_node(&node, deployment).await?;
+                most = Some(most.map_or(takes, |most| most.or(takes)));
             }
-            Ok(())
+            Ok(most.unwrap_or_default())
         }
     }
 }
 
-async fn check_node(node: &Node, deployment: &Deployment) -> Result<()> {
+async fn check_node(node: &Node, deployment: &Deployment) -> Result<Most> {
     let info = match ask(node, &["INFO"]).await.map_err(failed("connect")) {
         Ok(info) => text(info),
         // A user who must not ask may be right all the same.
         Err(error) if error.kind() == ErrorKind::Refused && !is_unauthenticated(&error) => {
             tracing::info!(%error, "the version of the Redis server is not known, for INFO is not permitted");
-            return Ok(());
+            return Ok(Most::of(&settings(node).await));
         }
         Err(error) => return Err(error),
     };
@@ -48,15 +51,20 @@ async fn check_node(node: &Node, deployment: &Deployment) -> Result<()> {
         let text = format!("Redis {} is too old: it takes 7.0 or later, or Valkey", seen.version);
         return Err(Error::unsupported(text));
     }
-    // Managed servers often refuse it; then there is nothing to say.
-    let save = ask(node, &["CONFIG", "GET", "save"]).await.map(pairs).unwrap_or_default();
-    let snapshots = save.into_iter().find(|(name, _)| name == "save").map(|(_, value)| value);
-    for warning in seen.warnings(snapshots.as_deref()) {
+    let settings = settings(node).await;
+    let snapshots = settings.iter().find(|(name, _)| name == "save").map(|(_, value)| value.as_str());
+    for warning in seen.warnings(snapshots) {
         if is_news(&seen.server, &warning) {
             tracing::warn!(server = %seen.server, "{warning}");
         }
     }
-    Ok(())
+    Ok(Most::of(&settings))
+}
+
+/// Those settings of a server that count here. Managed servers often refuse to tell; then there is nothing to say.
+async fn settings(node: &Node) -> Vec<(String, String)> {
+    let [bulk, buffer] = Most::SETTINGS;
+    ask(node, &["CONFIG", "GET", "save", bulk, buffer]).await.map(pairs).unwrap_or_default()
 }
 
 /// Whether this process was not warned of this yet: broker and store are often at the same server, and each looks.

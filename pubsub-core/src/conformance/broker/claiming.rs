@@ -6,7 +6,10 @@ use futures::future::join_all;
 
 use super::BrokerFixture;
 use super::sample::{Member, assert_kind, conclusion, counts, event, go, named, on, publish, short};
-use crate::{Begin, BrokerCapabilities, CRASH_LIMIT, ErrorKind, GroupName, Settlement, Subscription};
+use crate::{
+    Begin, BrokerCapabilities, CRASH_LIMIT, ErrorKind, GroupName, Novelty, PublisherExt as _, Settlement,
+    Subscription,
+};
 
 /// §4.2: attempts only grow; a retry counts as a failure, silence as a crash, a release nowhere.
 pub async fn attempts_grow_and_each_end_has_its_own_count(
@@ -190,6 +193,47 @@ pub async fn an_event_that_kills_its_workers_is_exhausted(
     assert_eq!(counts(numbers), (CRASH_LIMIT + 1, 0, CRASH_LIMIT));
     last.conclude(&leased, conclusion(&leased.event, "s", CRASH_LIMIT + 1)).await.unwrap();
     last.ack(&leased).await;
+}
+
+/// §4.2: the double that a repeated publish may leave under an id of the library is caught by the claim: it is put off while
+/// the event is run elsewhere, and not run once it is concluded; each stage runs it once.
+pub async fn a_double_of_an_event_is_run_once_in_each_stage(
+    fixture: &dyn BrokerFixture,
+    _: BrokerCapabilities,
+) {
+    let (broker, other) = (fixture.broker(), fixture.another().await);
+    let event = event("t", "a");
+    let mut copies = 0;
+    for _ in 0..3 {
+        let published = other.publish_one(event.clone()).await.unwrap();
+        copies += usize::from(published.novelty == Novelty::New);
+    }
+    for stage in ["build", "deploy"] {
+        let mut first = Member::join(&*broker, on(stage, &["t:a"]).with_prefetch(1)).await;
+        let mut second = Member::join(&*other, on(stage, &["t:a"]).with_prefetch(1)).await;
+        let has = first.next().await;
+        assert_eq!(go(first.begin(&has).await.unwrap()), (1, 0, 0));
+        if copies > 1 {
+            let double = second.next().await;
+            assert_eq!(double.event.id, event.id);
+            assert_eq!(second.begin(&double).await.unwrap(), Begin::Elsewhere);
+            second.release(&double, Duration::ZERO).await;
+        }
+        first.release(&has, Duration::ZERO).await;
+        // Whichever of them comes goes on with the same claim.
+        let has = first.next().await;
+        assert_eq!(go(first.begin(&has).await.unwrap()), (2, 0, 0));
+        let end = conclusion(&event, stage, 2);
+        first.conclude(&has, end.clone()).await.unwrap();
+        first.ack(&has).await;
+        drop(first);
+        for _ in 1..copies {
+            let double = second.next().await;
+            assert_eq!(second.begin(&double).await.unwrap(), Begin::Concluded(Box::new(end.clone())));
+            second.ack(&double).await;
+        }
+        second.nothing().await;
+    }
 }
 
 /// §4.2: claims are of an event and a stage.

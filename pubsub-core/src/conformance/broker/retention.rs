@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::dead_letters::are_unsupported;
-use super::sample::{LONG, Member, assert_kind, group_of, named, on, publish};
+use super::sample::{LONG, Member, assert_kind, conclusion, go, group_of, named, on, publish};
 use super::{BrokerFixture, Limits};
 use crate::{Broker, BrokerCapabilities, ErrorKind, Event, Novelty, PublisherExt as _, Scope, Timestamp};
 
@@ -58,6 +58,25 @@ pub async fn what_every_group_has_settled_goes_once_it_is_old(
     until_forgotten(&*broker, &settled).await;
     assert!(is_kept(&*broker, &waiting).await, "a live group has not settled it");
     assert_eq!(slow.take().await, "waiting");
+}
+
+/// §4.2: a claim is of its event, which is another one where somebody chooses the id again once the first is gone.
+pub async fn an_id_chosen_again_once_its_event_is_gone_is_run_again(
+    fixture: &dyn BrokerFixture,
+    _: BrokerCapabilities,
+) {
+    let broker = fixture.limited(Limits { retention: SHORT, ..Limits::default() }).await;
+    let event = named("t", "a", "nightly");
+    let mut member = Member::join(&*broker, on("s", &["t:a"])).await;
+    publish(&*broker, std::slice::from_ref(&event)).await;
+    for _ in 0..2 {
+        let leased = member.next().await;
+        assert_eq!(go(member.begin(&leased).await.unwrap()), (1, 0, 0));
+        member.conclude(&leased, conclusion(&event, "s", 1)).await.unwrap();
+        assert!(is_kept(&*broker, &event).await);
+        member.ack(&leased).await;
+        until_forgotten(&*broker, &event).await;
+    }
 }
 
 /// §4.2: the age of a delayed event counts from when it is due.

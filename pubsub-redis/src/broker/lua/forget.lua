@@ -1,18 +1,20 @@
 -- Removes claims whose event is gone, and notes the others as touched.
 -- KEYS: events, claims, touched, away.
--- ARGV: up to which ms they were touched, how many.
--- Answers how many were looked at.
-local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
-local now = whole(now_ms())
-for _, claim in ipairs(old) do
-  local entry = string.match(claim, '^([^|]+)|')
-  local is_kept = entry
-    and (redis.call('HEXISTS', KEYS[4], entry) == 1 or #redis.call('XRANGE', KEYS[1], entry, entry) > 0)
-  if is_kept then
-    redis.call('ZADD', KEYS[3], now, claim)
-  else
-    redis.call('HDEL', KEYS[2], claim)
-    redis.call('ZREM', KEYS[3], claim)
+-- ARGV: up to which ms they were touched; and for each its name and 1 where its event is known to be kept, otherwise 0.
+-- Answers how many were removed.
+local now, removed = whole(now_ms()), 0
+for at = 2, #ARGV, 2 do
+  local name = ARGV[at]
+  local touched = redis.call('ZSCORE', KEYS[3], name)
+  if touched and tonumber(touched) <= tonumber(ARGV[1]) then
+    local _, entries = read_claim(KEYS[2], name)
+    if ARGV[at + 1] == '1' or is_kept(entries, KEYS[1], KEYS[4]) then
+      redis.call('ZADD', KEYS[3], now, name)
+    else
+      redis.call('HDEL', KEYS[2], name)
+      redis.call('ZREM', KEYS[3], name)
+      removed = removed + 1
+    end
   end
 end
-return #old
+return removed

@@ -7,14 +7,16 @@
 local group, id, how, entry = ARGV[1], ARGV[3], ARGV[5], ARGV[7]
 local owner, count = pending(KEYS[1], group, id)
 if owner ~= ARGV[2] or count ~= tonumber(ARGV[4]) then return { 'lost' } end
-local claim = ARGV[10] ~= '' and redis.call('HGET', KEYS[6], ARGV[10]) or ''
+local claim, entries = '', ''
+if ARGV[10] ~= '' then claim, entries = claim_of(KEYS[6], ARGV[10], entry, KEYS[11], KEYS[2], KEYS[8]) end
 if ARGV[11] ~= '' and claim ~= ARGV[11] then return { 'other', claim } end
 local comes_from_again = KEYS[1] == KEYS[3]
 -- Last: where a call before it fails, the event stays as it was.
 local function over()
   if ARGV[11] ~= '' then
-    redis.call('HSET', KEYS[6], ARGV[10], ARGV[12])
-    redis.call('ZADD', KEYS[7], whole(now_ms()), ARGV[10])
+    write_claim(KEYS[6], KEYS[7], ARGV[10], ARGV[12], entries, entry)
+  elseif claim ~= '' and not is_noted(entries, entry) then
+    write_claim(KEYS[6], KEYS[7], ARGV[10], claim, entries, entry)
   end
   redis.call('XACK', KEYS[1], group, id)
   if comes_from_again then redis.call('XDEL', KEYS[1], id) end

@@ -76,6 +76,48 @@ local function kept(fields, entry, count)
   return copy
 end
 
+-- The claim that is kept of an event's stage, and the entries that it was begun at; '' for nothing.
+local function read_claim(claims, name)
+  local entries, text = string.match(redis.call('HGET', claims, name) or '', '^([^\n]*)\n(.*)$')
+  return text or '', entries or ''
+end
+
+local function is_noted(entries, entry)
+  return string.find(' ' .. entries .. ' ', ' ' .. entry .. ' ', 1, true) ~= nil
+end
+
+-- Whether one of these entries is kept, here or away.
+local function is_kept(entries, events, away)
+  for entry in string.gmatch(entries, '%S+') do
+    if redis.call('HEXISTS', away, entry) == 1 or #redis.call('XRANGE', events, entry, entry) > 0 then return true end
+  end
+  return false
+end
+
+-- The same for an entry: an id that somebody chose again, once its event was gone, is another event's.
+local function claim_of(claims, name, entry, ids, events, away)
+  local text, entries = read_claim(claims, name)
+  if text ~= '' and not is_noted(entries, entry)
+    and redis.call('HGET', ids, string.match(name, '^[^\n]*')) == entry and not is_kept(entries, events, away) then
+    return '', ''
+  end
+  return text, entries
+end
+
+-- Keeps a claim, and that it is this entry's as well.
+local MOST_NOTED = 16
+local function write_claim(claims, touched, name, text, entries, entry)
+  if not is_noted(entries, entry) then
+    local noted = { entry }
+    for other in string.gmatch(entries, '%S+') do
+      if #noted < MOST_NOTED then noted[#noted + 1] = other end
+    end
+    entries = table.concat(noted, ' ')
+  end
+  redis.call('HSET', claims, name, entries .. '\n' .. text)
+  redis.call('ZADD', touched, whole(now_ms()), name)
+end
+
 -- Puts an entry on its group's due list.
 local function put_off(due, held, fields, at)
   local member = redis.sha1hex(table.concat(fields, '\0')) .. whole(at)

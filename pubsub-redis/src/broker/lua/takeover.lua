@@ -10,10 +10,10 @@ math.randomseed(tonumber(ARGV[7]))
 local AT_ONCE, MOST_JITTER = 200, 10000
 local dropped, more, now = 0, 0, now_ms()
 
-local function is_suspect(position, entry, owner, count)
+local function is_suspect(position, id, owner, count)
   if stage == '' then return false end
-  local text = redis.call('HGET', KEYS[5], entry .. '|' .. stage)
-  local open = text and cjson.decode(text).open
+  local text = read_claim(KEYS[5], id .. '\n' .. stage)
+  local open = text ~= '' and cjson.decode(text).open
   return type(open) == 'table' and open.group == group and open.entry == position and open.owner == owner
     and open.count == count
 end
@@ -34,7 +34,7 @@ local function take_over(stream, kind)
       local fields = found[2]
       local entry = field(fields, '_entry') or id
       local count = one[4] + tonumber(field(fields, '_count') or '0')
-      if is_suspect(partition .. kind .. ':' .. id, entry, owner, count) then
+      if is_suspect(partition .. kind .. ':' .. id, field(fields, 'id') or '', owner, count) then
         put_off(KEYS[3], KEYS[4], kept(fields, entry, count), now + math.random(0, math.min(lease / 4, MOST_JITTER)))
         redis.call('XACK', stream, group, id)
         if kind == 'a' then
