@@ -8,8 +8,11 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 use own::{LONG, blocked, broker, config, connect, counted, next, server, until};
-use pubsub_core::conformance::broker::named;
-use pubsub_core::{Deliveries, Event, Publisher as _, PublisherExt as _, StartAt, Subscription, Timestamp};
+use pubsub_core::conformance::broker::{Member, named, on};
+use pubsub_core::{
+    DeadLetters as _, Deliveries, Event, Publisher as _, PublisherExt as _, Settlement, StartAt,
+    Subscription, Timestamp,
+};
 use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig};
 use services::{Proxy, Redis, Weather};
 use tokio::time::{sleep, timeout};
@@ -178,12 +181,18 @@ async fn what_was_removed_while_the_connection_was_lost_is_counted() {
     let (mut one, mut other) = (listen(&listens, "t:a").await, listen(&listens, "t:b").await);
     direct.publish_one(named("t", "a", "1")).await.unwrap();
     assert_eq!(heard(&mut one).await, Ok("1".to_owned()));
+    let mut member = Member::join(&direct, on("s", &["t:a"])).await;
+    let leased = member.next().await;
     proxy.set(Weather::Refused).unwrap();
     publish_all(&direct, (2..12).map(|n| named("t", "a", &n.to_string())).collect()).await;
+    // What is replayed is one group's, and its place was never anybody's event.
+    member.settle(&leased, Settlement::DeadLetter { reason: "poison".to_owned() }).await.unwrap();
+    let letter = direct.list(None, 1).await.unwrap().remove(0);
+    direct.replay(&letter.id, None).await.unwrap();
     redis.ask(&["XTRIM", EVENTS, "MAXLEN", "3"]).unwrap();
     assert!(heard(&mut one).await.is_err());
-    proxy.set(Weather::Clear).unwrap();
     let mut missed = Vec::new();
+    proxy.set(Weather::Clear).unwrap();
     let first = loop {
         match heard(&mut one).await {
             Ok(id) => break id,

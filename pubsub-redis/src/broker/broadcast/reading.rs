@@ -45,7 +45,10 @@ pub(super) struct Reading {
 /// How far the streams of these partitions are.
 pub(super) async fn reached(shared: &Shared, partitions: &[u16]) -> Result<Vec<(u16, Reached)>> {
     let doing = "begin to listen";
-    let request = |n: &u16| REACHED.call([&*shared.keys.partition(*n).events]);
+    let request = |n: &u16| {
+        let of = shared.keys.partition(*n);
+        REACHED.call([&*of.events, &of.blanks])
+    };
     let answers = shared.commands.all(partitions.iter().map(request).collect(), doing).await?;
     let read = |(n, answer): (&u16, crate::script::Answer)| {
         let [last, added] = fixed::<2>(answer.get(doing)?)?;
