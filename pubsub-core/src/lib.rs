@@ -8,6 +8,7 @@ compile_error!("pubsub-core runs commands in Unix process groups: Linux and macO
 
 mod admin;
 mod attributes;
+mod by_pattern;
 mod cap;
 mod capabilities;
 mod capture;
@@ -65,6 +66,7 @@ mod worker;
 pub use admin::{Broker, BrokerAdmin, DeadLetter, DeadLetters, Depth, GroupInfo, Scope, group_dropped};
 /// What implementing a trait of this crate needs.
 pub use async_trait::async_trait;
+pub use by_pattern::ByPattern;
 pub use cap::{Cap, bring_tails, remove_tail};
 pub use capabilities::{BrokerCapabilities, Durability, Order, StoreCapabilities, Support};
 pub use capture::{Capture, PART_AFTER};

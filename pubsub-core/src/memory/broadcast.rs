@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::by_pattern::ByPattern;
 use super::log::{position, until};
-use crate::{Error, ErrorKind, Event, Leased, Result, Subscription};
+use crate::{ByPattern, Error, ErrorKind, Event, Leased, Result, Subscription};
 
 /// How many events a subscriber may be behind, and how many may be due later; beyond that it misses some and is told.
 const BROADCAST_BUFFER: usize = 1024;

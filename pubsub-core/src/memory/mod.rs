@@ -2,7 +2,6 @@
 
 mod broadcast;
 mod broker;
-mod by_pattern;
 mod group;
 mod log;
 mod member;

@@ -149,7 +149,8 @@ pub(super) async fn replay(shared: &Shared, id: &str, group: Option<&GroupName>)
     event.id = EventId::generate();
     event.deliver_at = None;
     let place = shared.keys.place(n, &name);
-    let keys = [&partition.dead, &partition.events, &place.again, &partition.groups, &partition.away];
+    let of = &partition;
+    let keys = [&of.dead, &of.events, &place.again, &of.groups, &of.away, &of.blanks];
     let mut request = REPLAY.call(keys.map(String::as_str)).arg(&entry).arg(name.as_str());
     for (field, value) in event.to_attributes()? {
         request.push(field);

@@ -33,6 +33,7 @@ impl Keys {
         Partition {
             n,
             events: key("events"),
+            blanks: key("blanks"),
             groups: key("groups"),
             used: key("used"),
             ids: key("ids"),
@@ -71,6 +72,8 @@ pub(super) struct Partition {
     pub(super) n: u16,
     /// Stream: an entry for each event.
     pub(super) events: String,
+    /// String: how many entries of `events` never were an event, but the place of a replay.
+    pub(super) blanks: String,
     /// Hash: group → what is noted of it, at its home and in each partition that it reads.
     pub(super) groups: String,
     /// Sorted set, at a group's home: group → ms when a member joined, left or was seen by upkeep.

@@ -68,6 +68,12 @@ pub const REDIS_BROKER: BrokerCapabilities = BrokerCapabilities {
 /// for each subscriber, in a cluster one for each partition that it reads, so that
 /// [`with_partitions`](RedisBrokerConfig::with_partitions) bounds them.
 ///
+/// A subscription without a group gets each event at most once. All of a handle that start from now on share one such read;
+/// each has room for 4,096 events, or 64 MiB, that it has not taken yet, and is told in an `Err` item that can be followed by
+/// more how many it missed: because it was slow, or because they were removed at the server while that was out of reach. What
+/// the server kept is not missed over a lost connection. One that starts at a position reads for itself and misses nothing
+/// by being slow.
+///
 /// What an acknowledged publish survives is up to the server's persistence; what was not passed on yet to a replica that
 /// takes over is lost.
 ///

@@ -17,13 +17,13 @@ scripts! {
     "";
     BACK = "lua/back.lua",
     HEADS = "lua/heads.lua",
-    LAST = "lua/last.lua",
     LETTERS = "lua/letters.lua",
     MEMBERS = "lua/members.lua",
     OF_ACTION = "lua/of_action.lua",
     PAGE = "lua/page.lua",
     PENDING = "lua/pending.lua",
     PUBLISH = "lua/publish.lua",
+    REACHED = "lua/reached.lua",
     REPLAY = "lua/replay.lua",
     UNUSED = "lua/unused.lua",
 }

@@ -7,6 +7,7 @@ use pubsub_core::{Error, ErrorKind, Grouped, Published, Result};
 use tokio::sync::{OnceCell, RwLock, watch};
 use tokio::task::JoinSet;
 
+use super::broadcast::Hub;
 use super::config::RedisBrokerConfig;
 use super::indexed::Indexed;
 use super::keys::{Keys, Partition};
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     pub(super) config: RedisBrokerConfig,
     pub(super) publishing: Grouped<Batch, Vec<Result<Published>>>,
     pub(super) cancels: Cancels,
+    pub(super) hub: Hub,
     pub(super) full: Full,
     pub(super) indexed: Indexed,
     pub(super) chores: Chores,
@@ -56,6 +58,7 @@ impl Shared {
             durable,
             cancels: Cancels::new(keys.cancels_channel()),
             keys,
+            hub: Hub::default(),
             publishing: Grouped::new(),
             full: Full::default(),
             indexed: Indexed::default(),

@@ -38,6 +38,13 @@ fn wait(value: Value) -> Result<Option<Duration>> {
 }
 
 impl Member {
+    /// Asks, and hears of the server by its answer: also while looks take long, others have their time to renew.
+    async fn ask(&self, request: Request, doing: &'static str) -> Result<Value> {
+        let answer = self.shared.commands.one(request, doing).await?;
+        self.hearing.heard();
+        Ok(answer)
+    }
+
     /// Looks for so many in one place, and brings back what is due there.
     pub(super) async fn look(&self, at: usize, many: usize) -> Result<Look> {
         let doing = "take events";
@@ -51,7 +58,7 @@ impl Member {
         for part in self.filters.get(at).into_iter().flatten() {
             request.push(part);
         }
-        let answer = self.shared.commands.one(request, doing).await?;
+        let answer = self.ask(request, doing).await?;
         let [again, events, due, more, passed] = fixed::<5>(answer)?;
         self.due_in(at, wait(due)?);
         let passed = usize::try_from(count(passed)?).unwrap_or(usize::MAX);
@@ -75,7 +82,7 @@ impl Member {
             .arg(&place.of.events)
             .arg(">")
             .arg(">");
-        let answer = self.shared.commands.one(request, doing).await?;
+        let answer = self.ask(request, doing).await?;
         let mut raws = Vec::with_capacity(many);
         for (stream, entries) in streams(answer)? {
             let kind = if stream == place.of.events { Kind::Event } else { Kind::Again };
@@ -87,8 +94,7 @@ impl Member {
     /// Says that this member is there; answers how long ago the member was seen that was seen longest ago.
     pub(super) async fn sign_in(&self) -> Result<Duration> {
         let request = sign(&self.home, &self.group.name, &self.owner);
-        let silence = self.shared.commands.one(request, "say that a member is there").await?;
-        self.hearing.heard();
+        let silence = self.ask(request, "say that a member is there").await?;
         Ok(wait(silence)?.unwrap_or_default())
     }
 
@@ -133,7 +139,7 @@ impl Member {
         for name in silent {
             request.push(name);
         }
-        let answer = self.shared.commands.one(request, doing).await?;
+        let answer = self.ask(request, doing).await?;
         let [again, events, dropped, more, next, due] = fixed::<6>(answer)?;
         let dropped = count(dropped)?;
         if dropped > 0 {

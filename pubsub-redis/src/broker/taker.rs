@@ -157,14 +157,15 @@ impl Taker {
     /// Asks the places in turn until one has something.
     async fn look(&mut self) -> Result<Batch> {
         let member = Arc::clone(&self.member);
-        if self.has_to_sign() {
-            self.sign_in().await?;
-        }
         if let Some((at, _)) = member.next_due().filter(|(_, due)| *due <= Instant::now()) {
             self.todo.retain(|other| *other != at);
             self.todo.push_front(at);
         }
         while let Some(at) = self.todo.front().copied() {
+            // Each time: to look everywhere may take long.
+            if self.has_to_sign() {
+                self.sign_in().await?;
+            }
             let (batch, more) = self.look_at(at).await?;
             self.lost = 0;
             if !batch.is_empty() {

@@ -15,6 +15,9 @@ pub(crate) struct Server {
 pub(crate) trait Deployment: Send + Sync + 'static {
     /// The variable that has its URL.
     const VARIABLE: &'static str;
+
+    /// How many replicas must have a write of the broker before it counts.
+    const REPLICAS: u16 = 0;
 }
 
 /// One server.
@@ -28,6 +31,9 @@ pub(crate) struct Clustered;
 
 /// A master that sentinels watch.
 pub(crate) struct Watched;
+
+/// The same master, whose replica must have each write that counts.
+pub(crate) struct Replicated;
 
 impl Deployment for Standalone {
     const VARIABLE: &'static str = "PIPELINE_TEST_REDIS";
@@ -43,6 +49,11 @@ impl Deployment for Clustered {
 
 impl Deployment for Watched {
     const VARIABLE: &'static str = "PIPELINE_TEST_REDIS_SENTINEL";
+}
+
+impl Deployment for Replicated {
+    const VARIABLE: &'static str = Watched::VARIABLE;
+    const REPLICAS: u16 = 1;
 }
 
 impl Server {

@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use crate::Store;
 
 pub mod appending;
+mod awaited;
 pub mod changes;
 pub mod copying;
 pub mod following;
@@ -43,6 +44,7 @@ mod sample;
 pub mod searching;
 pub mod volume;
 
+pub use awaited::Awaited;
 pub use sample::{SampleRun, at, batch, lines, read, read_lines, shape, until};
 
 /// Gives a rule a store.

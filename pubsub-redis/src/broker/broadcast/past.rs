@@ -1,4 +1,4 @@
-//! Subscriptions without a group: each event from the start on, at most once, leased by nobody.
+//! A subscription that starts in the past: it reads for itself.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -9,27 +9,21 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt as _};
-use pubsub_core::{Error, Event, Leased, NoLeases, Result, StartAt, Subscribed, Subscription, Timestamp};
+use pubsub_core::{Error, Leased, NoLeases, Result, StartAt, Subscribed, Subscription, Timestamp};
 use redis::{Cmd, Value};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-use super::batch::decode;
-use super::group::partitions_of;
-use super::keys::{EntryId, Partition, position, read_position};
-use super::reads::{OPENING, longest, parts};
-use super::scripts::LAST;
-use super::shared::Shared;
+use super::super::batch::decode;
+use super::super::group::partitions_of;
+use super::super::keys::{EntryId, Partition, read_position};
+use super::super::reads::{OPENING, longest, parts};
+use super::super::shared::Shared;
+use super::{MAX_DELAYED, MAX_READ, leased, pause};
 use crate::connect::Waiter;
 use crate::error::is_elsewhere;
-use crate::reply::{Entry, entries as read_entries, streams, text};
+use crate::reply::{Entry, entries as read_entries, streams};
 use crate::script::Request;
-
-/// Most events of one partition that one read brings.
-const MAX_READ: usize = 256;
-
-/// Most delayed events that one subscriber waits for. What would be more comes at once rather than never.
-const MAX_DELAYED: usize = 1_000_000;
 
 /// Where a subscriber is in one partition.
 struct Cursor {
@@ -68,25 +62,18 @@ struct Part {
     answer: Result<Value>,
 }
 
-/// Subscribes from now on, or from where it asks to start.
-pub(super) async fn subscribe(shared: &Arc<Shared>, on: Subscription, partitions: u16) -> Result<Subscribed> {
-    let doing = "begin a broadcast";
+/// Subscribes from where it asks to start.
+pub(super) fn subscribe(shared: &Arc<Shared>, on: Subscription, partitions: u16) -> Result<Subscribed> {
     let read: Vec<Partition> =
         partitions_of(on.patterns(), partitions).into_iter().map(|n| shared.keys.partition(n)).collect();
-    let after: Vec<String> = match on.start() {
-        StartAt::Earliest => read.iter().map(|_| "0-0".to_owned()).collect(),
-        StartAt::After(start) => {
-            let (of, id) = read_position(start).ok_or_else(|| {
-                Error::invalid("start after a position that this broker never gave").with("position", start)
-            })?;
-            let begin = |n: u16| if n == of { id } else { EntryId::before_ms(id.ms) };
-            read.iter().map(|partition| begin(partition.n).to_string()).collect()
-        }
-        _ => {
-            let requests: Vec<Request> = read.iter().map(|of| LAST.call([&*of.events])).collect();
-            let answers = shared.commands.all(requests, doing).await?;
-            answers.into_iter().map(|answer| text(answer.get(doing)?)).collect::<Result<_>>()?
-        }
+    let after: Vec<String> = if let StartAt::After(start) = on.start() {
+        let (of, id) = read_position(start).ok_or_else(|| {
+            Error::invalid("start after a position that this broker never gave").with("position", start)
+        })?;
+        let begin = |n: u16| if n == of { id } else { EntryId::before_ms(id.ms) };
+        read.iter().map(|partition| begin(partition.n).to_string()).collect()
+    } else {
+        read.iter().map(|_| "0-0".to_owned()).collect()
     };
     let parts = parts(&shared.link, read.len());
     let part = |cursors| Part { cursors, waiter: None, failures: 0, answer: Ok(Value::Nil) };
@@ -159,7 +146,7 @@ impl Broadcast {
             self.delayed.pop();
             for entry in read_entries(answer)? {
                 if let Ok(event) = decode(&entry) {
-                    self.ready.push_back(leased(n, &entry, event));
+                    self.ready.push_back(leased(n, &entry.id, event));
                 }
             }
         }
@@ -232,7 +219,7 @@ impl Broadcast {
                 let Some(event) = decode(&entry).ok().filter(|event| self.on.wants(event)) else { continue };
                 match event.deliver_at.filter(|due| *due > Timestamp::now()) {
                     Some(due) => self.delayed.push(Reverse((due.as_micros(), at, entry.id))),
-                    None => fresh.push((EntryId::parse(&entry.id), leased(cursor.of.n, &entry, event))),
+                    None => fresh.push((EntryId::parse(&entry.id), leased(cursor.of.n, &entry.id, event))),
                 }
             }
         }
@@ -269,14 +256,4 @@ impl Part {
         };
         waiter.ask(cmd, wait, "wait for events").await
     }
-}
-
-/// By chance, and longer the more often something failed in a row.
-fn pause(failures: u32) -> Duration {
-    let longest = 50_u64.saturating_mul(1 << failures.min(6));
-    Duration::from_millis(fastrand::u64(10..=longest))
-}
-
-fn leased(n: u16, entry: &Entry, event: Event) -> Leased {
-    Leased { event, position: position(n, &entry.id), lease: None }
 }
