@@ -114,10 +114,11 @@ impl Group {
         if any(self.id) {
             // Where this process adopts orphans (the first one of a container), nobody else waits for them.
             while let Ok(Some(_)) = waitpgid(self.id, WaitOptions::NOHANG) {}
+            if any(self.id) {
+                return;
+            }
         }
-        if !any(self.id) {
-            self.guarded = None;
-        }
+        self.guarded = None;
     }
 }
 

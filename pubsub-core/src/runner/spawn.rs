@@ -1,6 +1,6 @@
 //! Starts a process that no signal meant for others ends on the way.
 
-use std::io;
+use std::io::{self, Read as _};
 
 /// Starts after which one is taken as it is: only a flood of signals gets there.
 const TRIES: u32 = 100;
@@ -30,7 +30,10 @@ fn ended_before_it_ran(id: u32) -> bool {
     // Of the kernel's `PF_` flags (include/linux/sched.h).
     const EXITING: u32 = 0x4;
     const FORKED_AND_NOT_EXECUTED: u32 = 0x40;
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // More than what stands before the flags: six numbers, and a name of at most 64 bytes (kernel threads have the longest).
+    let mut start = [0; 256];
+    let read = std::fs::File::open(format!("/proc/{id}/stat")).and_then(|mut stat| stat.read(&mut start));
+    let stat = String::from_utf8_lossy(read.ok().and_then(|read| start.get(..read)).unwrap_or_default());
     // `pid (name) state parent group session terminal terminal's-group flags …`; the name may hold anything, also a
     // parenthesis (proc(5)).
     let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u32>().ok());
