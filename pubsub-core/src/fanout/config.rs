@@ -49,7 +49,7 @@ pub struct SinkConfig {
     pub delay: Duration,
     /// How it is tried again.
     pub backoff: Backoff,
-    /// How long one call may take. One that takes longer is dropped, counts as [`TimedOut`](ErrorKind::TimedOut), and is
+    /// How long one call may take. One that takes longer is dropped, counts as [`TimedOut`](crate::ErrorKind::TimedOut), and is
     /// repeated as after any failure that may pass; lines then go in smaller appends. Each call of an [`OutputSink`] is
     /// safe to drop and to repeat.
     pub call_limit: Duration,
