@@ -15,7 +15,7 @@ const PLACE: Place =
     Place { begin: "<!-- speed: written by `cargo xtask bench --save` -->", end: "<!-- /speed -->" };
 
 /// A package of its own, with its own lock: what users would pick instead is no dependency of the workspace.
-const PEERS: &str = "peers/Cargo.toml";
+pub(crate) const PEERS: &str = "peers/Cargo.toml";
 
 /// The benchmarks that it has peers for.
 const WITH_PEERS: [&str; 2] = ["broker", "redis"];

@@ -1,7 +1,7 @@
 //! All that is checked without running a test.
 
 use crate::run::{Done, cargo};
-use crate::{dependencies, facade, style, support_table};
+use crate::{bench, dependencies, facade, style, support_table};
 
 pub(crate) fn all() -> Done {
     cargo(&["fmt", "--all", "--check"], &[])?;
@@ -10,6 +10,8 @@ pub(crate) fn all() -> Done {
     let faults = ["-p", "pubsub-pipeline-examples", "--features", "fault-points", "--all-targets"];
     cargo(&[&["clippy", "--locked"], &faults[..], &["--", "-D", "warnings"]].concat(), &[])?;
     cargo(&["doc", "--locked", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    // Built by `cargo xtask bench` alone, which is too rare to notice.
+    cargo(&["fetch", "--quiet", "--locked", "--manifest-path", bench::PEERS], &[])?;
     features()?;
     dependencies::check()?;
     style::check()?;
