@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures::stream::{BoxStream, Fuse, Stream, StreamExt as _};
+use futures::stream::{BoxStream, Stream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -17,24 +17,16 @@ use crate::{
     Subscriber, Subscription,
 };
 
-/// Where fewer deliveries than this are taken in advance, they are taken all at once: to ask twice as often would cost more
-/// than what is done meanwhile.
-const AHEAD: usize = 32;
-
 /// What a subscription delivers, one after the other; the leases of all that is not settled are kept in the meantime.
 ///
-/// One task renews them every third of a lease, all in one call, until the stream and every delivery are gone. A prefetch of
-/// 32 or more is taken in halves: the broker is asked for the second while the first is handed out, so that neither waits
-/// for the other.
+/// One task renews them every third of a lease, all in one call, until the stream and every delivery are gone.
 ///
 /// # Cancel safety
 /// A dropped [`next`](Self::next) loses nothing. A dropped `Deliveries` gives back what it had not handed out; what it
 /// had handed out is still kept.
 pub struct Deliveries {
-    entries: Fuse<BoxStream<'static, Result<Leased>>>,
+    entries: BoxStream<'static, Result<Leased>>,
     batch: VecDeque<Delivery>,
-    /// Where there are as many, the broker is not asked for more.
-    enough: usize,
     error: Option<Error>,
     keeper: Arc<Keeper>,
     task: Option<JoinHandle<()>>,
@@ -47,13 +39,10 @@ impl Deliveries {
     /// As [`Subscriber::subscribe`].
     pub async fn open(subscriber: &dyn Subscriber, subscription: Subscription) -> Result<Self> {
         let lease = subscription.group().map(|group| group.lease);
-        let (prefetch, half) = (subscription.prefetch(), subscription.prefetch() / 2);
-        let (at_once, enough) = if prefetch < AHEAD { (prefetch, 1) } else { (half, prefetch - half + 1) };
-        let subscribed = subscriber.subscribe(subscription.with_prefetch(at_once)).await?;
+        let subscribed = subscriber.subscribe(subscription).await?;
         let keeper = Arc::new(Keeper::new(subscribed.leases, subscribed.claims));
         let task = lease.map(|lease| tokio::spawn(Arc::clone(&keeper).keep(lease)));
-        let entries = subscribed.entries.fuse();
-        Ok(Self { entries, batch: VecDeque::new(), enough, error: None, keeper, task })
+        Ok(Self { entries: subscribed.entries, batch: VecDeque::new(), error: None, keeper, task })
     }
 
     /// The next delivery; `None` once the broker is closed. After an `Err` whose kind is retryable more can follow.
@@ -84,19 +73,25 @@ impl Drop for Deliveries {
     }
 }
 
-impl Deliveries {
-    /// Asks the broker, and keeps the leases of all that one read of it took.
-    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut leased = match ready!(self.entries.poll_next_unpin(cx)) {
-            None => return Poll::Ready(()),
-            Some(Err(error)) => {
-                self.error = Some(error);
-                return Poll::Ready(());
-            }
-            Some(Ok(leased)) => vec![leased],
+impl Stream for Deliveries {
+    type Item = Result<Delivery>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(delivery) = self.batch.pop_front() {
+            return Poll::Ready(Some(Ok(delivery)));
+        }
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let first = match ready!(self.entries.as_mut().poll_next(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(leased)) => leased,
         };
+        // The rest of what was read with it, so that its leases are kept as well.
+        let mut leased = vec![first];
         while self.entries.size_hint().0 > 0 {
-            match self.entries.poll_next_unpin(cx) {
+            match self.entries.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Ok(more))) => leased.push(more),
                 Poll::Ready(Some(Err(error))) => self.error = Some(error),
                 Poll::Ready(None) | Poll::Pending => break,
@@ -104,24 +99,7 @@ impl Deliveries {
         }
         let delivered = self.keeper.watch(leased);
         self.batch.extend(delivered);
-        Poll::Ready(())
-    }
-}
-
-impl Stream for Deliveries {
-    type Item = Result<Delivery>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // What was taken comes first, then why nothing was, then the end.
-        let asks = self.batch.len() < self.enough && self.error.is_none();
-        let asked = if asks { self.poll_take(cx) } else { Poll::Pending };
-        if let Some(delivery) = self.batch.pop_front() {
-            return Poll::Ready(Some(Ok(delivery)));
-        }
-        if let Some(error) = self.error.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        asked.map(|()| None)
+        Poll::Ready(self.batch.pop_front().map(Ok))
     }
 }
 
@@ -322,43 +300,5 @@ impl fmt::Debug for Delivery {
             .field("position", &self.position)
             .field("lease", &self.lease)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{AHEAD, Deliveries};
-    use crate::{
-        ActionId, BrokerAdmin as _, Event, EventType, MemoryBroker, Publisher as _, Scope, Stage,
-        Subscription,
-    };
-
-    async fn leased(broker: &MemoryBroker) -> usize {
-        let groups = broker.groups(&Scope::default()).await.unwrap();
-        groups.iter().map(|group| usize::try_from(group.depth.leased).unwrap()).sum()
-    }
-
-    #[tokio::test]
-    async fn the_second_half_is_asked_for_while_the_first_is_handed_out_and_both_are_at_most_the_prefetch() {
-        let (broker, prefetch) = (MemoryBroker::new(), AHEAD + 8);
-        let event =
-            |n: u32| Event::new(EventType::new("t").unwrap(), ActionId::new(format!("a-{n}")).unwrap());
-        assert!(broker.publish((0..200).map(event).collect()).await.iter().all(Result::is_ok));
-        let on = Subscription::for_stage(Stage::new("s").unwrap(), ["t:*".parse().unwrap()]).unwrap();
-        let on = on.with_prefetch(prefetch);
-        let mut deliveries = Deliveries::open(&broker, on.clone()).await.unwrap();
-        for _ in 0..100 {
-            let delivery = deliveries.next().await.unwrap().unwrap();
-            let leased = leased(&broker).await;
-            assert!((prefetch / 2..=prefetch).contains(&leased), "{leased} are leased");
-            delivery.ack().await.unwrap();
-        }
-        drop(deliveries);
-        let mut deliveries = Deliveries::open(&broker, on).await.unwrap();
-        for _ in 100..200 {
-            deliveries.next().await.unwrap().unwrap().ack().await.unwrap();
-        }
-        broker.close().await.unwrap();
-        assert!(deliveries.next().await.is_none() && deliveries.next().await.is_none());
     }
 }
