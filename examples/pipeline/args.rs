@@ -29,7 +29,8 @@ pub(crate) struct Global {
     /// A file broker and a file store in this folder
     #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_parser = folder, value_name = "D")]
     pub(crate) dir: PathBuf,
-    /// The broker, in place of the folder's: file:///path, file:path
+    /// The broker, in place of the folder's: file:///path, file:path, redis://host:port, rediss:// (TLS),
+    /// redis+sentinel://, redis+cluster://, redis+unix:///path; options as ?prefix=ci&replicas=1
     #[arg(long, global = true, value_parser = place, value_name = "URL")]
     pub(crate) broker: Option<Place>,
     /// A store, in place of the folder's; may be given several times. The first is required and is asked; others are

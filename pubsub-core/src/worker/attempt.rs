@@ -67,7 +67,7 @@ impl Shared {
         let slot = slot.filter(|_| matches!(begin, Begin::Go(_)));
         match begin {
             Begin::Go(numbers) => self.run(delivery, numbers, stop, slot).await,
-            Begin::Concluded(conclusion) => self.after(delivery, &conclusion).await,
+            Begin::Concluded(conclusion) => self.concluded_before(delivery, &conclusion).await,
             Begin::Cancelled(numbers) => self.cancelled(delivery, numbers).await,
             Begin::Exhausted(numbers) => {
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
@@ -170,19 +170,24 @@ impl Shared {
         record.conclude();
         let conclusion = Conclusion { record, values: BTreeMap::new() };
         delivery.conclude(conclusion.clone()).await?;
-        let settlement = self.after(delivery, &conclusion).await?;
+        unless_refused(&conclusion.record, self.fan_out.finish_record(&conclusion.record).await)?;
+        let settlement = self.publish(delivery, &conclusion).await?;
         self.tell(&conclusion.record);
         Ok(settlement)
     }
 
-    /// What follows from a conclusion, whoever made it: its record in the stores, its events, and how it is settled.
-    async fn after(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
-        if let Err(error) = self.fan_out.finish_record(&conclusion.record).await {
-            if error.is_retryable() || error.kind() == ErrorKind::Closed {
-                return Err(error);
-            }
-            tracing::warn!(run = %conclusion.record.key.run_id, error = %error.chain(), "a required store refuses the end of a run");
-        }
+    /// What follows from a conclusion that another worker made: its record in the stores, its events, and how it is settled.
+    async fn concluded_before(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
+        let record = &conclusion.record;
+        // What was concluded without a run may be in no store yet; any other run is, unless somebody removed it.
+        let has_run =
+            record.counts.lines > 0 || !matches!(record.cause, Some(Cause::Cancelled | Cause::LeaseLost));
+        let brought = if has_run {
+            self.fan_out.update_record(record).await
+        } else {
+            self.fan_out.finish_record(record).await
+        };
+        unless_refused(record, brought)?;
         self.publish(delivery, conclusion).await
     }
 
@@ -219,6 +224,16 @@ impl Shared {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A store that refuses a record for good holds nothing up.
+fn unless_refused(record: &RunRecord, brought: Result<()>) -> Result<()> {
+    let Err(error) = brought else { return Ok(()) };
+    if error.is_retryable() || error.kind() == ErrorKind::Closed {
+        return Err(error);
+    }
+    tracing::warn!(run = %record.key.run_id, error = %error.chain(), "a required store refuses the end of a run");
+    Ok(())
 }
 
 /// Does a part of a run and passes on to it what stops it. The part is pinned elsewhere: it is large.
