@@ -284,11 +284,10 @@ impl Follower {
     }
 
     async fn wait(&mut self) -> Result<Option<Followed>> {
-        if let Some(changes) = &mut self.changes {
-            if let Ok(change) = tokio::time::timeout(POLL, changes.next()).await {
-                change
-                    .unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, "follow: the store was closed")))?;
-            }
+        if let Some(changes) = &mut self.changes
+            && let Ok(change) = tokio::time::timeout(POLL, changes.next()).await
+        {
+            change.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, "follow: the store was closed")))?;
         }
         self.step = Step::Look;
         Ok(None)
