@@ -89,7 +89,8 @@ impl Stream for Deliveries {
             Some(Ok(leased)) => leased,
         };
         // The rest of what was read with it, so that its leases are kept as well.
-        let mut leased = vec![first];
+        let mut leased = Vec::with_capacity(1 + self.entries.size_hint().0);
+        leased.push(first);
         while self.entries.size_hint().0 > 0 {
             match self.entries.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Ok(more))) => leased.push(more),
@@ -127,13 +128,12 @@ pub struct Delivery {
     event: Arc<Event>,
     position: Position,
     lease: Option<LeaseId>,
-    state: watch::Receiver<LeaseState>,
     keeper: Arc<Keeper>,
 }
 
 impl Delivery {
-    pub(crate) fn new(leased: Leased, state: watch::Receiver<LeaseState>, keeper: Arc<Keeper>) -> Self {
-        Self { event: Arc::new(leased.event), position: leased.position, lease: leased.lease, state, keeper }
+    pub(crate) fn new(leased: Leased, keeper: Arc<Keeper>) -> Self {
+        Self { event: Arc::new(leased.event), position: leased.position, lease: leased.lease, keeper }
     }
 
     /// The event.
@@ -157,7 +157,7 @@ impl Delivery {
     /// Tells what becomes of the lease.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LeaseState> {
-        self.state.clone()
+        self.keeper.state(self.lease.as_ref())
     }
 
     /// Asks the broker to begin an attempt.
@@ -267,7 +267,7 @@ impl Delivery {
                 Err(error) if error.is_retryable() => error,
                 answer => return answer,
             };
-            let mut state = self.state.clone();
+            let mut state = self.state();
             let lost = async {
                 // Without a keeper nobody will say so.
                 if state.wait_for(|state| *state == LeaseState::Lost).await.is_err() {

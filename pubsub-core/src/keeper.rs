@@ -29,10 +29,29 @@ pub(crate) struct Keeper {
 #[derive(Default)]
 struct Kept {
     /// Deliveries that are not settled. The subscription's prefetch and its user bound them.
-    live: HashMap<LeaseId, watch::Sender<LeaseState>>,
+    live: HashMap<LeaseId, Live>,
     /// Deliveries that were dropped and are to be given back: each was one of `live`.
     dropped: Vec<(LeaseId, Instant)>,
     stream_ended: bool,
+}
+
+/// A delivery that is not settled.
+struct Live {
+    state: LeaseState,
+    /// Whom to tell: nobody, until somebody wants to know.
+    told: Option<watch::Sender<LeaseState>>,
+}
+
+impl Live {
+    fn becomes(&mut self, new: LeaseState) {
+        if self.state == new || self.state == LeaseState::Lost {
+            return;
+        }
+        self.state = new;
+        if let Some(told) = &self.told {
+            told.send_replace(new);
+        }
+    }
 }
 
 impl Keeper {
@@ -46,15 +65,24 @@ impl Keeper {
 
     /// Keeps the leases of what one read took.
     pub(crate) fn watch(self: &Arc<Self>, leased: Vec<Leased>) -> Vec<Delivery> {
+        let leases = leased.iter().filter_map(|leased| leased.lease.clone());
+        self.kept().live.extend(leases.map(|lease| (lease, Live { state: LeaseState::Held, told: None })));
+        leased.into_iter().map(|leased| Delivery::new(leased, Arc::clone(self))).collect()
+    }
+
+    /// Tells what becomes of a lease.
+    pub(crate) fn state(&self, lease: Option<&LeaseId>) -> watch::Receiver<LeaseState> {
         let mut kept = self.kept();
-        let watch = |leased: Leased| {
-            let (sender, state) = watch::channel(LeaseState::Held);
-            if let Some(lease) = &leased.lease {
-                kept.live.insert(lease.clone(), sender);
-            }
-            Delivery::new(leased, state, Arc::clone(self))
+        let Some(live) = lease.and_then(|lease| kept.live.get_mut(lease)) else {
+            // Nobody will say anything.
+            return watch::channel(LeaseState::Held).1;
         };
-        leased.into_iter().map(watch).collect()
+        let state = live.state;
+        let mut receiver = live.told.get_or_insert_with(|| watch::Sender::new(state)).subscribe();
+        if state != LeaseState::Held {
+            receiver.mark_changed();
+        }
+        receiver
     }
 
     pub(crate) async fn settle(&self, lease: LeaseId, settlement: Settlement) -> Result<()> {
@@ -152,21 +180,14 @@ impl Keeper {
         if failures > 0 {
             tracing::info!(failures, leases = leases.len(), "leases are renewed again");
         }
-        let kept = self.kept();
+        let mut kept = self.kept();
         for (lease, answer) in leases.iter().zip(answers) {
-            let Some(sender) = kept.live.get(lease) else { continue };
-            let new = match answer {
-                Renewal::Held => continue,
-                Renewal::Cancelled => LeaseState::Cancelled,
-                Renewal::Lost => LeaseState::Lost,
-            };
-            sender.send_if_modified(|state| {
-                let changes = *state != new && *state != LeaseState::Lost;
-                if changes {
-                    *state = new;
-                }
-                changes
-            });
+            let Some(live) = kept.live.get_mut(lease) else { continue };
+            match answer {
+                Renewal::Held => {}
+                Renewal::Cancelled => live.becomes(LeaseState::Cancelled),
+                Renewal::Lost => live.becomes(LeaseState::Lost),
+            }
         }
         true
     }

@@ -139,7 +139,7 @@ impl Subscription {
         self
     }
 
-    /// With so many deliveries taken at once, at least 1; what is taken is leased and waits for the subscriber.
+    /// With so many deliveries taken in advance, at least 1; what is taken is leased and waits for the subscriber.
     #[must_use]
     pub fn with_prefetch(mut self, deliveries: usize) -> Self {
         self.prefetch = deliveries.clamp(1, MAX_PREFETCH);
@@ -164,7 +164,7 @@ impl Subscription {
         &self.start
     }
 
-    /// How many deliveries are taken at once.
+    /// How many deliveries are taken in advance.
     #[must_use]
     pub const fn prefetch(&self) -> usize {
         self.prefetch
@@ -177,7 +177,7 @@ impl Subscription {
     }
 }
 
-/// Most deliveries that are taken at once.
+/// Most deliveries that are taken in advance.
 pub const MAX_PREFETCH: usize = 10_000;
 
 /// Whether an event is for a subscription with these patterns and this stage.

@@ -68,20 +68,26 @@ pub(crate) fn pairs(value: Value) -> Result<Vec<(String, String)>> {
 }
 
 /// An entry of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     /// Its id in its stream.
     pub(crate) id: String,
-    /// Names and values.
-    pub(crate) fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Names and texts in turn, as the driver read them: copying them once more is felt.
+    fields: Vec<Value>,
     /// How often it was delivered, where that was asked for.
     pub(crate) deliveries: u64,
 }
 
 impl Entry {
+    /// Names and values.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let (pairs, _) = self.fields.as_chunks::<2>();
+        pairs.iter().filter_map(|[name, value]| Some((bulk(name)?, bulk(value)?)))
+    }
+
     /// The value of a field.
     pub(crate) fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|(known, _)| known == name.as_bytes()).map(|(_, value)| value.as_slice())
+        self.fields().find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value)
     }
 
     /// The value of a field that is text.
@@ -93,20 +99,28 @@ impl Entry {
 /// The entries of a list of `{id, fields}` or `{id, fields, deliveries}`. One that was removed has no fields and is left
 /// out.
 pub(crate) fn entries(value: Value) -> Result<Vec<Entry>> {
-    items(value)?.into_iter().filter_map(|one| entry(one).transpose()).collect()
+    let items = items(value)?;
+    let mut entries = Vec::with_capacity(items.len());
+    for item in items {
+        entries.extend(entry(item)?);
+    }
+    Ok(entries)
+}
+
+/// The bytes of a text as every field of an entry is one.
+const fn bulk(value: &Value) -> Option<&[u8]> {
+    if let Value::BulkString(bytes) = value { Some(bytes.as_slice()) } else { None }
 }
 
 fn entry(value: Value) -> Result<Option<Entry>> {
     let mut parts = items(value)?.into_iter();
     let id = text(parts.next().unwrap_or(Value::Nil))?;
-    let fields = parts.next().unwrap_or(Value::Nil);
-    if fields == Value::Nil {
-        return Ok(None);
-    }
-    let mut flat = items(fields)?.into_iter();
-    let mut fields = Vec::with_capacity(flat.len() / 2);
-    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-        fields.push((bytes(name)?, bytes(value)?));
+    let fields = match parts.next() {
+        None | Some(Value::Nil) => return Ok(None),
+        Some(fields) => items(fields)?,
+    };
+    if fields.iter().any(|field| bulk(field).is_none()) {
+        return Err(unexpected("a text"));
     }
     let deliveries = parts.next().map_or(Ok(1), count)?;
     Ok(Some(Entry { id, fields, deliveries }))

@@ -68,6 +68,12 @@ impl Request {
     }
 }
 
+impl From<Cmd> for Request {
+    fn from(cmd: Cmd) -> Self {
+        Self { cmd, script: None }
+    }
+}
+
 /// Whether the server does not know the script that was called.
 fn lacks_script(answer: &RedisResult<Value>) -> bool {
     matches!(answer, Ok(Value::ServerError(error)) if error.kind() == Some(ServerErrorKind::NoScript))

@@ -24,7 +24,7 @@ pub(super) struct Raw {
 /// What was leased and nobody has yet; dropped, it is given back.
 pub(super) struct Batch {
     member: Arc<Member>,
-    leased: Vec<Leased>,
+    pub(super) leased: Vec<Leased>,
 }
 
 impl Batch {
@@ -75,22 +75,32 @@ impl Member {
     /// Reads what was leased at `since`: what is not this group's is settled at once, what is to come later is put off, what
     /// cannot be decoded is set aside, and what is over the prefetch is given back.
     pub(super) async fn sort(self: &Arc<Self>, raws: Vec<Raw>, since: Instant) -> Result<Batch> {
-        let mut batch = Batch::nothing(self);
-        let mut sorted = Sorted::default();
+        let (batch, sorted) = self.sorted(&raws, since);
+        if !sorted.requests.is_empty() {
+            self.carry_out(sorted).await?;
+        }
+        Ok(batch)
+    }
+
+    fn sorted(self: &Arc<Self>, raws: &[Raw], since: Instant) -> (Batch, Sorted) {
+        let (mut batch, mut sorted) = (Batch::nothing(self), Sorted::default());
+        let most = self.on.prefetch();
+        batch.leased.reserve_exact(most.min(raws.len()));
+        let mut taken = Vec::with_capacity(most.min(raws.len()));
         for raw in raws {
-            let n = self.places.get(raw.at).map_or(0, |place| place.of.n);
             let event = match decode(&raw.entry) {
                 Ok(event) => event,
                 Err(reason) => {
-                    self.set_aside(&raw, &reason, &mut sorted);
+                    self.set_aside(raw, &reason, &mut sorted);
                     continue;
                 }
             };
             if !self.on.wants(&event) {
-                self.acknowledge(&raw, &mut sorted);
+                self.acknowledge(raw, &mut sorted);
                 continue;
             }
-            let held = self.lease_of(&raw, &event, since);
+            let n = self.places.get(raw.at).map_or(0, |place| place.of.n);
+            let held = self.lease_of(raw, n, &event, since);
             if raw.kind == Kind::Event
                 && let Some(at) = event.deliver_at.filter(|at| *at > Timestamp::now())
             {
@@ -98,21 +108,21 @@ impl Member {
                 sorted.put_off(raw.at, self.settlement(&held, &How::Due(ms), None));
                 continue;
             }
-            if batch.leased.len() >= self.on.prefetch() {
+            if batch.leased.len() >= most {
                 sorted.requests.extend(self.settlement(&held, &How::Back(0), None));
                 continue;
             }
-            let entry = lease_entry(n, raw.kind, &raw.entry.id);
             let position = match raw.kind {
-                Kind::Event => entry.clone(),
-                Kind::Again => position(n, &held.entry),
+                Kind::Event => held.lease.clone(),
+                Kind::Again => position(n, held.entry()),
             };
-            let lease = LeaseId { entry, owner: Arc::clone(&self.owner), count: held.count };
-            self.lock().insert(lease.entry.clone(), held);
+            let lease =
+                LeaseId { entry: held.lease.clone(), owner: Arc::clone(&self.owner), count: held.count };
+            taken.push((held.lease.clone(), held));
             batch.leased.push(Leased { event, position, lease: Some(lease) });
         }
-        self.carry_out(sorted).await?;
-        Ok(batch)
+        self.lock().extend(taken);
+        (batch, sorted)
     }
 
     async fn carry_out(&self, sorted: Sorted) -> Result<()> {
@@ -129,29 +139,27 @@ impl Member {
         Ok(())
     }
 
-    fn lease_of(&self, raw: &Raw, event: &Event, since: Instant) -> Held {
-        let n = self.places.get(raw.at).map_or(0, |place| place.of.n);
-        let id: Arc<str> = raw.entry.id.as_str().into();
-        let (entry, before) = match raw.kind {
-            Kind::Event => (Arc::clone(&id), 0),
+    fn lease_of(&self, raw: &Raw, n: u16, event: &Event, since: Instant) -> Held {
+        let (began, before) = match raw.kind {
+            Kind::Event => (None, 0),
             Kind::Again => {
                 let before = raw.entry.text("_count").and_then(|count| count.parse().ok());
-                (raw.entry.text("_entry").map_or_else(|| Arc::clone(&id), Arc::from), before.unwrap_or(0))
+                (raw.entry.text("_entry").map(Arc::from), before.unwrap_or(0))
             }
         };
         Held {
+            lease: lease_entry(n, raw.kind, &raw.entry.id),
+            root: root(event, n, began.as_deref().unwrap_or(&raw.entry.id)),
+            began,
             at: raw.at,
             kind: raw.kind,
             deliveries: raw.entry.deliveries,
             count: before + raw.entry.deliveries,
             event: event.id.clone(),
             action: event.action_id.clone(),
-            root: root(event, n, &entry),
             until: since + self.group.lease,
             claim: None,
             open: false,
-            id,
-            entry,
             is_settled: false,
         }
     }
@@ -196,16 +204,23 @@ impl Sorted {
 
 /// The event of an entry, or why there is none.
 pub(super) fn decode(entry: &Entry) -> std::result::Result<Event, String> {
-    let mut attributes = Vec::with_capacity(entry.fields.len());
-    for (name, value) in &entry.fields {
-        let name = std::str::from_utf8(name).map_err(|_| "a field's name is not UTF-8")?;
-        if name.starts_with('_') {
-            continue;
+    let mut wrong = None;
+    let attributes = entry.fields().filter(|(name, _)| !name.starts_with(b"_")).map_while(|(name, value)| {
+        match (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            (Ok(name), Ok(value)) => Some((name, value)),
+            (Ok(name), Err(_)) => {
+                wrong = Some(format!("the field {name} is not UTF-8"));
+                None
+            }
+            (Err(_), _) => {
+                wrong = Some("a field's name is not UTF-8".to_owned());
+                None
+            }
         }
-        let value = std::str::from_utf8(value).map_err(|_| format!("the field {name} is not UTF-8"))?;
-        attributes.push((name, value));
-    }
-    Event::from_attributes(attributes).map_err(|error| error.chain())
+    });
+    let event = Event::from_attributes(attributes);
+    // What was read up to there says less.
+    wrong.map_or_else(|| event.map_err(|error| error.chain()), Err)
 }
 
 /// Where the chain of an event began: a replay begins one anew.

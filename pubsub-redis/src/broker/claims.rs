@@ -68,11 +68,11 @@ impl Keeper {
             &of.away,
             &holder_stream,
         ];
-        let request = CLAIM.call(keys).arg(member.group.name.as_str()).arg(&*lease.owner).arg(&*held.id);
+        let request = CLAIM.call(keys).arg(member.group.name.as_str()).arg(&*lease.owner).arg(held.id());
         let request = request.arg(held.deliveries).arg(held.claim_of(self.stage()?)).arg(seen).arg(new);
         let request = request
             .arg(held.action.as_str())
-            .arg(&*held.entry)
+            .arg(held.entry())
             .arg(open.map_or("", |open| &open.group))
             .arg(holder_id)
             .arg(open.map_or("", |open| &open.owner))

@@ -51,7 +51,7 @@ fn raw(entry: &Entry) -> Vec<u8> {
     if let Some(data) = entry.field("data") {
         return data.to_vec();
     }
-    let own = entry.fields.iter().filter(|(name, _)| !name.starts_with(b"_"));
+    let own = entry.fields().filter(|(name, _)| !name.starts_with(b"_"));
     own.flat_map(|(name, value)| [name, b"=".as_slice(), value, b"\n"].concat()).collect()
 }
 

@@ -40,9 +40,11 @@ impl Indexed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an action is indexed.
-    pub(super) fn has(&self, action: &ActionId) -> bool {
-        self.lock().actions.get(action).is_some_and(|(_, since)| since.elapsed() < STANDS)
+    /// Which of these actions are indexed.
+    pub(super) fn have<'a>(&self, actions: impl IntoIterator<Item = &'a ActionId>) -> Vec<bool> {
+        let (state, now) = (self.lock(), Instant::now());
+        let stands = |(_, since): &(u16, Instant)| now.saturating_duration_since(*since) < STANDS;
+        actions.into_iter().map(|action| state.actions.get(action).is_some_and(stands)).collect()
     }
 
     /// Whether it is time to look at the token of a partition.
@@ -92,19 +94,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_indexed_stands_for_a_while_and_as_long_as_the_token() {
         let indexed = Indexed::default();
+        let has = |action: &ActionId| indexed.have([action]) == [true];
         let (a, b, other) = (action("a"), action("b"), action("other"));
-        assert!(indexed.is_to_be_looked_at(1) && !indexed.has(&a));
+        assert!(indexed.is_to_be_looked_at(1) && !has(&a));
         for (action, n) in [(&a, 1), (&b, 1), (&other, 2)] {
             assert!(indexed.note(action, n, format!("token-{n}")).is_empty());
         }
-        assert!(indexed.has(&a) && !indexed.is_to_be_looked_at(1));
+        assert!(has(&a) && !indexed.is_to_be_looked_at(1));
         assert!(indexed.look(1, "token-1".to_owned()).is_empty());
         let mut lost = indexed.look(1, "another".to_owned());
         lost.sort();
         assert_eq!(lost, [a.clone(), b]);
-        assert!(!indexed.has(&a) && indexed.has(&other), "the other partition has its own");
+        assert!(!has(&a) && has(&other), "the other partition has its own");
         tokio::time::advance(STANDS).await;
-        assert!(!indexed.has(&other));
+        assert!(!has(&other));
     }
 
     #[tokio::test(start_paused = true)]

@@ -162,6 +162,11 @@ pub(super) fn lease_entry(n: u16, kind: Kind, id: &str) -> Position {
     }
 }
 
+/// The id in its stream of a lease's entry.
+pub(super) fn id_of(lease: &Position) -> &str {
+    lease.as_str().split_once(':').map_or("", |(_, id)| id)
+}
+
 /// Partition, stream and id of a lease's entry; `None` for what this broker never named so.
 pub(super) fn read_entry(text: &str) -> Option<(u16, Kind, &str)> {
     let (of, id) = text.split_once(':')?;

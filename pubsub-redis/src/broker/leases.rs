@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pubsub_core::{Error, ErrorKind, Holder, LeaseId, Leases, Renewal, Result, Settlement};
+use pubsub_core::{Error, ErrorKind, Holder, LeaseId, Leases, Position, Renewal, Result, Settlement};
 use redis::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::claims::{MAX_TRIES, claim_text, read_claim};
 use super::group::millis;
-use super::keys::Kind;
+use super::keys::{Kind, id_of};
 use super::member::{Change, Held, How, Member, sign};
 use super::scripts::RENEW;
 use crate::reply::{bytes, count, fixed, items, number, text};
@@ -26,6 +26,9 @@ pub(super) struct Keeper {
     pub(super) member: Arc<Member>,
     cancels: Mutex<watch::Receiver<u64>>,
 }
+
+/// Of each place the entries that are acknowledged without a check, with the number of their settlement.
+type Plain = BTreeMap<usize, Vec<(usize, Position)>>;
 
 pub(super) fn lost() -> Error {
     Error::new(ErrorKind::LeaseLost, "another holds this event by now, or it is gone")
@@ -87,33 +90,23 @@ impl Leases for Keeper {
     }
 
     async fn settle(&self, settlements: Vec<(LeaseId, Settlement)>) -> Vec<Result<()>> {
-        let mut answers: Vec<Result<()>> = settlements.iter().map(|_| Err(lost())).collect();
-        let (mut plain, mut others) = (BTreeMap::<usize, Vec<(usize, Arc<str>)>>::new(), Vec::new());
-        for (index, (lease, settlement)) in settlements.iter().enumerate() {
-            let Some(held) = self.member.held(lease) else { continue };
-            if *settlement == Settlement::Ack && held.is_vouched_for(self.member.group.lease) {
-                plain.entry(held.at).or_default().push((index, held.id));
-            } else {
-                others.push((index, held));
-            }
-        }
-        for (index, answer) in self.acknowledge(plain).await {
-            if let Some(place) = answers.get_mut(index) {
-                *place = answer;
-            }
-        }
-        let settled = self.settle_others(&settlements, others).await;
+        let (plain, others) = self.plain_and_others(&settlements);
+        let mut answers: Vec<Option<Result<()>>> = settlements.iter().map(|_| None).collect();
+        let mut settled = self.acknowledge(plain).await;
+        settled.extend(self.settle_others(&settlements, others).await);
         for (index, answer) in settled {
             if let Some(place) = answers.get_mut(index) {
-                *place = answer;
+                *place = Some(answer);
             }
         }
-        for ((lease, _), answer) in settlements.iter().zip(&answers) {
+        let answers: Vec<Result<()>> =
+            answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost()))).collect();
+        let is_over = |((lease, _), answer): (&'_ (LeaseId, Settlement), &Result<()>)| {
             let is_over = answer.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::LeaseLost);
-            if is_over && lease.owner == self.member.owner {
-                self.member.forget(lease);
-            }
-        }
+            is_over && lease.owner == self.member.owner
+        };
+        let over = settlements.iter().zip(&answers).filter(|one| is_over(*one));
+        self.member.forget_all(over.map(|((lease, _), _)| lease));
         answers
     }
 
@@ -130,7 +123,7 @@ fn renewal(member: &Member, at: usize, of: &[(usize, Held)]) -> Option<Request> 
         RENEW.call(keys.map(String::as_str)).arg(member.group.name.as_str()).arg(&*member.owner);
     for (_, held) in of {
         request.push(if held.kind == Kind::Event { "e" } else { "a" });
-        request.push(&*held.id);
+        request.push(held.id());
         request.push(held.deliveries);
         request.push(held.action.as_str());
     }
@@ -140,23 +133,39 @@ fn renewal(member: &Member, at: usize, of: &[(usize, Held)]) -> Option<Request> 
 impl Held {
     /// Whether an acknowledgement need not be checked: the lease stands by this machine's own clock, with a margin for the
     /// way to the server, and nothing else is to be changed with it.
-    fn is_vouched_for(&self, lease: Duration) -> bool {
+    fn is_vouched_for(&self, lease: Duration, now: Instant) -> bool {
         let margin = (lease / 4).min(Duration::from_secs(2));
-        self.kind == Kind::Event && !self.open && Instant::now() + margin < self.until
+        self.kind == Kind::Event && !self.open && now + margin < self.until
     }
 }
 
 impl Keeper {
+    /// What can be acknowledged without a check, by place, and what is held besides.
+    fn plain_and_others(&self, settlements: &[(LeaseId, Settlement)]) -> (Plain, Vec<(usize, Held)>) {
+        let (member, mut plain, mut others) = (&self.member, Plain::new(), Vec::new());
+        let (all, now) = (member.lock(), Instant::now());
+        for (index, (lease, settlement)) in settlements.iter().enumerate() {
+            let held = all.get(&lease.entry).filter(|held| held.count == lease.count);
+            let Some(held) = held.filter(|_| lease.owner == member.owner) else { continue };
+            if *settlement == Settlement::Ack && held.is_vouched_for(member.group.lease, now) {
+                plain.entry(held.at).or_default().push((index, held.lease.clone()));
+            } else {
+                others.push((index, held.clone()));
+            }
+        }
+        (plain, others)
+    }
+
     /// Acknowledges without a check: one command for each partition.
-    async fn acknowledge(&self, plain: BTreeMap<usize, Vec<(usize, Arc<str>)>>) -> Vec<(usize, Result<()>)> {
+    async fn acknowledge(&self, plain: Plain) -> Vec<(usize, Result<()>)> {
         let (doing, member) = ("acknowledge events", &self.member);
-        let request = |(at, ids): (&usize, &Vec<(usize, Arc<str>)>)| {
+        let request = |(at, ids): (&usize, &Vec<(usize, Position)>)| {
             let stream = member.places.get(*at).map_or("", |place| &place.of.events);
-            let room = 256 + ids.iter().map(|(_, id)| id.len()).sum::<usize>();
+            let room = 256 + ids.iter().map(|(_, lease)| lease.as_str().len()).sum::<usize>();
             let request = Request::with_room("XACK", 2 + ids.len(), room);
             let mut request = request.arg(stream).arg(member.group.name.as_str());
-            for (_, id) in ids {
-                request.push(&**id);
+            for (_, lease) in ids {
+                request.push(id_of(lease));
             }
             request
         };

@@ -1,6 +1,7 @@
 //! A member of a group: what it has leased, and when it next has something to look at.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use super::group::{self, Noted, millis};
 use super::hearing::Hearing;
-use super::keys::{EntryId, Kind, Place, claim_name, partition_of_text};
+use super::keys::{EntryId, Kind, Place, claim_name, id_of, partition_of_text};
 use super::scripts::{LEAVE, SETTLE, SIGN};
 use super::shared::Shared;
 use crate::script::Request;
@@ -68,14 +69,14 @@ pub(super) struct Held {
     /// Which of the group's places.
     pub(super) at: usize,
     pub(super) kind: Kind,
-    /// In its stream.
-    pub(super) id: Arc<str>,
+    /// The name of the lease's entry: its partition, and its id in its stream.
+    pub(super) lease: Position,
     /// How often the server delivered the entry.
     pub(super) deliveries: u64,
     /// How often it was leased in all, also as an entry that it was before.
     pub(super) count: u64,
-    /// The entry it began as.
-    pub(super) entry: Arc<str>,
+    /// The entry it began as, where that is another one.
+    pub(super) began: Option<Arc<str>>,
     pub(super) event: EventId,
     pub(super) action: ActionId,
     /// Where its chain began.
@@ -91,6 +92,16 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Its id in its stream.
+    pub(super) fn id(&self) -> &str {
+        id_of(&self.lease)
+    }
+
+    /// The entry it began as.
+    pub(super) fn entry(&self) -> &str {
+        self.began.as_deref().unwrap_or_else(|| self.id())
+    }
+
     /// Whether a mark covers it.
     pub(super) fn is_covered(&self, mark: &str) -> bool {
         EntryId::parse(mark).is_some_and(|mark| self.root.is_some_and(|root| root <= mark))
@@ -156,9 +167,18 @@ impl Member {
 
     /// The lease is over.
     pub(super) fn forget(&self, lease: &LeaseId) {
-        let mut held = self.lock();
-        if held.get(&lease.entry).is_some_and(|held| held.count == lease.count) {
-            held.remove(&lease.entry);
+        self.forget_all([lease]);
+    }
+
+    /// These leases are over.
+    pub(super) fn forget_all<'l>(&self, leases: impl IntoIterator<Item = &'l LeaseId>) {
+        let mut all = self.lock();
+        for lease in leases {
+            if let Entry::Occupied(held) = all.entry(lease.entry.clone())
+                && held.get().count == lease.count
+            {
+                held.remove();
+            }
         }
     }
 
@@ -241,7 +261,7 @@ impl Member {
             None => (held.claim_of(stage), Arc::from(""), String::new()),
         };
         let request = SETTLE.call(keys).arg(self.group.name.as_str()).arg(&*self.owner);
-        let request = request.arg(&*held.id).arg(held.deliveries).arg(name).arg(ms).arg(&*held.entry);
+        let request = request.arg(held.id()).arg(held.deliveries).arg(name).arg(ms).arg(held.entry());
         Some(request.arg(held.count).arg(of.n.to_string()).arg(claim).arg(&*seen).arg(new).arg(reason))
     }
 

@@ -1,5 +1,6 @@
 //! A broker on Redis Streams.
 
+mod ahead;
 mod batch;
 mod broadcast;
 mod claims;
@@ -14,6 +15,7 @@ mod indexed;
 mod keys;
 mod known;
 mod leases;
+mod looking;
 mod member;
 mod page;
 mod publish;
@@ -33,8 +35,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use pubsub_core::{
     ActionId, Broker, BrokerAdmin, BrokerCapabilities, DeadLetter, DeadLetters, Durability, Error, ErrorKind,
-    Event, EventId, GroupInfo, GroupName, Order, Position, Published, Publisher, Result, Scope, Subscribed,
-    Subscriber, Subscription, Support,
+    Event, EventId, Group, GroupInfo, GroupName, Order, Position, Published, Publisher, Result, Scope,
+    Subscribed, Subscriber, Subscription, Support,
 };
 
 use config::DEFAULT_MAX_EVENT_BYTES;
@@ -113,6 +115,15 @@ impl RedisBroker {
         let upkeep = Arc::new(retention::Upkeep::begin(&shared));
         Ok(Self { shared, _upkeep: upkeep })
     }
+
+    async fn join(&self, group: Group, on: Subscription, partitions: u16) -> Result<Arc<Member>> {
+        let shared = &self.shared;
+        let owner: Arc<str> = format!("{:x}-{:012x}", std::process::id(), fastrand::u64(..1 << 48)).into();
+        let places = group::places(&shared.keys, &group.name, on.patterns(), partitions);
+        let home = shared.keys.home(&group.name, partitions);
+        let noted = group::join(shared, (&home, &places), (&group, &on, &owner), None).await?;
+        Ok(Member::new(shared, owner, (group, on), (home, places), noted, partitions))
+    }
 }
 
 #[async_trait]
@@ -173,11 +184,7 @@ impl Subscriber for RedisBroker {
         let Some(group) = subscription.group().cloned() else {
             return broadcast::subscribe(shared, subscription, partitions).await;
         };
-        let owner: Arc<str> = format!("{:x}-{:012x}", std::process::id(), fastrand::u64(..1 << 48)).into();
-        let places = group::places(&shared.keys, &group.name, subscription.patterns(), partitions);
-        let home = shared.keys.home(&group.name, partitions);
-        let noted = group::join(shared, (&home, &places), (&group, &subscription, &owner), None).await?;
-        let member = Member::new(shared, owner, (group, subscription), (home, places), noted, partitions);
+        let member = self.join(group, subscription, partitions).await?;
         let keeper = leases::Keeper::new(&member);
         Ok(Subscribed {
             entries: stream::entries(member),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pubsub_core::{ActionId, Error, ErrorKind, Event, EventId, Novelty, Published, Result};
-use redis::{RedisWrite, ToRedisArgs, Value};
+use redis::{Arg, Cmd, Value};
 
 use super::indexed::STANDS;
 use super::keys::{Partition, partition_of, position};
@@ -28,52 +28,14 @@ const ENTRY_BYTES: usize = 200;
 pub(super) struct Ready {
     id: EventId,
     action: ActionId,
-    fields: Fields,
+    /// The command that adds it where nothing has to be looked up: to a stream that is there.
+    add: Cmd,
     partition: Arc<Partition>,
     bytes: usize,
 }
 
-/// The fields of an entry, names and texts one after the other.
-#[derive(Debug)]
-struct Fields {
-    text: String,
-    ends: Vec<usize>,
-}
-
-impl Fields {
-    fn of(event: &Event) -> Result<Self> {
-        let attributes = event.to_attributes()?;
-        let bytes = attributes.iter().map(|(name, text)| name.len() + text.len()).sum();
-        let mut fields =
-            Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(2 * attributes.len()) };
-        for (name, text) in &attributes {
-            for part in [*name, &**text] {
-                fields.text.push_str(part);
-                fields.ends.push(fields.text.len());
-            }
-        }
-        Ok(fields)
-    }
-
-    /// About what they take as JSON: with quotes, a colon and a comma for each.
-    fn bytes(&self) -> usize {
-        self.text.len() + 3 * self.ends.len()
-    }
-}
-
-impl ToRedisArgs for Fields {
-    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
-        let mut begin = 0;
-        for end in &self.ends {
-            out.write_arg(self.text.as_bytes().get(begin..*end).unwrap_or_default());
-            begin = *end;
-        }
-    }
-
-    fn num_of_args(&self) -> usize {
-        self.ends.len()
-    }
-}
+/// How many words of that command come before the fields: names and texts one after the other.
+const BEFORE_FIELDS: usize = 4;
 
 /// What one call of a publisher wants to have published.
 pub(super) type Batch = Arc<Vec<Ready>>;
@@ -88,8 +50,10 @@ impl Ready {
                 .with("headers", event.headers.len())
                 .with("limit", MAX_HEADERS));
         }
-        let fields = Fields::of(&event)?;
-        let bytes = fields.bytes();
+        let attributes = event.to_attributes()?;
+        let text: usize = attributes.iter().map(|(name, text)| name.len() + text.len()).sum();
+        // About what they take as JSON: with quotes, a colon and a comma for each.
+        let bytes = text + 6 * attributes.len();
         if bytes > max_bytes {
             return Err(Error::new(ErrorKind::TooLarge, "publish an event")
                 .with("event", &event.id)
@@ -100,7 +64,14 @@ impl Ready {
         let partition = partitions.get(usize::from(n)).map(Arc::clone);
         let partition =
             partition.ok_or_else(|| Error::new(ErrorKind::Internal, "a broker without partitions"))?;
-        Ok(Self { id: event.id, action: event.action_id, fields, partition, bytes })
+        let (stream, words) = (&partition.events, BEFORE_FIELDS + 2 * attributes.len());
+        let mut add = Cmd::with_capacity(words, 16 + stream.len() + text);
+        add.arg("XADD").arg(stream).arg("NOMKSTREAM").arg("*");
+        for (name, text) in &attributes {
+            add.arg(name).arg(&**text);
+        }
+        drop(attributes);
+        Ok(Self { id: event.id, action: event.action_id, add, partition, bytes })
     }
 
     fn request(&self, shared: &Shared, most: u64) -> Request {
@@ -108,29 +79,19 @@ impl Ready {
         let is_new = self.id.is_generated() && shared.config.replicas() == 0;
         let id = if is_new { "" } else { self.id.as_str() };
         let keys = [&self.partition.events, &self.partition.ids, &self.partition.first];
-        PUBLISH
+        let mut request = PUBLISH
             .call(keys.map(String::as_str))
             .arg(id)
             .arg(self.action.as_str())
             .arg(most)
             .arg(self.bytes + ENTRY_BYTES)
-            .arg(fastrand::u64(..))
-            .arg(&self.fields)
-    }
-
-    /// The command that adds it where nothing has to be looked up: to a stream that is there.
-    fn plain(&self) -> Request {
-        let (stream, fields) = (&self.partition.events, &self.fields);
-        let bytes = stream.len() + fields.text.len() + 16;
-        let request = Request::with_room("XADD", 3 + fields.ends.len(), bytes);
-        request.arg(stream).arg("NOMKSTREAM").arg("*").arg(fields)
-    }
-
-    /// Whether it can be added without a look at what is there.
-    fn is_plain(&self, shared: &Shared) -> bool {
-        let config = &shared.config;
-        let keeps_index = config.max_bytes().is_none() && config.retention() >= 2 * STANDS;
-        keeps_index && config.replicas() == 0 && self.id.is_generated() && shared.indexed.has(&self.action)
+            .arg(fastrand::u64(..));
+        for field in self.add.args_iter().skip(BEFORE_FIELDS) {
+            if let Arg::Simple(field) = field {
+                request.push(field);
+            }
+        }
+        request
     }
 
     fn published(&self, entry: &str, novelty: Novelty) -> Published {
@@ -164,12 +125,23 @@ pub(super) async fn insert(shared: &Shared, batches: Vec<Batch>) -> Vec<Vec<Resu
     batches.iter().map(|batch| answers.by_ref().take(batch.len()).collect()).collect()
 }
 
+/// Which of them can be added without a look at what is there.
+fn are_plain(shared: &Shared, some: &[&Ready]) -> Vec<bool> {
+    let config = &shared.config;
+    let keeps_index = config.max_bytes().is_none() && config.retention() >= 2 * STANDS;
+    if !keeps_index || config.replicas() > 0 {
+        return vec![false; some.len()];
+    }
+    let are_indexed = shared.indexed.have(some.iter().map(|ready| &ready.action));
+    some.iter().zip(are_indexed).map(|(ready, is_indexed)| is_indexed && ready.id.is_generated()).collect()
+}
+
 async fn insert_some(shared: &Shared, some: &[&Ready]) -> Vec<Result<Published>> {
     let doing = "publish an event";
     let most = most_bytes(shared).await.unwrap_or(0);
-    let are_plain: Vec<bool> = some.iter().map(|ready| ready.is_plain(shared)).collect();
+    let are_plain = are_plain(shared, some);
     let request = |(ready, is_plain): (&&Ready, &bool)| {
-        if *is_plain { ready.plain() } else { ready.request(shared, most) }
+        if *is_plain { ready.add.clone().into() } else { ready.request(shared, most) }
     };
     let mut requests: Vec<Request> = some.iter().zip(&are_plain).map(request).collect();
     let plain = some.iter().zip(&are_plain).filter(|(_, is_plain)| **is_plain);

@@ -142,9 +142,14 @@ impl Chores {
         }
     }
 
-    /// Waits for all that was begun up to now.
+    /// Waits for all that was begun up to now, and for what that began.
     pub(super) async fn done(&self) {
-        let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        while tasks.join_next().await.is_some() {}
+        loop {
+            let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            if tasks.is_empty() {
+                return;
+            }
+            while tasks.join_next().await.is_some() {}
+        }
     }
 }

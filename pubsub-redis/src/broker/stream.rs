@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use pubsub_core::{InBatches, Leased, Result, Taken};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::ahead::Ahead;
 use super::batch::Batch;
 use super::member::Member;
 use super::taker::Taker;
@@ -18,6 +19,9 @@ struct Entries {
     member: Arc<Member>,
     call: Option<BoxFuture<'static, (Result<Batch>, Box<Taker>)>>,
     taker: Option<Box<Taker>>,
+    ahead: Arc<Ahead>,
+    /// When the last batch was handed out.
+    handed: Option<Instant>,
     state: State,
 }
 
@@ -31,8 +35,9 @@ enum State {
 
 /// The stream of a member's entries.
 pub(super) fn entries(member: Arc<Member>) -> BoxStream<'static, Result<Leased>> {
-    let taker = Some(Box::new(Taker::new(&member)));
-    let entries = Entries { member, call: None, taker, state: State::Going };
+    let ahead = Ahead::new(&member);
+    let taker = Some(Box::new(Taker::new(&member, &ahead)));
+    let entries = Entries { member, call: None, taker, ahead, handed: None, state: State::Going };
     let batches = stream::unfold(entries, |mut entries| async move {
         let item = entries.next().await?;
         Some((item, entries))
@@ -54,6 +59,7 @@ impl Entries {
                 Ok(batch) => {
                     self.state = State::Going;
                     if !batch.is_empty() {
+                        self.handed = Some(Instant::now());
                         return Some(Ok(batch.taken()));
                     }
                 }
@@ -81,6 +87,7 @@ impl Entries {
     /// One call of the taker, which lives on here where this future is dropped.
     async fn call(&mut self) -> Result<Batch> {
         if let Some(mut taker) = self.taker.take() {
+            taker.needed = self.handed.take().map_or(Duration::MAX, |handed| handed.elapsed());
             self.call = Some(Box::pin(async move {
                 let found = taker.find().await;
                 (found, taker)
@@ -95,11 +102,16 @@ impl Entries {
 }
 
 impl Drop for Entries {
-    /// What a call under way takes has to be given back: the call is told to end, and goes on until it has.
+    /// What a call under way takes has to be given back: the call is told to end, and goes on until it has. So has what a
+    /// look ahead brings.
     fn drop(&mut self) {
         self.member.stopped.send_replace(true);
-        if let Some(call) = self.call.take() {
-            self.member.shared.chores.begin(async move { drop(call.await) });
-        }
+        let (call, ahead) = (self.call.take(), Arc::clone(&self.ahead));
+        self.member.shared.chores.begin(async move {
+            if let Some(call) = call {
+                drop(call.await);
+            }
+            ahead.give_back(Instant::now()).await;
+        });
     }
 }

@@ -8,9 +8,10 @@ use pubsub_core::{ErrorKind, Result, Seldom};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::ahead::Ahead;
 use super::batch::{Batch, Raw};
 use super::doubts::Doubts;
-use super::keys::Kind;
+use super::looking::Found;
 use super::member::{Member, leaving};
 use super::reads::{Brought, Reads};
 
@@ -20,26 +21,17 @@ const SIGN: Duration = Duration::from_secs(5);
 /// How often everything is looked at for what nothing told of.
 const SWEEP: Duration = Duration::from_secs(300);
 
-/// How long a place may be read without a look at what is due there, which another member may have put off and left.
-const DUES: Duration = Duration::from_secs(1);
-
-/// How a place was found at the last look.
-#[derive(Clone, Copy)]
-struct Found {
-    /// When the server last said what is due there.
-    dues: Option<Instant>,
-    /// Something came back there, or most of what lies there is for others: a script takes just what is wanted.
-    is_mixed: bool,
-}
-
 /// Looks for entries.
 pub(super) struct Taker {
-    member: Arc<Member>,
+    pub(super) member: Arc<Member>,
     reads: Reads,
     /// Where something may be, in the order in which to look. Where nothing may be, the server says when there is.
-    todo: VecDeque<usize>,
+    pub(super) todo: VecDeque<usize>,
     /// Of each place.
-    found: Vec<Found>,
+    pub(super) found: Vec<Found>,
+    pub(super) ahead: Arc<Ahead>,
+    /// How long whoever handles events needed for the last batch.
+    pub(super) needed: Duration,
     /// How often in a row a read brought only what is another's.
     others: u32,
     /// When to ask for what the server may hold as this member's after a failure.
@@ -47,7 +39,7 @@ pub(super) struct Taker {
     /// How often in a row what was waited at was gone, or elsewhere.
     gone: u32,
     /// The server lost the group.
-    lost: u32,
+    pub(super) lost: u32,
     signed: Option<Instant>,
     /// When to look whether somebody is gone.
     look_after: Instant,
@@ -63,13 +55,15 @@ enum Turn {
 }
 
 impl Taker {
-    pub(super) fn new(member: &Arc<Member>) -> Self {
+    pub(super) fn new(member: &Arc<Member>, ahead: &Arc<Ahead>) -> Self {
         let now = Instant::now();
         Self {
             member: Arc::clone(member),
             reads: Reads::of(member),
             todo: (0..member.places.len()).collect(),
-            found: vec![Found { dues: None, is_mixed: true }; member.places.len()],
+            found: vec![Found::default(); member.places.len()],
+            ahead: Arc::clone(ahead),
+            needed: Duration::MAX,
             others: 0,
             doubts: Doubts::default(),
             gone: 0,
@@ -100,6 +94,10 @@ impl Taker {
     }
 
     async fn find_once(&mut self) -> Result<Batch> {
+        // First: what it took is known to nobody else.
+        if self.ahead.is_begun().await {
+            return self.look().await;
+        }
         if self.lost > 0 {
             self.join_again().await?;
         }
@@ -119,6 +117,12 @@ impl Taker {
             }
         }
         if self.todo.is_empty() { self.wait().await } else { self.look().await }
+    }
+
+    /// Whether something has its time that comes before looking.
+    pub(super) fn has_other_work(&self) -> bool {
+        let now = Instant::now();
+        self.lost > 0 || now >= self.look_after || self.doubts.next().is_some_and(|at| at <= now)
     }
 
     /// An answer may be lost, and the server may hold what this member does not know of.
@@ -150,60 +154,12 @@ impl Taker {
         SIGN.min(self.member.group.lease / 3)
     }
 
-    fn has_to_sign(&self) -> bool {
+    pub(super) fn has_to_sign(&self) -> bool {
         self.signed.is_none_or(|signed| signed.elapsed() >= self.sign())
     }
 
-    /// Asks the places in turn until one has something.
-    async fn look(&mut self) -> Result<Batch> {
-        let member = Arc::clone(&self.member);
-        if let Some((at, _)) = member.next_due().filter(|(_, due)| *due <= Instant::now()) {
-            self.todo.retain(|other| *other != at);
-            self.todo.push_front(at);
-        }
-        while let Some(at) = self.todo.front().copied() {
-            // Each time: to look everywhere may take long.
-            if self.has_to_sign() {
-                self.sign_in().await?;
-            }
-            let (batch, more) = self.look_at(at).await?;
-            self.lost = 0;
-            if !batch.is_empty() {
-                // The others first, so that each gets its turn.
-                self.todo.rotate_left(1);
-                return Ok(batch);
-            }
-            if !more {
-                self.todo.pop_front();
-            }
-            if *member.stopped.borrow() || member.shared.is_closed() {
-                break;
-            }
-        }
-        Ok(Batch::nothing(&member))
-    }
-
-    /// Looks at one place; answers what was found, and whether there may be more.
-    async fn look_at(&mut self, at: usize) -> Result<(Batch, bool)> {
-        let (member, since) = (Arc::clone(&self.member), Instant::now());
-        let found = self.found.get(at).copied();
-        let knows_dues = found.and_then(|found| found.dues).is_some_and(|asked| asked.elapsed() < DUES);
-        let is_due = member.is_due(at);
-        let plainly = knows_dues && !is_due && found.is_some_and(|found| !found.is_mixed);
-        let many = member.on.prefetch();
-        let look = if plainly { member.read(at, many).await? } else { member.look(at, many).await? };
-        let (taken, came_back) = (look.raws.len(), look.raws.iter().any(|raw| raw.kind == Kind::Again));
-        let batch = member.sort(look.raws, since).await?;
-        if let Some(found) = self.found.get_mut(at) {
-            found.is_mixed = came_back || look.passed + taken > 2 * batch.len();
-            // Where nothing is left, only a script says whether anything is due.
-            found.dues = if plainly { found.dues.filter(|_| taken > 0) } else { Some(since) };
-        }
-        Ok((batch, look.more || (plainly && taken == 0)))
-    }
-
     /// Says that this member is there, and hears when another may be gone.
-    async fn sign_in(&mut self) -> Result<()> {
+    pub(super) async fn sign_in(&mut self) -> Result<()> {
         self.signed = Some(Instant::now());
         let silence = self.member.sign_in().await?;
         let left = self.member.group.lease.saturating_sub(silence).max(Duration::from_millis(1));
@@ -379,7 +335,7 @@ impl Taker {
     }
 }
 
-async fn told(receiver: &mut watch::Receiver<bool>) {
+pub(super) async fn told(receiver: &mut watch::Receiver<bool>) {
     // Without a sender nobody is left who could say so.
     if receiver.wait_for(|told| *told).await.is_err() {
         std::future::pending::<()>().await;

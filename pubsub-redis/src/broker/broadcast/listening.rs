@@ -318,7 +318,7 @@ async fn hand_out(listeners: &Listeners, fresh: Vec<Passed>) {
 /// What cannot be decoded is a group's to set aside; here it is passed over.
 fn decoded(n: u16, id: EntryId, entry: &Entry) -> Option<Passed> {
     let event = decode(entry).ok()?;
-    Some(Passed { n, id, event, bytes: entry.fields.iter().map(|(_, value)| value.len()).sum() })
+    Some(Passed { n, id, event, bytes: entry.fields().map(|(_, value)| value.len()).sum() })
 }
 
 async fn read_delayed(around: &Around, due: &[Delayed]) -> Result<Vec<Passed>> {

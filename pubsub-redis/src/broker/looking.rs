@@ -1,0 +1,113 @@
+//! Looks at the places in turn, and for those who ask quickly one look ahead.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pubsub_core::Result;
+use tokio::time::Instant;
+
+use super::ahead::Asked;
+use super::batch::Batch;
+use super::keys::Kind;
+use super::taker::Taker;
+
+/// How long a place may be read without a look at what is due there, which another member may have put off and left.
+const DUES: Duration = Duration::from_secs(1);
+
+/// How a place was found at the last look.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    /// When the server last said what is due there.
+    dues: Option<Instant>,
+    /// Something came back there, or most of what lies there is for others: a script takes just what is wanted.
+    is_mixed: bool,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self { dues: None, is_mixed: true }
+    }
+}
+
+impl Taker {
+    /// Asks the places in turn until one has something.
+    pub(super) async fn look(&mut self) -> Result<Batch> {
+        let member = Arc::clone(&self.member);
+        if let Some((at, _)) = member.next_due().filter(|(_, due)| *due <= Instant::now()) {
+            self.todo.retain(|other| *other != at);
+            self.todo.push_front(at);
+        }
+        loop {
+            // Each time: to look everywhere may take long.
+            if self.has_to_sign() {
+                self.sign_in().await?;
+            }
+            let asked = match (self.ahead.take().await?, self.todo.front()) {
+                (Some(asked), _) => asked,
+                (None, Some(at)) => self.ask(*at),
+                (None, None) => break,
+            };
+            let at = asked.at;
+            let (batch, more) = self.look_at(asked).await?;
+            self.lost = 0;
+            if !batch.is_empty() {
+                // The others first, so that each gets its turn.
+                self.todo.retain(|other| *other != at);
+                self.todo.push_back(at);
+                return Ok(batch);
+            }
+            if !more {
+                self.todo.retain(|other| *other != at);
+            }
+            if *member.stopped.borrow() || member.shared.is_closed() {
+                break;
+            }
+        }
+        Ok(Batch::nothing(&member))
+    }
+
+    /// A look at one place, which is not sent off yet.
+    fn ask(&self, at: usize) -> Asked {
+        let (member, most) = (Arc::clone(&self.member), self.member.on.prefetch());
+        let many = if self.ahead.is_for(self.needed) { most / 2 } else { most };
+        let found = self.found.get(at).copied().unwrap_or_default();
+        let knows_dues = found.dues.is_some_and(|asked| asked.elapsed() < DUES);
+        let plainly = knows_dues && !member.is_due(at) && !found.is_mixed;
+        let call =
+            async move { if plainly { member.read(at, many).await } else { member.look(at, many).await } };
+        Asked { at, since: Instant::now(), plainly, call: Box::pin(call) }
+    }
+
+    /// Sends off the next look, where there may be something.
+    async fn look_ahead(&self, at: usize, more: bool) {
+        let member = &self.member;
+        if !self.ahead.is_for(self.needed)
+            || self.has_other_work()
+            || *member.stopped.borrow()
+            || member.shared.is_closed()
+        {
+            return;
+        }
+        let other = self.todo.iter().copied().find(|other| *other != at);
+        if let Some(next) = other.or(more.then_some(at)) {
+            self.ahead.begin(self.ask(next)).await;
+        }
+    }
+
+    /// Looks at one place; answers what was found, and whether there may be more.
+    async fn look_at(&mut self, asked: Asked) -> Result<(Batch, bool)> {
+        let Asked { at, since, plainly, call } = asked;
+        let look = call.await?;
+        let (taken, came_back) = (look.raws.len(), look.raws.iter().any(|raw| raw.kind == Kind::Again));
+        if taken > 0 {
+            self.look_ahead(at, look.more).await;
+        }
+        let batch = self.member.sort(look.raws, since).await?;
+        if let Some(found) = self.found.get_mut(at) {
+            found.is_mixed = came_back || look.passed + taken > 2 * batch.len();
+            // Where nothing is left, only a script says whether anything is due.
+            found.dues = if plainly { found.dues.filter(|_| taken > 0) } else { Some(since) };
+        }
+        Ok((batch, look.more || (plainly && taken == 0)))
+    }
+}
