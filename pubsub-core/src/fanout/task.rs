@@ -116,7 +116,7 @@ async fn begin(lane: &Lane) {
 /// Whether somebody removed the run at the sink since it began there: a later record would bring it back.
 async fn was_removed(lane: &Lane) -> bool {
     if lane.has_begun() && lane.sink.lacks(&lane.key).await {
-        lane.set_begun(Begun::Removed);
+        lane.set_gone();
     }
     lane.is_removed()
 }

@@ -67,9 +67,12 @@ impl Leases for Keeper {
             by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
         requests.push(sign(&member.home, &member.group.name, &member.owner));
         let renewed = member.shared.commands.all(requests, doing).await?;
+        let renewed: Vec<Value> =
+            renewed.into_iter().map(|answer| answer.get(doing)).collect::<Result<_>>()?;
+        // A server that refuses, as while it loads its data, let nobody renew.
         member.hearing.heard();
         for (of, answer) in by_place.values().zip(renewed) {
-            for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
+            for ((index, held), answer) in of.iter().zip(items(answer)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
                 let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {
                     continue;
