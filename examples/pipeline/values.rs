@@ -188,7 +188,9 @@ pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
 mod tests {
     use clap::{Args as _, Command};
 
-    use super::{GLOBAL, PayloadSource, entry, hoisted, lease, limit, line_number, place, size, span};
+    use super::{
+        GLOBAL, PayloadSource, broker, entry, hoisted, lease, limit, line_number, size, span, store,
+    };
     use crate::args::Global;
     use std::time::Duration;
 
