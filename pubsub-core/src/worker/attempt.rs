@@ -32,7 +32,9 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
     let settlement = match AssertUnwindSafe(shared.work(&delivery, stop, slot)).catch_unwind().await {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(error)) => {
-            tracing::warn!(event = %id, %action, error = %error.chain(), "an event was given up for now");
+            if let Some(times) = shared.given_up.happened(1) {
+                tracing::warn!(event = %id, %action, error = %error.chain(), times, "an event was given up for now");
+            }
             is_lost = error.kind() == ErrorKind::LeaseLost;
             // Not at once, or what fails always would be tried without a pause. A worker that was cut takes nothing more.
             let is_cut = matches!(told_to_stop.state(), StopState::Cut(_));
@@ -48,7 +50,9 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
         Err(error) if is_lost && error.kind() == ErrorKind::LeaseLost => {}
         // It comes back by itself, here or elsewhere.
         Err(error) => {
-            tracing::warn!(event = %id, %action, error = %error.chain(), "an event was not settled");
+            if let Some(times) = shared.unsettled.happened(1) {
+                tracing::warn!(event = %id, %action, error = %error.chain(), times, "an event was not settled");
+            }
         }
         Ok(()) => {}
     }

@@ -85,7 +85,7 @@ impl Leases for Keeper {
                     }
                     continue;
                 }
-                member.update(lease, |held| held.until = since + member.group.lease);
+                member.update(lease, |held| (held.until, held.left) = (since + member.group.lease, None));
                 *renewal = if held.is_covered(&text(mark)?) { Renewal::Cancelled } else { Renewal::Held };
             }
         }
@@ -108,6 +108,15 @@ impl Leases for Keeper {
             let is_over = answer.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::LeaseLost);
             is_over && lease.owner == self.member.owner
         };
+        for ((lease, settlement), answer) in settlements.iter().zip(&answers) {
+            // Whoever released it keeps it no longer.
+            if let (Settlement::Release { .. }, Err(error)) = (settlement, answer)
+                && !error.is_retryable()
+                && error.kind() != ErrorKind::LeaseLost
+            {
+                self.member.update(lease, |held| held.left = Some(Instant::now()));
+            }
+        }
         let over = settlements.iter().zip(&answers).filter(|one| is_over(*one));
         self.member.forget_all(over.map(|((lease, _), _)| lease));
         answers
