@@ -36,6 +36,12 @@ struct Framing {
 }
 
 impl HttpRequest {
+    /// A request without a body; the target is the path and what follows a question mark.
+    pub(crate) fn new(method: &str, target: &str) -> Self {
+        let host = ("host".to_owned(), "127.0.0.1".to_owned());
+        Self { method: method.to_owned(), target: target.to_owned(), headers: vec![host], body: Vec::new() }
+    }
+
     /// `GET`, `PUT` …
     #[must_use]
     pub fn method(&self) -> &str {
@@ -66,6 +72,13 @@ impl HttpRequest {
         &self.body
     }
 
+    /// With one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// With another body.
     #[must_use]
     pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
@@ -89,7 +102,7 @@ impl HttpRequest {
         Ok(Some(Self { method, target, headers, body }))
     }
 
-    pub(super) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         push(&self.headers, &mut text);
         if !self.body.is_empty() || matches!(self.method.as_str(), "POST" | "PUT") {
@@ -140,7 +153,7 @@ impl HttpAnswer {
     }
 
     /// The answer to a request of this method.
-    pub(super) fn read(from: &mut impl BufRead, method: &str) -> io::Result<Self> {
+    pub(crate) fn read(from: &mut impl BufRead, method: &str) -> io::Result<Self> {
         let first = line(from)?;
         let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status: u16 = status.ok_or_else(|| io::Error::other(format!("no answer: {first:?}")))?;
@@ -163,7 +176,7 @@ impl HttpAnswer {
         Ok(Self { status, headers, body, length: framing.length.filter(|_| has_none) })
     }
 
-    pub(super) fn write(&self, to: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let mut text = format!("HTTP/1.1 {} -\r\n", self.status);
         push(&self.headers, &mut text);
         let length = self.length.clone().unwrap_or_else(|| self.body.len().to_string());
