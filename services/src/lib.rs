@@ -27,7 +27,7 @@ pub use certificates::Certificates;
 pub use engine::{Data, end, is_running};
 pub use http_faults::{Fate, HttpAnswer, HttpFaults, HttpRequest, Mend};
 pub use install::{RedisVersion, installed, redis_server};
-pub use opensearch::{OpenSearch, SearchEngine};
+pub use opensearch::{OpenSearch, SearchEngine, ask_http};
 pub use place::Place;
 pub use proxy::{Proxy, Weather};
 pub use redis::cluster::RedisCluster;

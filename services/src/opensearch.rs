@@ -67,7 +67,7 @@ impl OpenSearch {
     fn ready(&mut self) -> io::Result<()> {
         let (port, health) = (self.port, "/_cluster/health?wait_for_status=yellow&timeout=2s");
         self.engine
-            .until("OpenSearch", || ask(port, "GET", health, "").is_ok_and(|answer| answer.status() == 200))
+            .until("OpenSearch", || ask_http(port, "GET", health, "").is_ok_and(|answer| answer.status() == 200))
     }
 
     /// What it answers to a request.
@@ -75,7 +75,7 @@ impl OpenSearch {
     /// # Errors
     /// Where it does not answer.
     pub fn ask(&self, method: &str, target: &str, body: &str) -> io::Result<HttpAnswer> {
-        ask(self.port, method, target, body)
+        ask_http(self.port, method, target, body)
     }
 
     /// Where it listens.
@@ -157,7 +157,11 @@ fn words(home: &Path, folder: &Path, ports: (u16, u16), settings: &[(&str, &str)
     words
 }
 
-fn ask(port: u16, method: &str, target: &str, body: &str) -> io::Result<HttpAnswer> {
+/// What a server at this port of 127.0.0.1 answers to a request over plain HTTP.
+///
+/// # Errors
+/// Where it does not answer.
+pub fn ask_http(port: u16, method: &str, target: &str, body: &str) -> io::Result<HttpAnswer> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(ANSWER))?;
     HttpRequest::new(method, target)
