@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pubsub_pipeline::{Error, LineNumber, Place, RedisConfig, Scheme, Stage, Subscription};
+use pubsub_pipeline::{
+    ElasticStoreConfig, Error, LineNumber, Place, RedisConfig, Scheme, Stage, Subscription,
+};
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
 pub(crate) type Span = Duration;
@@ -81,9 +83,12 @@ pub(crate) fn place(url: &str) -> Result<Place, String> {
                     file:relative/path"
             .to_owned());
     }
-    if let Scheme::Redis(address) = place.scheme() {
-        RedisConfig::from_url(address.with_secrets()).map_err(|e| e.message().to_owned())?;
-    }
+    let checked = match place.scheme() {
+        Scheme::Redis(address) => RedisConfig::from_url(address.with_secrets()).map(drop),
+        Scheme::Elastic(address) => ElasticStoreConfig::from_url(address.with_secrets()).map(drop),
+        _ => Ok(()),
+    };
+    checked.map_err(|e| e.message().to_owned())?;
     Ok(place)
 }
 

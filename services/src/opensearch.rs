@@ -66,8 +66,9 @@ impl OpenSearch {
     /// Waits until it answers, and has what it had.
     fn ready(&mut self) -> io::Result<()> {
         let (port, health) = (self.port, "/_cluster/health?wait_for_status=yellow&timeout=2s");
-        self.engine
-            .until("OpenSearch", || ask_http(port, "GET", health, "").is_ok_and(|answer| answer.status() == 200))
+        self.engine.until("OpenSearch", || {
+            ask_http(port, "GET", health, "").is_ok_and(|answer| answer.status() == 200)
+        })
     }
 
     /// What it answers to a request.

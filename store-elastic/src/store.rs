@@ -9,7 +9,7 @@ use pubsub_core::{
     Appended, Durability, Hit, Keep, LineBatch, Lines, Output, OutputReader, OutputSink, Result, Retention,
     RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support, async_trait,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::config::ElasticStoreConfig;
 use crate::connect::Link;
@@ -58,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) link: Arc<Link>,
     pub(crate) layout: Layout,
     pub(crate) config: ElasticStoreConfig,
+    /// Whether the server was asked what it is, and has the templates.
+    prepared: OnceCell<()>,
     /// How many requests with lines there may be at once.
     pub(crate) requests: Semaphore,
     /// How large such a request may be just now, before compression.
@@ -72,21 +74,21 @@ pub(crate) struct Inner {
 }
 
 impl ElasticStore {
-    /// The store at this server. Asks it what it is, and makes the index templates where they are not there yet.
+    /// The store at this server. Asks it what it is, and makes the index templates where they are not there yet; where the
+    /// server is out of reach, the first call that reaches it does so, and until then that is an error of each call.
     ///
     /// # Errors
     /// [`Invalid`](pubsub_core::ErrorKind::Invalid) for a setting that cannot be right, with its name;
-    /// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) for a server that is too old, and
-    /// [`TooNew`](pubsub_core::ErrorKind::TooNew) for templates of a newer version of this crate. Where the server is out of
-    /// reach, or does not let this user make templates and indices, it says so.
+    /// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) for a server that is too old,
+    /// [`TooNew`](pubsub_core::ErrorKind::TooNew) for templates of a newer version of this crate, and
+    /// [`Refused`](pubsub_core::ErrorKind::Refused) where this user may not make templates and indices.
     pub async fn connect(config: ElasticStoreConfig) -> Result<Self> {
         config.check()?;
         let link = Arc::new(Link::new(&config)?);
         let layout = Layout::new(config.prefix());
-        link.check().await?;
-        template::prepare(&link, &layout, &config).await?;
         let watch = Watch::new(Arc::clone(&link), layout.clone(), config.refresh());
-        Ok(Self(Arc::new(Inner {
+        let store = Self(Arc::new(Inner {
+            prepared: OnceCell::new(),
             requests: Semaphore::new(config.requests()),
             most_bytes: AtomicUsize::new(config.bulk_bytes()),
             made_last: Mutex::default(),
@@ -96,7 +98,22 @@ impl ElasticStore {
             config,
             watch,
             unreadable: Seldom::default(),
-        })))
+        }));
+        match store.ready().await {
+            Err(error) if !error.is_retryable() => Err(error),
+            _ => Ok(store),
+        }
+    }
+
+    /// What is known to be ready; asked for first by each call.
+    async fn ready(&self) -> Result<&Arc<Inner>> {
+        let Inner { prepared, link, layout, config, .. } = &*self.0;
+        let prepare = || async {
+            link.check().await?;
+            template::prepare(link, layout, config).await
+        };
+        prepared.get_or_try_init(prepare).await?;
+        Ok(&self.0)
     }
 
     /// How it was set up.
@@ -115,30 +132,30 @@ impl Inner {
 #[async_trait]
 impl OutputSink for ElasticStore {
     async fn begin(&self, record: &RunRecord) -> Result<()> {
-        self.0.put(record).await
+        self.ready().await?.put(record).await
     }
 
     async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
-        self.0.append(run, batches).await
+        self.ready().await?.append(run, batches).await
     }
 
     async fn finish(&self, record: &RunRecord) -> Result<()> {
-        self.0.put(record).await
+        self.ready().await?.put(record).await
     }
 }
 
 #[async_trait]
 impl OutputReader for ElasticStore {
     async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>> {
-        Ok(self.0.matching(query).await?.into_iter().map(|stored| stored.record).collect())
+        Ok(self.ready().await?.matching(query).await?.into_iter().map(|stored| stored.record).collect())
     }
 
     async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
-        Ok(Reader::open(Arc::clone(&self.0), run, lines).await?.output())
+        Ok(Reader::open(Arc::clone(self.ready().await?), run, lines).await?.output())
     }
 
     async fn search(&self, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>> {
-        crate::search::hits(Arc::clone(&self.0), query, search).await
+        crate::search::hits(Arc::clone(self.ready().await?), query, search).await
     }
 
     async fn changes(&self, query: &RunQuery) -> Result<BoxStream<'static, Result<()>>> {
@@ -156,11 +173,11 @@ impl OutputReader for ElasticStore {
 #[async_trait]
 impl Retention for ElasticStore {
     async fn remove(&self, run: &RunId) -> Result<bool> {
-        self.0.remove(run).await
+        self.ready().await?.remove(run).await
     }
 
     /// What is dropped stops after the run that it removes just now.
     async fn expire(&self, keep: &Keep) -> Result<u64> {
-        self.0.expire(keep).await
+        self.ready().await?.expire(keep).await
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::bulk::packed;
 use crate::connect::{Link, Request};
-use crate::error::strange;
+use crate::error::{Complaint, Named};
 use crate::layout::Layout;
 
 /// How often is asked, at the most and at the least; in between, twice while the server shows nothing new.
@@ -178,9 +178,9 @@ impl Shared {
     async fn amounts(&self, parts: &[Part]) -> Result<Vec<Amount>> {
         let mut searches = String::new();
         for part in parts {
-            let mut runs = json!({"query": part.query(), "size": 0, "track_total_hits": true});
-            let lines = runs.clone();
-            runs["aggs"] = json!({"revisions": {"sum": {"field": "revision"}}});
+            let lines = json!({"query": part.query(), "size": 0, "track_total_hits": true});
+            let revisions = json!({"revisions": {"sum": {"field": "revision"}}});
+            let runs = json!({"query": part.query(), "size": 0, "track_total_hits": true, "aggs": revisions});
             for (index, body) in [(self.layout.runs(), runs), (self.layout.all_lines(), lines)] {
                 searches
                     .push_str(&format!("{}\n{body}\n", json!({"index": index, "ignore_unavailable": true})));
@@ -189,12 +189,8 @@ impl Shared {
         let request = Request::post("_msearch").lines(packed(searches.as_bytes())?);
         let Answers { responses } = self.link.ask(DOING, request).await?;
         let answers = responses.into_iter().map(|answer| match answer {
-            Value::Object(ref fields) if fields.contains_key("error") => {
-                let status = answer["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-                Err(crate::error::Complaint::of_answer(status.unwrap_or(500), answer.to_string().as_bytes())
-                    .failed(DOING))
-            }
-            answer => serde_json::from_value::<Found>(answer).map_err(|e| strange(DOING, e)),
+            Searched::Found(found) => Ok(found),
+            Searched::Failed { status, error } => Err(Complaint::of_item(status, &error).failed(DOING)),
         });
         let found = answers.collect::<Result<Vec<Found>>>()?;
         let amounts = found.chunks_exact(2).map(|found| match found {
@@ -211,7 +207,14 @@ impl Shared {
 
 #[derive(Debug, Deserialize)]
 struct Answers {
-    responses: Vec<Value>,
+    responses: Vec<Searched>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Searched {
+    Found(Found),
+    Failed { status: u16, error: Named },
 }
 
 #[derive(Debug, Deserialize)]

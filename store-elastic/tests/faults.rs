@@ -11,9 +11,7 @@ use std::time::Duration;
 
 use bulk::{items_of, with_answers};
 use pubsub_core::conformance::store::{SampleRun, lines};
-use pubsub_core::{
-    Appended, Backoff, ErrorKind, LineBatch, OutputSink, Retrying, Store, verify,
-};
+use pubsub_core::{Appended, Backoff, ErrorKind, LineBatch, OutputSink, Retrying, Store, verify};
 use serde_json::json;
 use server::{config_at, numbered, port, shape_of, store_at};
 use services::{Data, Fate, HttpAnswer, HttpFaults, OpenSearch, SearchEngine};
@@ -132,7 +130,8 @@ async fn a_request_that_is_too_large_is_split_and_only_a_line_that_never_fits_is
     });
     // Without being repeated by anybody else.
     let answer = store.append(run.key(), &given).await.unwrap();
-    let refused: Vec<_> = answer.refused.iter().map(|gap| (gap.range.first.get(), gap.range.last.get())).collect();
+    let refused: Vec<_> =
+        answer.refused.iter().map(|gap| (gap.range.first.get(), gap.range.last.get())).collect();
     assert_eq!(refused, [(2_345, 2_345)]);
     assert!(answer.refused[0].reason.contains("413"), "{}", answer.refused[0].reason);
     proxy.clear();
@@ -181,7 +180,9 @@ async fn load_is_told_apart_from_an_index_that_takes_no_writes() {
     // By the server itself, as its disk is nearly full, and by hand.
     let index = format!("/{}-lines-*", store_prefix(&store));
     for block in ["read_only_allow_delete", "write", "read_only"] {
-        let set = |value: &str| ask("PUT", &format!("{index}/_settings"), &format!("{{\"index.blocks.{block}\":{value}}}"));
+        let set = |value: &str| {
+            ask("PUT", &format!("{index}/_settings"), &format!("{{\"index.blocks.{block}\":{value}}}"))
+        };
         set("true");
         let error = store.append(run.key(), &given).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Full, "{block}: {error:?}");
