@@ -24,7 +24,7 @@ pub enum Fate {
     CutWithin,
     /// Nothing comes, and the connection stays, until the rule changes; then it is cut. The server gets nothing.
     Stalls,
-    /// The server gets this request instead, and the client what the function makes of the answer.
+    /// The server gets this request instead, and the client what is made of the answer, which is not compressed.
     Changed(HttpRequest, Mend),
 }
 
@@ -171,9 +171,9 @@ impl Shared {
             drop(state);
             let shared = Arc::clone(self);
             thread::spawn(move || {
+                let client = Cut(client);
                 // How it ended, the client sees.
-                let _ = shared.serve(&client);
-                let _ = client.shutdown(Shutdown::Both);
+                let _ = shared.serve(&client.0);
             });
         }
     }
@@ -201,6 +201,7 @@ impl Shared {
                     return Ok(());
                 }
                 Fate::Changed(other, mend) => {
+                    let other = other.without_header("accept-encoding");
                     (mend.0)(self.ask(&mut server, &other)?).write(&mut answering)?;
                 }
             }
@@ -231,6 +232,15 @@ impl Shared {
         };
         request.write(reader.get_mut())?;
         HttpAnswer::read(reader, request.method())
+    }
+}
+
+/// A connection that is cut when it is dropped, also where a rule panics: another handle to it keeps it open otherwise.
+struct Cut(TcpStream);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 

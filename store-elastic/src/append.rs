@@ -18,9 +18,13 @@ const DOING: &str = "append lines";
 /// Smallest bound that a request is cut down to where the server takes no larger ones.
 const LEAST_BYTES: usize = 64 << 10;
 
+/// In how many steps it grows from nothing to what the configuration says.
+const STEPS: usize = 64;
+
 /// Items of one request.
 struct Body {
-    /// The lines, one item for each, in their order.
+    batches: Vec<LineBatch>,
+    /// Their lines, one item for each, in their order.
     lines: Vec<LineNumber>,
     /// Compressed.
     bytes: Bytes,
@@ -37,17 +41,18 @@ impl Inner {
         let encoder = Arc::new(Encoder::new(run, &stored.made));
         let mut appended = Appended::all();
         let mut left: Left = vec![within(batches, &mut appended)];
+        let mut is_begun = false;
         while let Some(batches) = left.pop() {
             if batches.is_empty() {
                 continue;
             }
-            let (body, rest) = self.encode(&encoder, batches.clone()).await?;
+            let (body, rest) = self.encode(&encoder, batches).await?;
             if !rest.is_empty() {
                 left.push(rest);
             }
-            let answer = self.post(&stored, body.bytes.clone()).await;
-            match answer {
-                Ok(bulk) if bulk.len() == body.lines.len() => settle(&batches, &body, &bulk, &mut appended)?,
+            let batches = &body.batches;
+            match self.post(&stored, &body).await {
+                Ok(bulk) if bulk.len() == body.lines.len() => settle(&body, &bulk, &mut appended)?,
                 Ok(_) => {
                     return Err(Error::new(
                         ErrorKind::Internal,
@@ -56,9 +61,9 @@ impl Inner {
                 }
                 Err(error) if error.kind() == ErrorKind::TooLarge => {
                     self.shrink(body.size);
-                    match halves(&batches, &body.lines) {
+                    match halves(batches, &body.lines) {
                         Some((front, back)) => left.extend([back, front]),
-                        None => refuse(&batches, &body.lines, &error.chain(), &mut appended),
+                        None => refuse(batches, &body.lines, &error.chain(), &mut appended),
                     }
                 }
                 Err(error) => {
@@ -66,9 +71,16 @@ impl Inner {
                     if error.kind() == ErrorKind::Unavailable {
                         self.shrink(body.size);
                     }
-                    return Err(error);
+                    if !is_begun || !error.is_retryable() {
+                        return Err(error);
+                    }
+                    // What was done need not be done again.
+                    left.push(body.batches);
+                    appended.again.extend(left.iter().flatten().map(LineBatch::range));
+                    return Ok(appended);
                 }
             }
+            is_begun = true;
         }
         Ok(appended)
     }
@@ -86,16 +98,16 @@ impl Inner {
             .map_err(|e| Error::new(ErrorKind::Internal, "writing lines panicked").with_source(e))?
     }
 
-    async fn post(&self, stored: &Stored, body: Bytes) -> Result<Bulk> {
+    async fn post(&self, stored: &Stored, body: &Body) -> Result<Bulk> {
         let post = Request::post(format!("{}/_bulk", stored.index))
             .with("filter_path", "errors,items.*.status,items.*.error")
-            .lines(body);
+            .lines(body.bytes.clone());
         // Never closed.
         let permit = self.requests.acquire().await;
         let answer = self.link.send(DOING, post).await?;
         drop(permit);
         if answer.is_success() {
-            self.grow();
+            self.grow(body.size);
             return answer.read(DOING);
         }
         Err(answer.complaint().failed(DOING))
@@ -106,34 +118,40 @@ impl Inner {
         self.most_bytes.fetch_min((size / 2).max(LEAST_BYTES), Ordering::Relaxed);
     }
 
-    /// Makes them larger again, step by step.
-    fn grow(&self) {
-        let most = self.most_bytes.load(Ordering::Relaxed);
-        if most < self.config.bulk_bytes() {
-            let larger = (most + most / 8).min(self.config.bulk_bytes());
-            self.most_bytes.store(larger, Ordering::Relaxed);
+    /// Makes them larger again, by small steps: a step too far costs a request.
+    fn grow(&self, size: usize) {
+        let (most, bound) = (self.most_bytes.load(Ordering::Relaxed), self.config.bulk_bytes());
+        if most < bound && size >= most / 2 {
+            self.most_bytes.store((most + bound / STEPS).min(bound), Ordering::Relaxed);
         }
     }
 }
 
 fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body, Vec<LineBatch>)> {
-    let (mut bytes, mut ends, mut lines) = (Vec::new(), Vec::new(), Vec::new());
-    let mut rest = Vec::new();
-    for (at, batch) in batches.iter().enumerate() {
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    let (mut taken, mut rest) = (Vec::new(), Vec::new());
+    let mut waiting = batches.iter();
+    for batch in waiting.by_ref() {
         let before = ends.len();
         encoder.add(batch, &mut bytes, &mut ends)?;
         // At least one, or nothing would ever be written.
         let fits = ends.partition_point(|end| *end <= most).max(1);
-        lines.extend((before..fits.min(ends.len())).map(|item| batch.first().plus((item - before) as u64)));
-        if fits < ends.len() {
-            bytes.truncate(ends.get(fits - 1).copied().unwrap_or_default());
-            let next = batch.first().plus((fits.max(before) - before) as u64);
-            rest.extend(batch.slice(LineRange::new(next, LineNumber::MAX)));
-            rest.extend(batches.iter().skip(at + 1).cloned());
-            break;
+        if fits >= ends.len() {
+            taken.push(batch.clone());
+            continue;
         }
+        bytes.truncate(ends.get(fits - 1).copied().unwrap_or_default());
+        let next = batch.first().plus((fits - before.min(fits)) as u64);
+        let front = LineNumber::new(next.before()).map(|last| LineRange::new(batch.first(), last));
+        taken.extend(front.and_then(|front| batch.slice(front)));
+        rest.extend(batch.slice(LineRange::new(next, LineNumber::MAX)));
+        break;
     }
-    Ok((Body { lines, size: bytes.len(), bytes: packed(&bytes)? }, rest))
+    rest.extend(waiting.cloned());
+    let numbers =
+        |batch: &LineBatch| (0..batch.len() as u64).map(|at| batch.first().plus(at)).collect::<Vec<_>>();
+    let lines = taken.iter().flat_map(numbers).collect();
+    Ok((Body { batches: taken, lines, size: bytes.len(), bytes: packed(&bytes)? }, rest))
 }
 
 /// Those lines whose numbers the server can keep; the others are refused.
@@ -149,7 +167,7 @@ fn within(batches: &[LineBatch], appended: &mut Appended) -> Vec<LineBatch> {
 }
 
 /// Enters what became of the items.
-fn settle(batches: &[LineBatch], body: &Body, bulk: &Bulk, appended: &mut Appended) -> Result<()> {
+fn settle(body: &Body, bulk: &Bulk, appended: &mut Appended) -> Result<()> {
     let mut named: Vec<(LineRange, Option<String>)> = Vec::new();
     for (number, fate) in body.lines.iter().zip(bulk.fates()) {
         let reason = match fate {
@@ -166,7 +184,7 @@ fn settle(batches: &[LineBatch], body: &Body, bulk: &Bulk, appended: &mut Append
     for (range, reason) in named {
         match reason {
             None => appended.again.push(range),
-            Some(reason) => appended.refused.extend(gaps(batches, range, &reason)),
+            Some(reason) => appended.refused.extend(gaps(&body.batches, range, &reason)),
         }
     }
     Ok(())
@@ -190,4 +208,46 @@ fn halves(batches: &[LineBatch], lines: &[LineNumber]) -> Option<(Vec<LineBatch>
         Some(batches.iter().filter_map(|batch| batch.slice(range)).collect::<Vec<_>>())
     };
     part(front).zip(part(back))
+}
+
+#[cfg(test)]
+mod tests {
+    use pubsub_core::conformance::store::{SampleRun, lines};
+    use pubsub_core::{LineBatch, LineRange};
+
+    use super::{Encoder, encode, halves};
+
+    fn numbers(batches: &[LineBatch]) -> Vec<u64> {
+        batches.iter().flat_map(|batch| batch.first().get()..=batch.last().get()).collect()
+    }
+
+    #[test]
+    fn requests_are_bounded_and_have_each_line_once_in_order() {
+        let encoder = Encoder::new(SampleRun::new().key(), "0123456789abcdef");
+        let long = "x".repeat(50_000);
+        let mut rest: Vec<LineBatch> = (0..40).map(|part| lines(part * 25 + 1, [""; 25])).collect();
+        rest.insert(20, lines(5_000, [&long]));
+        rest.push(lines(6_000, ["short", "shorter"]));
+        let expected = numbers(&rest);
+        let mut written = Vec::new();
+        while !rest.is_empty() {
+            let (body, left) = encode(&encoder, &rest, 20_000).unwrap();
+            assert!(body.size <= 20_000 || body.lines.len() == 1, "{} bytes", body.size);
+            assert_eq!(numbers(&body.batches), body.lines.iter().map(|line| line.get()).collect::<Vec<_>>());
+            written.extend(numbers(&body.batches));
+            rest = left;
+        }
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn halves_are_the_whole_and_one_line_has_none() {
+        let batches = [lines(1, ["a", "b", "c"]), lines(9, ["d", "e"])];
+        let all: Vec<_> =
+            batches.iter().flat_map(|b| b.lines().map(|line| line.number).collect::<Vec<_>>()).collect();
+        let (front, back) = halves(&batches, &all).unwrap();
+        assert_eq!((numbers(&front), numbers(&back)), (vec![1, 2], vec![3, 9, 10]));
+        let one = LineRange::new(all[0], all[0]);
+        assert!(halves(&[batches[0].slice(one).unwrap()], &all[..1]).is_none());
+    }
 }

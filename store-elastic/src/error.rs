@@ -1,6 +1,7 @@
 //! What the server and the driver say, as the family's errors.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 
 use pubsub_core::{Error, ErrorKind};
@@ -147,7 +148,23 @@ fn io_error(error: &elasticsearch::Error) -> Option<&io::Error> {
 
 /// For `map_err`: the failure of doing this.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(elasticsearch::Error) -> Error {
-    move |error| Error::new(kind_of(&error), doing).with_source(error)
+    move |error| Error::new(kind_of(&error), doing).with_source(Driver(error))
+}
+
+/// The driver's error shows what its source shows: in a chain that is said once.
+#[derive(Debug)]
+struct Driver(elasticsearch::Error);
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Driver {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source().and_then(StdError::source)
+    }
 }
 
 /// Of an answer of another shape than was asked for.
@@ -232,6 +249,8 @@ mod tests {
         ] {
             let error = elasticsearch::Error::from(io::Error::from(kind));
             assert_eq!(kind_of(&error), expected, "{kind:?}");
+            let (cause, error) = (error.to_string(), failed("do it")(error));
+            assert_eq!(error.chain(), format!("do it: {expected}: {cause}"));
         }
     }
 }

@@ -169,7 +169,7 @@ mod tests {
             ("warn|error", &[&["error", "warn"]]),
             ("wa|error", &[]),
             ("(wa|erro)r: x", &[&["error: x", "war: x"]]),
-            ("timed? out", &[&[" out"], &["time"]]),
+            ("timed? out", &[&["time"], &[" out"]]),
             ("(timed )?out of memory", &[&["out of memory"]]),
             ("(abc)+", &[&["abc"]]),
             ("(abc)*", &[]),

@@ -152,6 +152,7 @@ async fn an_index_goes_as_a_whole_where_nothing_of_its_day_is_left() {
     // Of today's index lines alone are removed.
     assert_eq!(store.expire(&Keep::new().with_runs(0)).await.unwrap(), 2);
     assert!(!is_there(5) && is_there(0));
+    ask("POST", &format!("/{prefix}-*/_refresh"), "");
     let (_, left) = ask("GET", &format!("/{prefix}-*/_count"), "");
     assert_eq!(left["count"], 0, "{left}");
 }
