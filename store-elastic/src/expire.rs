@@ -170,8 +170,7 @@ impl Inner {
             return self.link.run(DOING, delete).await;
         }
         for run in &gone.runs {
-            let again = self.stored(DOING, run).await?;
-            self.remove_lines(run, again.as_ref()).await?;
+            self.remove_lines(&gone.index, run).await?;
         }
         Ok(())
     }

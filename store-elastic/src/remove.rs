@@ -1,13 +1,12 @@
 //! Removes a run: its record, then its lines.
 
-use pubsub_core::{Result, RunId};
+use pubsub_core::{ErrorKind, Result, RunId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::bulk::{Bulk, Fate, packed};
 use crate::connect::Request;
 use crate::numbers::{MOST_HITS, searched};
-use crate::record::Stored;
 use crate::store::Inner;
 
 const DOING: &str = "remove a run";
@@ -38,43 +37,52 @@ struct Named {
 impl Inner {
     /// Without its record a run is gone for every reader; what an earlier call left of its lines goes as well.
     pub(crate) async fn remove(&self, run: &RunId) -> Result<bool> {
-        let was_there = loop {
-            // Also one whose record cannot be read.
+        let index = match self.stored(DOING, run).await {
+            Ok(stored) => stored.map(|stored| stored.index),
+            // It goes as well; where its lines are, it does not say.
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::TooNew) => None,
+            Err(error) => return Err(error),
+        };
+        let was_there = self.remove_record(run).await?;
+        let index = index.unwrap_or_else(|| self.layout.all_lines());
+        self.remove_lines(&index, run).await?;
+        Ok(was_there)
+    }
+
+    async fn remove_record(&self, run: &RunId) -> Result<bool> {
+        loop {
             let path = format!("{}/_doc/{run}", self.layout.runs());
             let answer = self.link.send(DOING, Request::delete(path).with("refresh", true)).await?;
             match answer.status {
-                404 => break false,
+                404 => return Ok(false),
                 // Somebody wrote it meanwhile.
                 409 => {}
-                _ if answer.is_success() => break true,
+                _ if answer.is_success() => return Ok(true),
                 _ => return Err(answer.complaint().failed(DOING)),
             }
-        };
-        let again = self.stored(DOING, run).await?;
-        self.remove_lines(run, again.as_ref()).await?;
-        Ok(was_there)
+        }
     }
 
     /// Removes the lines of a run, but for those of one that began under its id since. Not by a query of the server's: not
     /// all of them have that.
-    pub(crate) async fn remove_lines(&self, run: &RunId, but: Option<&Stored>) -> Result<()> {
-        let all = self.layout.all_lines();
-        self.refresh(&all).await?;
+    pub(crate) async fn remove_lines(&self, index: &str, run: &RunId) -> Result<()> {
+        let since = self.stored(DOING, run).await?;
+        self.refresh(index).await?;
         let mut query = json!({"bool": {"filter": [{"term": {"run_id": run}}]}});
-        if let Some(stored) = but {
+        if let Some(stored) = since {
             query = json!({"bool": {"filter": [query], "must_not": [{"term": {"made": stored.made}}]}});
         }
         let mut after: Option<Value> = None;
         loop {
             let mut body = json!({
                 "query": query, "size": PAGE, "_source": false, "track_total_hits": false,
-                // Runs of one id have two lines of one number at most, in different indices or as different documents.
+                // Together unique: no line is passed over.
                 "sort": [{"line_number": "asc"}, {"made": "asc"}],
             });
             if let (Some(after), Some(body)) = (&after, body.as_object_mut()) {
                 body.insert("search_after".to_owned(), after.clone());
             }
-            let found: Found = self.link.ask(DOING, searched(&all, body)).await?;
+            let found: Found = self.link.ask(DOING, searched(index, body)).await?;
             let hits = found.hits.hits;
             if hits.is_empty() {
                 return Ok(());

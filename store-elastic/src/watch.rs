@@ -58,7 +58,8 @@ struct Amount {
     runs: u64,
     /// Of all their records: each write of one raises it.
     revisions: f64,
-    lines: u64,
+    /// Not known while an index with lines is being made: its shards do not answer yet.
+    lines: Option<u64>,
 }
 
 /// What was told last: a change, or that nobody can say.
@@ -168,7 +169,7 @@ impl Shared {
         let mut waiting = self.waiting();
         for (part, amount) in amounts {
             let Some(waited) = waiting.parts.get_mut(&part) else { continue };
-            if waited.amount != Some(amount) {
+            if waited.amount != Some(amount) || amount.lines.is_none() {
                 waited.amount = Some(amount);
                 waited.told.send_replace(Told(None));
             }
@@ -188,20 +189,27 @@ impl Shared {
         }
         let request = Request::post("_msearch").lines(packed(searches.as_bytes())?);
         let Answers { responses } = self.link.ask(DOING, request).await?;
-        let answers = responses.into_iter().map(|answer| match answer {
-            Searched::Found(found) => Ok(found),
-            Searched::Failed { status, error } => Err(Complaint::of_item(status, &error).failed(DOING)),
-        });
-        let found = answers.collect::<Result<Vec<Found>>>()?;
-        let amounts = found.chunks_exact(2).map(|found| match found {
-            [runs, lines] => Amount {
-                runs: runs.hits.total.value,
-                revisions: runs.aggregations.as_ref().map_or(0.0, |sum| sum.revisions.value),
-                lines: lines.hits.total.value,
-            },
-            _ => Amount::default(),
-        });
-        Ok(amounts.collect())
+        responses.chunks_exact(2).map(amount).collect()
+    }
+}
+
+fn amount(answers: &[Searched]) -> Result<Amount> {
+    let [runs, lines] = answers else { return Ok(Amount::default()) };
+    let runs = runs.found()?;
+    let lines = match lines.found() {
+        Err(error) if error.kind() == ErrorKind::Unavailable => None,
+        lines => Some(lines?.hits.total.value),
+    };
+    let revisions = runs.aggregations.as_ref().map_or(0.0, |sum| sum.revisions.value);
+    Ok(Amount { runs: runs.hits.total.value, revisions, lines })
+}
+
+impl Searched {
+    fn found(&self) -> Result<&Found> {
+        match self {
+            Self::Found(found) => Ok(found),
+            Self::Failed { status, error } => Err(Complaint::of_item(*status, error).failed(DOING)),
+        }
     }
 }
 

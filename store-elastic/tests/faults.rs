@@ -1,6 +1,6 @@
 //! What befalls requests: items refused, limits, cuts, stalls, a read-only index, a server that restarts.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 mod bulk;
 mod server;
