@@ -8,6 +8,7 @@ use pubsub_core::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRa
 
 use crate::bulk::{Bulk, Fate, packed};
 use crate::connect::Request;
+use crate::error::was_cut;
 use crate::line::{Encoder, MOST_NUMBER};
 use crate::list::not_found;
 use crate::record::Stored;
@@ -68,7 +69,7 @@ impl Inner {
                 }
                 Err(error) => {
                     // A server that takes no request of this size may cut the connection in place of saying so.
-                    if error.kind() == ErrorKind::Unavailable {
+                    if was_cut(&error) {
                         self.shrink(body.size);
                     }
                     if !is_begun || !error.is_retryable() {

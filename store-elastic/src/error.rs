@@ -167,6 +167,17 @@ impl StdError for Driver {
     }
 }
 
+/// Whether a connection that was there ended before an answer came.
+pub(crate) fn was_cut(error: &Error) -> bool {
+    let driver = error.source().and_then(|source| source.downcast_ref::<Driver>());
+    driver.is_some_and(|Driver(driver)| {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        let network = io_error(driver).map(io::Error::kind);
+        let never_was = matches!(network, Some(ConnectionRefused | HostUnreachable | NetworkUnreachable));
+        kind_of(driver) == ErrorKind::Unavailable && !never_was
+    })
+}
+
 /// Of an answer of another shape than was asked for.
 pub(crate) fn strange(doing: &'static str, error: serde_json::Error) -> Error {
     Error::new(ErrorKind::Internal, "the server answered something else than was asked")
@@ -250,6 +261,9 @@ mod tests {
             let error = elasticsearch::Error::from(io::Error::from(kind));
             assert_eq!(kind_of(&error), expected, "{kind:?}");
             let (cause, error) = (error.to_string(), failed("do it")(error));
+            let is_cut = expected == ErrorKind::Unavailable
+                && !matches!(kind, io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable);
+            assert_eq!(was_cut(&error), is_cut, "{kind:?}");
             assert_eq!(error.chain(), format!("do it: {expected}: {cause}"));
         }
     }

@@ -82,8 +82,17 @@ impl Inner {
     /// As it is now: a document that is got by its id needs no refresh.
     pub(crate) async fn stored(&self, doing: &'static str, run: &RunId) -> Result<Option<Stored>> {
         let get = Request::get(format!("{}/_doc/{run}", self.layout.runs()));
-        let found: Option<Document> = self.link.find(doing, get.with("_source", FIELDS.join(","))).await?;
-        found.map_or(Ok(None), |document| document.stored(doing))
+        let answer = self.link.send(doing, get.with("_source", FIELDS.join(","))).await?;
+        match answer.status {
+            404 if answer.complaint().name == "index_not_found_exception" => {
+                // The server lost everything. Without the templates, what is written next would make fields by its looks.
+                self.prepare().await?;
+                Ok(None)
+            }
+            404 => Ok(None),
+            _ if answer.is_success() => answer.read::<Document>(doing)?.stored(doing),
+            _ => Err(answer.complaint().failed(doing)),
+        }
     }
 
     /// Takes a record, where it moves the run forward, and fills holes whose lines have come.

@@ -107,12 +107,7 @@ impl ElasticStore {
 
     /// What is known to be ready; asked for first by each call.
     async fn ready(&self) -> Result<&Arc<Inner>> {
-        let Inner { prepared, link, layout, config, .. } = &*self.0;
-        let prepare = || async {
-            link.check().await?;
-            template::prepare(link, layout, config).await
-        };
-        prepared.get_or_try_init(prepare).await?;
+        self.0.prepared.get_or_try_init(|| self.0.prepare()).await?;
         Ok(&self.0)
     }
 
@@ -124,6 +119,13 @@ impl ElasticStore {
 }
 
 impl Inner {
+    /// Asks the server what it is, and makes templates and the index of the runs where they are not there.
+    pub(crate) async fn prepare(&self) -> Result<()> {
+        self.link.check().await?;
+        *self.made_last() = None;
+        template::prepare(&self.link, &self.layout, &self.config).await
+    }
+
     pub(crate) fn made_last(&self) -> MutexGuard<'_, Option<String>> {
         self.made_last.lock().unwrap_or_else(PoisonError::into_inner)
     }

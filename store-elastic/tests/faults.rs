@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use bulk::{items_of, with_answers};
 use pubsub_core::conformance::store::{SampleRun, lines};
-use pubsub_core::{Appended, Backoff, ErrorKind, LineBatch, OutputSink, Retrying, Store, verify};
+use pubsub_core::{
+    Appended, Backoff, ErrorKind, LineBatch, OutputReader as _, OutputSink, Retrying, RunQuery, Store, verify,
+};
 use serde_json::json;
 use server::{config_at, numbered, port, shape_of, store_at};
 use services::{Data, Fate, HttpAnswer, HttpFaults, OpenSearch, SearchEngine};
@@ -259,7 +261,17 @@ async fn what_was_acknowledged_survives_a_crash_of_the_server() {
     run.print(&further);
     let sink = Retrying::new(store.clone(), Backoff::fixed(Duration::from_millis(50)), 200);
     let answer = sink.append(run.key(), &further).await.unwrap();
-    assert_eq!(ended(store, run, answer).await, "1-600");
+    assert_eq!(ended(store.clone(), run, answer).await, "1-600");
+    // One that comes back empty is made ready again: what is written then is found as ever.
+    server.restart(Data::Lost).unwrap();
+    let mut run = SampleRun::new();
+    sink.begin(&run.record).await.unwrap();
+    run.append(&store, &numbered(1, 5)).await;
+    run.finish(&store).await;
+    let query = RunQuery::of(run.key().action_id.clone(), run.key().stage.clone());
+    assert_eq!(store.runs(&query).await.unwrap(), std::slice::from_ref(&run.record));
+    let store: Arc<dyn Store> = Arc::new(store);
+    assert_eq!(shape_of(&store, &run).await, "1-5");
 }
 
 fn store_prefix(store: &ElasticStore) -> String {
