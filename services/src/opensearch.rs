@@ -154,6 +154,8 @@ fn words(home: &Path, folder: &Path, ports: (u16, u16), settings: &[(&str, &str)
     words.push(format!("transport.port={}", ports.1));
     // A disk that is nearly full is none of the tests' business.
     words.push("cluster.routing.allocation.disk.threshold_enabled=false".to_owned());
+    // What is not collected yet would count as load.
+    words.push("indices.breaker.total.use_real_memory=false".to_owned());
     words.extend(settings.iter().map(|(name, value)| format!("{name}={value}")));
     words
 }
