@@ -134,7 +134,8 @@ fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body
     let mut waiting = batches.iter();
     for batch in waiting.by_ref() {
         let before = ends.len();
-        encoder.add(batch, &mut bytes, &mut ends)?;
+        let added = encoder.add(batch, &mut bytes, &mut ends);
+        added.map_err(|e| Error::new(ErrorKind::Internal, "write lines as JSON").with_source(e))?;
         // At least one, or nothing would ever be written.
         let fits = ends.partition_point(|end| *end <= most).max(1);
         if fits >= ends.len() {

@@ -1,11 +1,13 @@
 //! Lines as documents, and back.
 
+use std::borrow::Cow;
+use std::io::{self, Write as _};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use pubsub_core::{
-    LineBatch, LineEnd, LineNumber, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, Result, RunKey, Stream,
-    Timestamp,
+    LineBatch, LineEnd, LineNumber, LineRange, MAX_BATCH_BYTES, MAX_LINE_BYTES, RunKey, Stream, Timestamp,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -19,8 +21,8 @@ pub(crate) const MOST_NUMBER: u64 = i64::MAX.unsigned_abs();
 /// Writes lines of one run as the items of a bulk: for each what is done, and the document.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// What each id begins with.
-    id: String,
+    /// What each item begins with, up to the number in its id.
+    action: String,
     /// The fields that all documents of the run share, as JSON.
     run: String,
 }
@@ -30,39 +32,46 @@ impl Encoder {
         let fields =
             json!({"action_id": run.action_id, "stage": run.stage, "run_id": run.run_id, "made": made});
         let text = fields.to_string();
+        let inner = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
         Self {
-            id: line_id(&run.run_id, made),
-            run: text.trim_start_matches('{').trim_end_matches('}').to_owned(),
+            action: format!("{{\"create\":{{\"_id\":\"{}", line_id(&run.run_id, made)),
+            run: inner.unwrap_or_default().to_owned(),
         }
     }
 
     /// Adds the items of a batch, and where each of them ends in `body`.
-    pub(crate) fn add(&self, batch: &LineBatch, body: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<()> {
-        let (time, stream) = (batch.time().to_string(), batch.stream().as_str());
+    ///
+    /// # Errors
+    /// None that a buffer in memory leads to.
+    pub(crate) fn add(&self, batch: &LineBatch, body: &mut Vec<u8>, ends: &mut Vec<usize>) -> io::Result<()> {
+        let (time, run, stream) = (batch.time(), &self.run, batch.stream().as_str());
         let recovered = if batch.is_recovered() { ",\"recovered\":true" } else { "" };
-        let mut result = Ok(());
+        // All that the lines of the batch have in common, written once.
+        let fields = format!(
+            "\"}}}}\n{{\"@timestamp\":\"{time}\",{run},\"stream\":\"{stream}\"{recovered},\"line_number\":"
+        );
+        let mut done = Ok(());
         batch.for_each(|number, end, content| {
-            let begins = format!(
-                "{{\"create\":{{\"_id\":\"{}{number}\"}}}}\n{{\"@timestamp\":\"{time}\",{},\"line_number\":{number},\
-                 \"stream\":\"{stream}\"{recovered}",
-                self.id, self.run,
-            );
-            body.extend_from_slice(begins.as_bytes());
-            if end != LineEnd::Lf {
-                body.extend_from_slice(format!(",\"end\":\"{}\"", end.as_str()).as_bytes());
+            let mut add = || {
+                write!(body, "{}{number}{fields}{number}", self.action)?;
+                if end != LineEnd::Lf {
+                    write!(body, ",\"end\":\"{}\"", end.as_str())?;
+                }
+                let text = String::from_utf8_lossy(content);
+                if matches!(text, Cow::Owned(_)) {
+                    write!(body, ",\"raw\":\"{}\"", STANDARD.encode(content))?;
+                }
+                body.extend_from_slice(b",\"message\":");
+                serde_json::to_writer(&mut *body, &*text)?;
+                body.extend_from_slice(b"}\n");
+                ends.push(body.len());
+                Ok(())
+            };
+            if done.is_ok() {
+                done = add();
             }
-            let text = String::from_utf8_lossy(content);
-            if matches!(text, std::borrow::Cow::Owned(_)) {
-                body.extend_from_slice(format!(",\"raw\":\"{}\"", STANDARD.encode(content)).as_bytes());
-            }
-            body.extend_from_slice(b",\"message\":");
-            if let Err(error) = serde_json::to_writer(&mut *body, &*text) {
-                result = Err(crate::error::strange("write a line", error));
-            }
-            body.extend_from_slice(b"}\n");
-            ends.push(body.len());
         });
-        result
+        done
     }
 }
 

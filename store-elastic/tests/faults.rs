@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bulk::{items_of, with_answers};
-use pubsub_core::conformance::store::{SampleRun, lines};
+use futures::FutureExt as _;
+use pubsub_core::conformance::store::{SampleRun, lines, until};
 use pubsub_core::{
-    Appended, Backoff, ErrorKind, LineBatch, OutputReader as _, OutputSink, Retrying, RunQuery, Store, verify,
+    Appended, Backoff, ErrorKind, FanOut, LineBatch, Lines, MemoryStore, OutputReader as _, OutputSink,
+    Retrying, RunQuery, SinkConfig, Store, verify,
 };
 use serde_json::json;
 use server::{config_at, numbered, port, shape_of, store_at};
@@ -243,6 +245,38 @@ async fn while_seven_of_ten_requests_are_refused_everything_arrives() {
     assert!(refused.load(Ordering::Relaxed) > 10);
     let store: Arc<dyn Store> = Arc::new(store);
     assert_eq!(shape_of(&store, &run).await, "1-1000");
+}
+
+#[tokio::test]
+#[ignore = "needs OpenSearch"]
+async fn a_store_that_is_away_holds_up_no_other_and_gets_everything_once_it_is_back() {
+    let (proxy, store, mut run) = behind().await;
+    let memory = MemoryStore::new();
+    let backoff = Backoff { base: Duration::from_millis(10), factor: 2, cap: Duration::from_millis(200) };
+    let fan_out = FanOut::new(vec![
+        SinkConfig::required("elastic", Arc::new(store.clone())).with_backoff(backoff),
+        SinkConfig::required("memory", Arc::new(memory.clone())),
+    ]);
+    let writing = fan_out.begin(&run.record).await.unwrap();
+    proxy.set(|_| Fate::Answered(HttpAnswer::new(503)));
+    for part in 0..50 {
+        let given = numbered(part * 100 + 1, part * 100 + 100);
+        run.print(&given);
+        writing.append(&given);
+    }
+    let has_all = || async {
+        memory.lines(run.id(), Lines::Last(0)).await.is_ok_and(|output| output.complete_through == 5_000)
+    };
+    until("the other store has all lines", || has_all().boxed()).await;
+    proxy.clear();
+    run.complete();
+    writing.finish(run.record.clone()).await.unwrap();
+    for account in writing.accounts() {
+        assert_eq!((account.captured, account.stored), (5_000, 5_000), "{account:?}");
+    }
+    let store: Arc<dyn Store> = Arc::new(store);
+    assert_eq!(shape_of(&store, &run).await, "1-5000");
+    assert!(verify(&*store, run.id()).await.unwrap().agrees());
 }
 
 #[tokio::test]
