@@ -24,7 +24,7 @@ impl std::fmt::Debug for ConnectedStore {
 
 /// Connects the store at this place.
 ///
-/// Connecting reaches nothing that may be out of reach, whatever the backend: a store that is away just now is an error of
+/// Connecting depends on nothing that may be out of reach, whatever the backend: a store that is away just now is an error of
 /// each call that uses it, by its kind one that is best tried again. So one store that is away when a program starts is
 /// nobody's end: a required one is waited for, a spool keeps what it is to get, and where it is not required it alone
 /// lacks lines.
@@ -65,6 +65,16 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
         }
         #[cfg(not(feature = "redis"))]
         Scheme::Redis(_) => Err(missing("redis")),
+        #[cfg(feature = "elastic")]
+        Scheme::Elastic(address) => {
+            let config = store_elastic::ElasticStoreConfig::from_url(address.with_secrets());
+            let config = config.map_err(|e| e.with("place", place))?;
+            let store = store_elastic::ElasticStore::connect(config).await;
+            let store = store.map_err(|e| e.with("place", place))?;
+            Ok(ConnectedStore { store: Arc::new(store), capabilities: store_elastic::ELASTIC_STORE })
+        }
+        #[cfg(not(feature = "elastic"))]
+        Scheme::Elastic(_) => Err(missing("elastic")),
     }
 }
 
@@ -97,10 +107,14 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         }
         #[cfg(not(feature = "redis"))]
         Scheme::Redis(_) => Err(missing("redis")),
+        Scheme::Elastic(_) => {
+            let error = pubsub_core::Error::unsupported("Elasticsearch keeps output; it is no broker");
+            Err(error.with("place", place))
+        }
     }
 }
 
-#[cfg(not(all(feature = "file", feature = "redis")))]
+#[cfg(not(all(feature = "file", feature = "redis", feature = "elastic")))]
 fn missing(feature: &str) -> pubsub_core::Error {
     pubsub_core::Error::unsupported(format!(
         "this program was built without {feature}: build it with feature `{feature}`"

@@ -55,6 +55,9 @@ pub use pubsub_redis::{
     RedisStoreConfig,
 };
 
+#[cfg(feature = "elastic")]
+pub use store_elastic::{ELASTIC_STORE, ElasticStore, ElasticStoreConfig, SearchIndex};
+
 /// The README's example is a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -10,7 +10,7 @@ use crate::address::Address;
 
 /// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path`, `memory:`, or
 /// `redis://[user[:password]@]host[:port][/database]` (`rediss` with TLS, `redis+unix:///path`, `redis+cluster://…`,
-/// `redis+sentinel://…`).
+/// `redis+sentinel://…`); a store besides `elastic+http://[user:password@]host[:port]` (`elastic+https` with TLS).
 ///
 /// In the form with `//` the path may hold `%20` and the like; in the short form it is taken as it stands. Options
 /// follow after a `?`: `required=true` or `required=false` says whether a store must have everything before an event is
@@ -42,6 +42,8 @@ pub enum Scheme {
     Memory,
     /// A Redis deployment.
     Redis(Address),
+    /// Elasticsearch or OpenSearch: a store alone.
+    Elastic(Address),
 }
 
 impl Place {
@@ -83,7 +85,7 @@ impl fmt::Display for Place {
                 }
             }
             Scheme::Memory => f.write_str("memory:"),
-            Scheme::Redis(address) => write!(f, "{address}"),
+            Scheme::Redis(address) | Scheme::Elastic(address) => write!(f, "{address}"),
         }
     }
 }
@@ -106,11 +108,12 @@ impl FromStr for Place {
             "file" => Scheme::File(path(rest, url)?),
             "memory" if rest.is_empty() => Scheme::Memory,
             "memory" => return Err(Error::invalid("memory: takes no path").with("url", url)),
-            _ if is_redis(scheme) => return Self::server(scheme, rest, &own, &others),
+            _ if is_redis(scheme) => return Self::server(Scheme::Redis, scheme, rest, &own, &others),
+            _ if is_elastic(scheme) => return Self::server(Scheme::Elastic, scheme, rest, &own, &others),
             _ => {
                 // The rest may hold a password: it is not repeated.
                 return Err(Error::invalid(
-                    "no broker or store is known by this scheme; there are file:, memory:, redis:",
+                    "no broker or store is known by this scheme; there are file:, memory:, redis:, elastic+http:",
                 )
                 .with("scheme", scheme));
             }
@@ -125,19 +128,30 @@ impl FromStr for Place {
 
 impl Place {
     /// A server has options of its own, which its backend reads.
-    fn server(scheme: &str, rest: &str, own: &[&str], others: &[&str]) -> Result<Self> {
+    fn server(
+        kind: fn(Address) -> Scheme,
+        scheme: &str,
+        rest: &str,
+        own: &[&str],
+        others: &[&str],
+    ) -> Result<Self> {
         if !rest.starts_with("//") {
             return Err(Error::invalid(format!("a server is named by {scheme}://host:port or the like")));
         }
         let options = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
         let address = Address::new(format!("{scheme}:{rest}{options}"));
-        Ok(Self { scheme: Scheme::Redis(address), required: required(own)? })
+        Ok(Self { scheme: kind(address), required: required(own)? })
     }
 }
 
 /// With or without TLS, and of any kind of deployment: which there are says the backend.
 fn is_redis(scheme: &str) -> bool {
     matches!(scheme.split('+').next(), Some("redis" | "rediss"))
+}
+
+/// The plain names of it, HTTP, say nothing of what is behind them.
+fn is_elastic(scheme: &str) -> bool {
+    matches!(scheme, "elastic+http" | "elastic+https")
 }
 
 /// The last of these options stands.
@@ -210,6 +224,7 @@ mod tests {
             ("file://localhost/a", Scheme::File("/a".into())),
             ("memory:", Scheme::Memory),
             ("redis://h:1/2", Scheme::Redis(Address::new("redis://h:1/2".to_owned()))),
+            ("elastic+https://h:1", Scheme::Elastic(Address::new("elastic+https://h:1".to_owned()))),
         ];
         for (url, scheme) in table {
             assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
@@ -236,6 +251,8 @@ mod tests {
             ("file:a?required=yes", "true and false"),
             ("mysql://user:geheim@host", "scheme=mysql"),
             ("redis+cluster:user:geheim@host", "redis+cluster://host:port"),
+            ("elastic+http:user:geheim@host", "elastic+http://host:port"),
+            ("elastic://user:geheim@host", "scheme=elastic"),
         ];
         for (url, part) in table {
             let text = url.parse::<Place>().unwrap_err().to_string();

@@ -180,9 +180,9 @@ impl Places {
     }
 }
 
-/// How the spool of a store in a folder begins, and that of one in Redis.
+/// How the spool of a store in a folder begins, and those of servers.
 const FILE_SPOOL: &str = "file-";
-const REDIS_SPOOL: &str = "redis-";
+const SERVER_SPOOLS: [&str; 2] = ["redis-", "elastic-"];
 
 /// The store of a spool with this name; as the name stands where it is too long to say it.
 fn spooled_store(spool: &str) -> Option<String> {
@@ -190,7 +190,7 @@ fn spooled_store(spool: &str) -> Option<String> {
     if let Some(encoded) = spool.strip_prefix(FILE_SPOOL) {
         return Some(format!("file:{}", decoded(encoded)));
     }
-    spool.strip_prefix(REDIS_SPOOL).map(decoded)
+    SERVER_SPOOLS.iter().find_map(|kind| spool.strip_prefix(kind)).map(decoded)
 }
 
 /// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.
@@ -200,7 +200,8 @@ fn spool_name(place: &Place) -> Done<String> {
             format!("{FILE_SPOOL}{}", name::encode(&std::path::absolute(folder)?.display().to_string()))
         }
         // Without user and password: another user's is the same store.
-        Scheme::Redis(address) => format!("{REDIS_SPOOL}{}", name::encode(&address.to_string())),
+        Scheme::Redis(address) => format!("redis-{}", name::encode(&address.to_string())),
+        Scheme::Elastic(address) => format!("elastic-{}", name::encode(&address.to_string())),
         scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
     })
 }

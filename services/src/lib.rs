@@ -15,7 +15,9 @@
 
 mod certificates;
 mod engine;
+mod http_faults;
 mod install;
+mod opensearch;
 mod place;
 mod port;
 mod proxy;
@@ -23,7 +25,9 @@ mod redis;
 
 pub use certificates::Certificates;
 pub use engine::{Data, end, is_running};
+pub use http_faults::{Fate, HttpAnswer, HttpFaults, HttpRequest, Mend};
 pub use install::{RedisVersion, installed, redis_server};
+pub use opensearch::{OpenSearch, SearchEngine, ask_http};
 pub use place::Place;
 pub use proxy::{Proxy, Weather};
 pub use redis::cluster::RedisCluster;

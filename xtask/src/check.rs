@@ -32,6 +32,8 @@ fn features() -> Done {
         &["pubsub-file"],
         &["pubsub-file", "--features", "fault-points"],
         &["pubsub-redis"],
+        &["pubsub-pipeline", "--no-default-features", "--features", "elastic"],
+        &["store-elastic"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;

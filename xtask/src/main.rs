@@ -14,6 +14,7 @@ mod dependencies;
 mod facade;
 mod fuzz;
 mod fuzz_seeds;
+mod opensearch;
 mod readme;
 mod run;
 mod services;
@@ -32,9 +33,11 @@ cargo xtask <task>
                            --save writes both into README, where only some are named
                            in place of their rows alone
   test [--long]            every test, with the servers that they need; with --long also those marked `long: ...`,
-                           those for Redis on Redis 8.2 and Valkey 9 too, 1,000 rounds of `crash`, and 10 minutes of
+                           those for Redis on Redis 8.2 and Valkey 9 too, those for
+                           OpenSearch on four more engines, 1,000 rounds of `crash`, and 10 minutes of
                            `chaos`
   test redis               those that need Redis alone
+  test opensearch          those that need OpenSearch alone, on the engine that PIPELINE_SEARCH_ENGINE names
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
         ["test", "redis"] => run::redis(RedisVersion::Installed),
+        ["test", "opensearch"] => opensearch::of_environment(),
         ["bench", words @ ..] => match bench::Bench::parse(words) {
             Some(asked) => bench::bench(&asked),
             None => return usage(),

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use services::RedisVersion;
+use services::{RedisVersion, SearchEngine};
 
 use crate::chaos::{self, Chaos};
 use crate::crash::{self, Crash};
 use crate::fuzz::{self, Fuzz};
+use crate::opensearch::{self, with_opensearch};
 use crate::services::with_redis;
 
 /// The result of a task: why it failed.
@@ -61,7 +62,11 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         // All of it is run, whatever fails.
-        let tests = with_redis(RedisVersion::Installed, long_tests);
+        let tests = with_redis(RedisVersion::Installed, |redis| {
+            with_opensearch(SearchEngine::OpenSearch2, |search| long_tests(&[redis, search].concat()))
+        });
+        let engines = SearchEngine::ALL.into_iter().skip(1).map(opensearch::test);
+        let tests = engines.collect::<Vec<_>>().into_iter().fold(tests, Result::and);
         let others = [RedisVersion::Redis82, RedisVersion::Valkey9].map(redis);
         let kills = beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
         // Alone: some of its limits are of seconds.
@@ -69,6 +74,7 @@ pub(crate) fn test(form: Form) -> Done {
         return others.into_iter().fold(tests, Result::and).and(kills).and(chaos);
     }
     redis(RedisVersion::Installed)?;
+    opensearch::of_environment()?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];

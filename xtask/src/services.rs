@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use services::{
-    Certificates, Place, Redis, RedisCluster, RedisOptions, RedisSentinel, RedisVersion, encoded, end,
-    is_running, redis_server,
+    Certificates, Place, Redis, RedisCluster, RedisOptions, RedisSentinel, RedisVersion, SearchEngine,
+    encoded, end, is_running, redis_server,
 };
 
+use crate::opensearch::Search;
 use crate::run::{Done, target_folder};
 
 /// The password of the server that takes one: with what means something in a URL.
@@ -116,7 +117,11 @@ pub(crate) fn up() -> Done {
         None => {}
     }
     let place = Arc::new(Place::new().map_err(|e| e.to_string())?);
-    let started = Started::start(&place, RedisVersion::Installed).map_err(|e| e.to_string())?;
+    let mut started = Started::start(&place, RedisVersion::Installed).map_err(|e| e.to_string())?;
+    let engine = SearchEngine::of_environment().map_err(|e| e.to_string())?;
+    let search = Search::start(&place, engine).map_err(|e| e.to_string())?;
+    started.told.variables.push(search.variable());
+    started.told.processes.extend(search.process().map(|(id, folder)| Process { id, folder }));
     let write = |path: &Path| {
         fs::create_dir_all(target_folder())?;
         fs::write(path, serde_json::to_vec_pretty(&started.told)?)

@@ -1,0 +1,18 @@
+//! The example for Elasticsearch and OpenSearch, at the server of the tests.
+
+use std::process::Command;
+
+use crash::example;
+
+#[test]
+#[ignore = "needs OpenSearch"]
+fn the_worker_finds_what_it_wrote_to_opensearch() {
+    let url = std::env::var("PIPELINE_TEST_OPENSEARCH").expect("PIPELINE_TEST_OPENSEARCH names a server");
+    let mut example = Command::new(example("elastic-search"));
+    example.env("ELASTICSEARCH_URL", url);
+    example.env("ELASTICSEARCH_PREFIX", format!("example-{}", std::process::id()));
+    let output = example.output().unwrap();
+    let [out, err] = [&output.stdout, &output.stderr].map(|told| String::from_utf8_lossy(told));
+    assert!(output.status.success(), "{out}{err}");
+    assert_eq!(out, "action-123 line 2: ERROR: code=42 at /a/b\n");
+}
