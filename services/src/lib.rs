@@ -16,6 +16,7 @@
 mod certificates;
 mod engine;
 mod install;
+mod mongo;
 mod place;
 mod port;
 mod proxy;
@@ -23,7 +24,8 @@ mod redis;
 
 pub use certificates::Certificates;
 pub use engine::{Data, end, is_running};
-pub use install::{RedisVersion, installed, redis_server};
+pub use install::{RedisVersion, installed, mongo_server, redis_server};
+pub use mongo::{Mongo, MongoKind, MongoOptions};
 pub use place::Place;
 pub use proxy::{Proxy, Weather};
 pub use redis::cluster::RedisCluster;
