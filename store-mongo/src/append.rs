@@ -16,7 +16,7 @@ use crate::store::Inner;
 
 /// About how many bytes of lines, and how many lines, one insert has: far below what a server takes in one message.
 const INSERT_BYTES: usize = 4 << 20;
-const INSERT_LINES: usize = 5_000;
+const INSERT_LINES: usize = 2_000;
 
 /// The largest number that MongoDB has.
 const MAX_NUMBER: u64 = i64::MAX.unsigned_abs();
@@ -45,14 +45,14 @@ struct Inserted {
 impl Inner {
     pub(crate) async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let mut appended = Appended::all();
-        let mut parts = Parts { batches };
+        let mut parts = Parts { batches, within: None };
         // Also of no lines: it asks whether the run is there.
         let mut part = parts.next_part();
         if part.is_empty() {
             return self.made(&run.run_id).await?.map(|_| appended).ok_or_else(|| not_found(DOING, &run.run_id));
         }
         while !part.is_empty() {
-            let inserted = self.append_part(run, part).await?;
+            let inserted = self.append_part(run, &part).await?;
             inserted.tell(&mut appended);
             part = parts.next_part();
         }
@@ -244,21 +244,30 @@ fn is_own_id(error: &IndexedWriteError) -> bool {
 /// What is still to be appended.
 struct Parts<'a> {
     batches: &'a [LineBatch],
+    /// What is left of a batch that was cut.
+    within: Option<LineBatch>,
 }
 
-impl<'a> Parts<'a> {
-    /// As much as one insert takes, in whole batches of at most 64 KiB; nothing at the end.
-    fn next_part(&mut self) -> &'a [LineBatch] {
-        let (mut count, mut lines, mut bytes) = (0, 0, 0);
-        for batch in self.batches {
-            if count > 0 && (lines + batch.len() > INSERT_LINES || bytes + batch.bytes().len() > INSERT_BYTES) {
-                break;
-            }
-            (count, lines, bytes) = (count + 1, lines + batch.len(), bytes + batch.bytes().len());
+impl Parts<'_> {
+    /// As much as one insert takes; nothing at the end.
+    fn next_part(&mut self) -> Vec<LineBatch> {
+        let (mut part, mut lines, mut bytes) = (Vec::new(), 0, 0);
+        while lines < INSERT_LINES && bytes < INSERT_BYTES {
+            let Some(batch) = self.within.take().or_else(|| self.take_batch()) else { break };
+            let most = (INSERT_LINES - lines) as u64;
+            let cut = LineRange::new(batch.first(), batch.first().plus(most - 1));
+            self.within = batch.slice(LineRange::new(cut.last.plus(1), LineNumber::MAX));
+            let Some(now) = batch.slice(cut) else { break };
+            (lines, bytes) = (lines + now.len(), bytes + now.bytes().len());
+            part.push(now);
         }
-        let (part, rest) = self.batches.split_at(count);
-        self.batches = rest;
         part
+    }
+
+    fn take_batch(&mut self) -> Option<LineBatch> {
+        let (first, rest) = self.batches.split_first()?;
+        self.batches = rest;
+        Some(first.clone())
     }
 }
 
@@ -309,11 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_bounded_and_have_each_batch_once_in_order() {
+    fn parts_are_bounded_and_have_each_line_once_in_order() {
         let long = "x".repeat(60_000);
         let mut batches = vec![lines(1, vec![""; 7_000]), lines(7_001, vec![""; 3_000]), lines(10_001, vec![""; 2_001])];
         batches.extend((12_002..12_202).map(|n| lines(n, [&long])));
-        let (mut parts, mut next) = (Parts { batches: &batches }, 1);
+        let (mut parts, mut next) = (Parts { batches: &batches, within: None }, 1);
         loop {
             let part = parts.next_part();
             if part.is_empty() {
@@ -322,13 +331,13 @@ mod tests {
             let (count, bytes) = part
                 .iter()
                 .fold((0, 0), |(count, bytes), batch| (count + batch.len(), bytes + batch.bytes().len()));
-            assert!(part.len() == 1 || (count <= INSERT_LINES && bytes <= INSERT_BYTES), "{count} lines, {bytes} bytes");
+            assert!(count <= INSERT_LINES && bytes < INSERT_BYTES + 70_000, "{count} lines, {bytes} bytes");
             for batch in part {
                 assert_eq!(batch.first().get(), next);
                 next = batch.last().get() + 1;
             }
         }
         assert_eq!(next, 12_202);
-        assert!(Parts { batches: &[] }.next_part().is_empty());
+        assert!(Parts { batches: &[], within: None }.next_part().is_empty());
     }
 }

@@ -110,6 +110,16 @@ impl MongoStoreConfig {
         }
     }
 
+    /// As [`new`](Self::new), and refuses at once what is no such URL.
+    ///
+    /// # Errors
+    /// [`Invalid`](pubsub_core::ErrorKind::Invalid), without anything secret of the URL.
+    pub fn from_url(url: &str) -> Result<Self> {
+        let config = Self::new(url);
+        config.check()?;
+        Ok(config)
+    }
+
     /// With the password of the user whom the URL names.
     #[must_use]
     pub fn with_password(mut self, password: impl Into<String>) -> Self {

@@ -30,6 +30,8 @@ fn features() -> Done {
         &["pubsub-file"],
         &["pubsub-file", "--features", "fault-points"],
         &["pubsub-redis"],
+        &["store-mongo"],
+        &["store-mongo", "--features", "srv"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;
