@@ -49,7 +49,11 @@ impl Inner {
         // Also of no lines: it asks whether the run is there.
         let mut part = parts.next_part();
         if part.is_empty() {
-            return self.made(&run.run_id).await?.map(|_| appended).ok_or_else(|| not_found(DOING, &run.run_id));
+            return self
+                .made(&run.run_id)
+                .await?
+                .map(|_| appended)
+                .ok_or_else(|| not_found(DOING, &run.run_id));
         }
         while !part.is_empty() {
             let inserted = self.append_part(run, &part).await?;
@@ -204,7 +208,9 @@ impl Inserted {
         self.there = ranges_of(there.into_iter());
         match self.failure.take() {
             // What befell all of them is an error of the call.
-            Some((kind, why)) if self.again.len() == lines.len() => Err(Error::new(kind, DOING).with_source(why)),
+            Some((kind, why)) if self.again.len() == lines.len() => {
+                Err(Error::new(kind, DOING).with_source(why))
+            }
             _ => Ok(()),
         }
     }
@@ -292,19 +298,27 @@ mod tests {
 
     #[test]
     fn each_document_is_judged_by_its_place_and_its_code() {
-        let other = "E11000 duplicate key error collection: p.lines index: content_1 dup key: { content: \"x\" }";
+        let other =
+            "E11000 duplicate key error collection: p.lines index: content_1 dup key: { content: \"x\" }";
         let mut inserted = Inserted::default();
         // Not in their order, as a router of a sharded collection may give them.
-        let errors = vec![error(9, 11000, OWN), error(2, 112, "write conflict"), error(4, 121, "Document failed validation"), error(5, 11000, other)];
+        let errors = vec![
+            error(9, 11000, OWN),
+            error(2, 112, "write conflict"),
+            error(4, 121, "Document failed validation"),
+            error(5, 11000, other),
+        ];
         inserted.judge(&ten(), errors).unwrap();
         assert_eq!(inserted.new_bytes, 1 + 2 + 4 + 7 + 8 + 9);
         assert_eq!((inserted.uncounted(9), inserted.uncounted(10)), (10, 0));
-        let there: Vec<_> = inserted.there.iter().map(|range| (range.first.get(), range.last.get())).collect();
+        let there: Vec<_> =
+            inserted.there.iter().map(|range| (range.first.get(), range.last.get())).collect();
         assert_eq!(there, [(1, 2), (4, 4), (7, 10)]);
         let mut appended = Appended::all();
         inserted.tell(&mut appended);
         assert_eq!(appended.again, [LineRange::new(at(3), at(3))]);
-        let refused: Vec<_> = appended.refused.iter().map(|gap| (gap.range.first.get(), gap.bytes, &*gap.reason)).collect();
+        let refused: Vec<_> =
+            appended.refused.iter().map(|gap| (gap.range.first.get(), gap.bytes, &*gap.reason)).collect();
         assert_eq!(refused[0], (5, Some(5), "Document failed validation (code 121)"));
         assert_eq!((refused[1].0, refused[1].1), (6, Some(6)));
     }
@@ -320,7 +334,8 @@ mod tests {
     #[test]
     fn parts_are_bounded_and_have_each_line_once_in_order() {
         let long = "x".repeat(60_000);
-        let mut batches = vec![lines(1, vec![""; 7_000]), lines(7_001, vec![""; 3_000]), lines(10_001, vec![""; 2_001])];
+        let mut batches =
+            vec![lines(1, vec![""; 7_000]), lines(7_001, vec![""; 3_000]), lines(10_001, vec![""; 2_001])];
         batches.extend((12_002..12_202).map(|n| lines(n, [&long])));
         let (mut parts, mut next) = (Parts { batches: &batches, within: None }, 1);
         loop {

@@ -73,8 +73,9 @@ pub struct MongoStoreConfig {
     answer_limit: Duration,
 }
 
+/// As the driver has it: what watches each server gives a connection up that is silent for longer.
 const fn default_connect_limit() -> Duration {
-    Duration::from_secs(5)
+    Duration::from_secs(10)
 }
 
 const fn default_answer_limit() -> Duration {
@@ -249,11 +250,18 @@ impl MongoStoreConfig {
         }
         let database = self.database(text.default_database.as_deref());
         // The server's limits: "Naming Restrictions" of MongoDB's manual, those of Windows too.
-        if database.is_empty() || database.len() > 63 || database.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0']) {
+        if database.is_empty()
+            || database.len() > 63
+            || database.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?', '\0'])
+        {
             return Err(wrong("database", "1 to 63 bytes without any of /\\. \"$*<>:|?"));
         }
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-        if self.prefix.len() > 100 || !self.prefix.chars().all(is_plain) || self.prefix.starts_with("system.") || self.prefix.starts_with('.') {
+        if self.prefix.len() > 100
+            || !self.prefix.chars().all(is_plain)
+            || self.prefix.starts_with("system.")
+            || self.prefix.starts_with('.')
+        {
             return Err(wrong("prefix", "at most 100 letters, digits, _, - and inner dots, and not system."));
         }
         self.check_times()

@@ -72,9 +72,7 @@ impl Link {
     ) -> Result<T> {
         match tokio::time::timeout(limit, asking.into_future()).await {
             Ok(answer) => answer.map_err(failed(doing)),
-            Err(_) => {
-                Err(Error::new(ErrorKind::TimedOut, doing).with("answer_limit", format!("{limit:?}")))
-            }
+            Err(_) => Err(Error::new(ErrorKind::TimedOut, doing).with("answer_limit", format!("{limit:?}"))),
         }
     }
 
@@ -174,9 +172,9 @@ fn check_format(doing: &'static str, format: &Document) -> Result<()> {
     };
     match version {
         Some(version) if version <= i64::from(FORMAT) => Ok(()),
-        Some(version) => Err(Error::new(ErrorKind::TooNew, doing)
-            .with("version", version)
-            .with("newest known", FORMAT)),
+        Some(version) => {
+            Err(Error::new(ErrorKind::TooNew, doing).with("version", version).with("newest known", FORMAT))
+        }
         None => Err(Error::new(ErrorKind::Corrupt, "the store does not say its format")),
     }
 }

@@ -85,7 +85,9 @@ pub(crate) fn failed(doing: &'static str) -> impl Fn(Driver) -> Error {
 pub(crate) fn told(error: &Driver) -> String {
     let mut text = match &*error.kind {
         DriverKind::Command(it) => said(it.code, Some(&it.code_name), &it.message),
-        DriverKind::Write(WriteFailure::WriteError(it)) => said(it.code, it.code_name.as_deref(), &it.message),
+        DriverKind::Write(WriteFailure::WriteError(it)) => {
+            said(it.code, it.code_name.as_deref(), &it.message)
+        }
         DriverKind::Write(WriteFailure::WriteConcernError(it)) => {
             said(it.code, Some(&it.code_name), &it.message)
         }

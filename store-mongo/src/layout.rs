@@ -72,8 +72,8 @@ pub(crate) fn field(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pubsub_core::{EventId, LineNumber, RunId, Stage};
     use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+    use pubsub_core::{EventId, LineNumber, RunId, Stage};
 
     use super::{Ids, field};
 

@@ -18,6 +18,7 @@
 //! ```
 
 mod append;
+mod batch;
 mod config;
 mod connect;
 mod error;

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt as _;
 use mongodb::bson::{Document, doc, serialize_to_bson};
 use pubsub_core::{Error, ErrorKind, Result, RunQuery, RunRecord};
 
-use crate::error::failed;
+use crate::batch::documents;
 use crate::layout::field;
 use crate::run::{Found, Stored, found};
 use crate::store::Inner;
@@ -62,9 +61,8 @@ impl Inner {
         let asked = runs.find(wanted).sort(doc! { "began": -1, "_id": -1 }).batch_size(batch).batch();
         let mut given = self.link.answer(DOING, asked).await?;
         let mut fitting = Vec::new();
-        while let Some(batch) = self.link.answer(DOING, async { given.next().await.transpose() }).await? {
-            for document in batch.doc_slices().map_err(failed(DOING))? {
-                let Some(document) = document.ok().and_then(|document| document.as_document()) else { continue };
+        while let Some(batch) = self.link.batch(DOING, &mut given).await? {
+            for document in documents(DOING, &batch)? {
                 match found(document) {
                     Ok(Found::Run(stored)) if query.matches(&stored.record) => fitting.push(*stored),
                     Ok(_) => {}

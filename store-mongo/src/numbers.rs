@@ -1,10 +1,9 @@
 //! Which numbers of a run there are lines of.
 
-use futures::StreamExt as _;
 use mongodb::bson::{Document, doc};
 use pubsub_core::{LineNumber, LineRange, Result, RunId, RunRecord};
 
-use crate::error::failed;
+use crate::batch::documents;
 use crate::layout::Ids;
 use crate::run::{Stored, int, is_run};
 use crate::store::Inner;
@@ -25,7 +24,8 @@ pub(crate) struct Holes(Vec<LineRange>);
 
 impl Holes {
     pub(crate) fn of(record: &RunRecord) -> Self {
-        let mut holes: Vec<LineRange> = record.holes.iter().chain(&record.gaps).map(|gap| gap.range).collect();
+        let mut holes: Vec<LineRange> =
+            record.holes.iter().chain(&record.gaps).map(|gap| gap.range).collect();
         holes.sort_by_key(|range| range.first);
         Self(holes)
     }
@@ -49,12 +49,9 @@ impl Inner {
         let asked = lines.find(range(ids, first, last)).sort(doc! { "_id": 1 }).projection(doc! { "_id": 1 });
         let mut found = self.link.answer(DOING, asked.limit(int(PAGE as u64)).batch()).await?;
         let mut numbers = Vec::new();
-        while let Some(batch) = self.link.answer(DOING, async { found.next().await.transpose() }).await? {
-            for document in batch.doc_slices().map_err(failed(DOING))? {
-                let document = document.ok().and_then(|document| document.as_document());
-                let id = document.and_then(|document| document.get_str("_id").ok());
-                numbers.extend(id.and_then(|id| ids.number(id)));
-            }
+        while let Some(batch) = self.link.batch(DOING, &mut found).await? {
+            let documents = documents(DOING, &batch)?.into_iter();
+            numbers.extend(documents.filter_map(|document| ids.number(document.get_str("_id").ok()?)));
         }
         Ok(numbers)
     }

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::{self, BoxStream, TryStreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use mongodb::bson::{Document, doc};
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use pubsub_core::{Error, Gap, LineNumber, LineRange, Lines, Output, OutputItem, Result, RunId};
 
-use crate::error::failed;
+use crate::batch::documents;
 use crate::layout::Ids;
 use crate::line::{Joiner, Piece};
 use crate::numbers::range;
@@ -70,6 +69,7 @@ impl Cursor {
             return Ok(None);
         }
         let link = &self.inner.link;
+        let time = limit.unwrap_or(link.config().answer_limit());
         let cursor = match &mut self.open {
             Some(cursor) => cursor,
             None => {
@@ -81,17 +81,13 @@ impl Cursor {
                     Some(limit) => asked.max_time(limit),
                     None => asked,
                 };
-                let opened = link.answer_within(limit.unwrap_or(link.config().answer_limit()), DOING, asked.batch());
+                let opened = link.answer_within(time, DOING, asked.batch());
                 self.open.insert(opened.await?)
             }
         };
-        let limit = limit.unwrap_or(link.config().answer_limit());
-        let batch = link.answer_within(limit, DOING, async { cursor.next().await.transpose() }).await?;
-        let Some(batch) = batch else { return Ok(None) };
+        let Some(batch) = link.batch_within(time, DOING, cursor).await? else { return Ok(None) };
         let mut joiner = Joiner::new(&self.ids);
-        for document in batch.doc_slices().map_err(failed(DOING))? {
-            document.ok().and_then(|document| document.as_document()).map(|document| joiner.document(document));
-        }
+        documents(DOING, &batch)?.into_iter().for_each(|document| joiner.document(document));
         let pieces = joiner.finish();
         if let Some(last) = pieces.last() {
             self.next = last.range().last.get().saturating_add(1);

@@ -1,10 +1,9 @@
 //! Removes runs: one, or the oldest.
 
-use futures::StreamExt as _;
 use mongodb::bson::{Document, doc};
 use pubsub_core::{Judgement, Keep, Result, RunId, Timestamp};
 
-use crate::error::failed;
+use crate::batch::documents;
 use crate::layout::Ids;
 use crate::run::{Found, Stored, found, is_run, number, wake};
 use crate::store::Inner;
@@ -55,12 +54,11 @@ impl Inner {
             wanted.insert("began", doc! { "$lt": since.as_micros() });
         }
         let mut removed = 0;
-        let documents = self.link.collections(DOING).await?.runs;
-        let asked = documents.find(wanted).sort(doc! { "began": 1, "_id": 1 }).batch_size(BATCH).batch();
+        let collection = self.link.collections(DOING).await?.runs;
+        let asked = collection.find(wanted).sort(doc! { "began": 1, "_id": 1 }).batch_size(BATCH).batch();
         let mut oldest = self.link.answer(DOING, asked).await?;
-        while let Some(batch) = self.link.answer(DOING, async { oldest.next().await.transpose() }).await? {
-            for document in batch.doc_slices().map_err(failed(DOING))? {
-                let Some(document) = document.ok().and_then(|document| document.as_document()) else { continue };
+        while let Some(batch) = self.link.batch(DOING, &mut oldest).await? {
+            for document in documents(DOING, &batch)? {
                 let stored = match found(document) {
                     Ok(Found::Run(stored)) => stored,
                     Ok(Found::Removing { .. }) => continue,
@@ -90,17 +88,18 @@ impl Inner {
         }
         let mut seen = is_run(&key.run_id, &stored.made);
         seen.insert("writes", stored.writes);
-        Ok(self.mark(seen, key.action_id.as_str()).await? && self.clear(DOING, &key.run_id, &stored.made).await?)
+        Ok(self.mark(seen, key.action_id.as_str()).await?
+            && self.clear(DOING, &key.run_id, &stored.made).await?)
     }
 
     /// Brings to an end what others have marked and left.
     async fn clear_marked(&self) -> Result<()> {
         let runs = self.link.collections(DOING).await?.runs;
-        let asked = runs.find(doc! { "removing": true }).projection(doc! { "made": 1 }).batch_size(BATCH).batch();
+        let asked =
+            runs.find(doc! { "removing": true }).projection(doc! { "made": 1 }).batch_size(BATCH).batch();
         let mut marked = self.link.answer(DOING, asked).await?;
-        while let Some(batch) = self.link.answer(DOING, async { marked.next().await.transpose() }).await? {
-            for document in batch.doc_slices().map_err(failed(DOING))? {
-                let Some(document) = document.ok().and_then(|document| document.as_document()) else { continue };
+        while let Some(batch) = self.link.batch(DOING, &mut marked).await? {
+            for document in documents(DOING, &batch)? {
                 let (run, made) = (document.get_str("_id"), document.get_str("made"));
                 if let (Ok(run), Ok(made)) = (run.map(RunId::new), made) {
                     self.clear(DOING, &run?, made).await?;

@@ -2,7 +2,8 @@
 
 use mongodb::bson::{DateTime, Document, RawDocument, doc, serialize_to_document};
 use pubsub_core::{
-    Error, ErrorKind, LineNumber, Outcome, RECORD_VERSION, Result, RunId, RunKey, RunRecord, RunStatus, Timestamp,
+    Error, ErrorKind, LineNumber, Outcome, RECORD_VERSION, Result, RunId, RunKey, RunRecord, RunStatus,
+    Timestamp,
 };
 use serde::Serialize;
 
@@ -85,9 +86,7 @@ impl Stored {
     pub(crate) fn complete_through(&self) -> u64 {
         let through = match self.record.status {
             RunStatus::Running => Holes::of(&self.record).over(self.through),
-            RunStatus::Completed => {
-                self.last_line.max(self.record.last_number().map_or(0, LineNumber::get))
-            }
+            RunStatus::Completed => self.last_line.max(self.record.last_number().map_or(0, LineNumber::get)),
         };
         // Whatever a damaged record says: after each line there is a next number.
         through.min(u64::MAX - 1)

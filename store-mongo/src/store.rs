@@ -72,7 +72,9 @@ impl MongoStore {
         config.check()?;
         let link = Arc::new(Link::new(config));
         match link.collections("connect to MongoDB").await {
-            Err(error) if matches!(error.kind(), ErrorKind::TooNew | ErrorKind::Invalid | ErrorKind::Corrupt) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::TooNew | ErrorKind::Invalid | ErrorKind::Corrupt) =>
+            {
                 return Err(error);
             }
             Err(error) => tracing::warn!(error = error.chain(), "MongoDB cannot be used for now"),

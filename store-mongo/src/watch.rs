@@ -178,13 +178,20 @@ impl Watching {
                 Err(error) => error,
             };
             if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Refused) {
-                tracing::info!(reason = error.chain(), "there are no change streams here: whoever follows looks often");
+                tracing::info!(
+                    reason = error.chain(),
+                    "there are no change streams here: whoever follows looks often"
+                );
                 return self.tick().await;
             }
             if !std::mem::replace(&mut failing, true) {
                 pause = PAUSES.0;
                 if let Some(times) = self.shared.outages.happened(1) {
-                    tracing::warn!(error = error.chain(), times, "changes in MongoDB cannot be watched for now");
+                    tracing::warn!(
+                        error = error.chain(),
+                        times,
+                        "changes in MongoDB cannot be watched for now"
+                    );
                 }
                 self.shared.tell_all(&Told(Some((error.kind(), error.chain().into()))));
             }

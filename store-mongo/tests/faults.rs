@@ -1,5 +1,11 @@
 //! What befalls a store on a server: lost answers, refusals, restarts, silence, a lost cursor.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
 
 mod server;
 
@@ -93,7 +99,8 @@ async fn a_call_whose_answer_is_lost_is_repeated_and_changes_nothing() {
         }
         proxy.set(Weather::Clear).unwrap();
         until("the lines are taken", || {
-            async { store.append(run.key(), &part).await.is_ok_and(|answer| answer == Appended::all()) }.boxed()
+            async { store.append(run.key(), &part).await.is_ok_and(|answer| answer == Appended::all()) }
+                .boxed()
         })
         .await;
     }
@@ -103,7 +110,11 @@ async fn a_call_whose_answer_is_lost_is_repeated_and_changes_nothing() {
     assert!(verify(&store, run.id()).await.unwrap().agrees());
     let runs = database(&mongo.url(), "test").await.collection::<Document>("runs");
     let stored = runs.find_one(doc! {}).await.unwrap().unwrap();
-    assert_eq!(stored.get_i64("bytes").unwrap().unsigned_abs(), run.record.counts.bytes, "each byte counts once");
+    assert_eq!(
+        stored.get_i64("bytes").unwrap().unsigned_abs(),
+        run.record.counts.bytes,
+        "each byte counts once"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,9 +128,13 @@ async fn what_the_server_refuses_has_its_kind_and_its_words_and_is_taken_later()
         (1, ErrorKind::Full, doc! { "failCommands": ["insert"], "errorCode": 14031 }),
         (11, ErrorKind::Refused, doc! { "failCommands": ["insert"], "errorCode": 13 }),
         (21, ErrorKind::Unavailable, doc! { "failCommands": ["insert"], "errorCode": 16500 }),
-        (31, ErrorKind::TimedOut, doc! {
-            "failCommands": ["insert"], "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
-        }),
+        (
+            31,
+            ErrorKind::TimedOut,
+            doc! {
+                "failCommands": ["insert"], "writeConcernError": { "code": 64, "errmsg": "waiting for replication timed out" },
+            },
+        ),
         // The lines are there, and their run was not told.
         (41, ErrorKind::Unavailable, doc! { "failCommands": ["findAndModify"], "errorCode": 16500 }),
     ] {
@@ -131,7 +146,11 @@ async fn what_the_server_refuses_has_its_kind_and_its_words_and_is_taken_later()
         run.append(&store, &part).await;
     }
     fail(&mongo.url(), 1, doc! { "failCommands": ["find"], "errorCode": 13 }).await;
-    assert_eq!(store.runs(&RunQuery::all()).await.unwrap_err().kind(), ErrorKind::Refused, "never an empty list");
+    assert_eq!(
+        store.runs(&RunQuery::all()).await.unwrap_err().kind(),
+        ErrorKind::Refused,
+        "never an empty list"
+    );
     run.finish(&store).await;
     assert_eq!(read_lines(&store, run.id(), Lines::ALL).await.len(), 50);
     assert!(verify(&store, run.id()).await.unwrap().agrees());
@@ -297,7 +316,8 @@ async fn no_document_grows_with_the_output_and_writing_stays_as_fast() {
 async fn writes_that_no_deployment_can_keep_are_no_success() {
     let name = fresh_database();
     // The server of the tests is alone.
-    let config = MongoStoreConfig::new(server::url()).with_database(&name).with_acknowledge(Acknowledge::Nodes(3));
+    let config =
+        MongoStoreConfig::new(server::url()).with_database(&name).with_acknowledge(Acknowledge::Nodes(3));
     let store = connect(&config.with_answer_limit(Duration::from_secs(2))).await;
     let answer = store.begin(&SampleRun::new().record).await;
     assert!(answer.is_err_and(|error| error.is_retryable()), "three servers cannot have it");

@@ -1,5 +1,10 @@
 //! What other tools see, and what the store makes of what they do.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod server;
 
@@ -10,8 +15,8 @@ use futures::TryStreamExt as _;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use pubsub_core::conformance::store::{SampleRun, batch, lines, read, read_lines, shape};
 use pubsub_core::{
-    ActionId, ErrorKind, Keep, LineEnd, Lines, OutputReader as _, OutputSink as _, Retention as _, RunId, RunQuery,
-    Search, Stream, Timestamp,
+    ActionId, ErrorKind, Keep, LineEnd, Lines, OutputReader as _, OutputSink as _, Retention as _, RunId,
+    RunQuery, Search, Stream, Timestamp,
 };
 use server::{connect, database, fresh_database, url};
 use store_mongo::{MongoStore, MongoStoreConfig};
@@ -142,13 +147,18 @@ async fn a_newer_format_is_refused_by_name_and_left_alone() {
 #[ignore = "needs MongoDB"]
 async fn a_removal_that_was_left_in_the_middle_is_brought_to_its_end() {
     let (store, database) = store().await;
-    let (mut again, expired) =
-        (SampleRun::written(&store, &[lines(1, ["a"])]).await, SampleRun::written(&store, &[lines(1, ["a"])]).await);
+    let (mut again, expired) = (
+        SampleRun::written(&store, &[lines(1, ["a"])]).await,
+        SampleRun::written(&store, &[lines(1, ["a"])]).await,
+    );
     let marked = doc! { "$set": { "removing": true } };
     database.collection::<Document>("runs").update_many(doc! {}, marked).await.unwrap();
     for run in [&again, &expired] {
         assert_eq!(store.lines(run.id(), Lines::ALL).await.unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(store.append(run.key(), &[lines(2, ["b"])]).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            store.append(run.key(), &[lines(2, ["b"])]).await.unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
     }
     assert_eq!(store.runs(&RunQuery::all()).await.unwrap(), []);
     again.record.revision = 1;
@@ -168,7 +178,11 @@ async fn a_text_of_a_user_is_never_a_pattern_or_an_operator() {
     for action in hostile {
         let mut run = SampleRun::of(action, "build");
         run.begin(&store).await;
-        run.append(&store, &[lines(1, ["why?", "wh", "*x", "x", "a.1", "ab1", &format!("{}!", "a".repeat(40))])]).await;
+        run.append(
+            &store,
+            &[lines(1, ["why?", "wh", "*x", "x", "a.1", "ab1", &format!("{}!", "a".repeat(40))])],
+        )
+        .await;
         run.finish(&store).await;
     }
     for action in hostile {
@@ -203,7 +217,8 @@ async fn what_goes_by_itself_says_when() {
     let runs = all(&database, "runs").await;
     let goes = |id: &RunId| {
         let run = runs.iter().find(|run| is(run, id)).unwrap();
-        run.get_datetime("expires_at").unwrap().timestamp_millis() / 1_000 - DateTime::now().timestamp_millis() / 1_000
+        run.get_datetime("expires_at").unwrap().timestamp_millis() / 1_000
+            - DateTime::now().timestamp_millis() / 1_000
     };
     assert!((3_500..=3_600).contains(&goes(long_ago.id())), "an hour after its end");
     assert!((86_300..=86_400).contains(&goes(running.id())), "a day after its last sign of life");

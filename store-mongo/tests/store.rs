@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pubsub_core::Store;
 use pubsub_core::conformance::store::StoreFixture;
-use server::{connect, fresh_database, standalone_url, url};
+use server::{config_at, connect, standalone_url, url};
 use store_mongo::{MONGO_STORE, MongoStore, MongoStoreConfig};
 
 /// A kind of deployment. A fixture takes it as its type, so that one suite runs on all of them.
@@ -41,7 +41,7 @@ struct OnMongo<D> {
 #[async_trait::async_trait]
 impl<D: Deployment> StoreFixture for OnMongo<D> {
     async fn new() -> Self {
-        let config = MongoStoreConfig::new(D::url()).with_database(fresh_database());
+        let config = config_at(D::url());
         Self { store: connect(&config).await, config, deployment: PhantomData }
     }
 

@@ -101,8 +101,14 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
 /// The tests that are marked `needs MongoDB`.
 pub(crate) fn mongo() -> Done {
     let words = ["test", "--locked", "-p", "store-mongo", "--tests", "--no-fail-fast", "--", "--ignored"];
-    with_mongo(|servers| cargo(&words, servers))
-        .and(cargo(&["test", "--locked", "-p", "services", "--test", "mongo", "--", "--ignored"], &[]))
+    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
+    with_mongo(|servers| {
+        let tests = cargo(&words, servers);
+        cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;
+        let program = [&["test"], &of_examples[..], &["--test", "mongo", "--", "--ignored"]].concat();
+        let server = ["test", "--locked", "-p", "services", "--test", "mongo", "--", "--ignored"];
+        tests.and(cargo(&program, servers)).and(cargo(&server, &[]))
+    })
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mongodb::bson::Document;
 use store_mongo::{MongoStore, MongoStoreConfig};
@@ -27,7 +27,14 @@ pub(crate) fn fresh_database() -> String {
 
 /// A store in a database of its own.
 pub(crate) fn config() -> MongoStoreConfig {
-    MongoStoreConfig::new(url()).with_database(fresh_database())
+    config_at(url())
+}
+
+/// The same on another server. All tests share one, which may be slow on a busy machine.
+pub(crate) fn config_at(url: String) -> MongoStoreConfig {
+    let patient = Duration::from_secs(60);
+    let config = MongoStoreConfig::new(url).with_database(fresh_database());
+    config.with_connect_limit(patient).with_answer_limit(patient)
 }
 
 pub(crate) async fn connect(config: &MongoStoreConfig) -> MongoStore {
