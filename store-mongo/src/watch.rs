@@ -10,6 +10,7 @@ use pubsub_core::{ActionId, Error, ErrorKind, Result, RunId, RunQuery, Seldom};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::connect::Link;
 
@@ -18,6 +19,10 @@ const AWAIT: Duration = Duration::from_secs(1);
 
 /// How often everybody is told where the deployment has no change streams, as a server of its own: they look then.
 const TICK: Duration = Duration::from_millis(250);
+
+/// So often at most one who waits is told: a change that comes alone at once, and of many in a row those that came meanwhile as
+/// one. Each is answered by questions to the server.
+const BETWEEN: Duration = Duration::from_millis(25);
 
 /// First and longest pause before the server is asked again after it failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -99,7 +104,7 @@ impl Watch {
             while tasks.try_join_next().is_some() {}
             tasks.spawn(async move { watching.run().await });
         }
-        Changes { shared: Arc::clone(&self.shared), part, told }
+        Changes { shared: Arc::clone(&self.shared), part, told, not_before: Instant::now() }
     }
 }
 
@@ -109,12 +114,15 @@ pub(crate) struct Changes {
     shared: Arc<Shared>,
     part: Part,
     told: watch::Receiver<Told>,
+    not_before: Instant,
 }
 
 impl Changes {
     /// `None` where the store is gone.
     pub(crate) async fn next(&mut self) -> Option<Result<()>> {
+        tokio::time::sleep_until(self.not_before).await;
         self.told.changed().await.ok()?;
+        self.not_before = Instant::now() + BETWEEN;
         let told = self.told.borrow_and_update().clone();
         Some(match told.0 {
             None => Ok(()),

@@ -1,11 +1,5 @@
 //! What befalls a store on a server: lost answers, refusals, restarts, silence, a lost cursor.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 mod server;
 
