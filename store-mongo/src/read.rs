@@ -18,6 +18,10 @@ use crate::store::Inner;
 /// How many lines the server gives at once; it gives less where that would be more than 16 MB.
 const BATCH: u32 = 1_000;
 
+/// So few lines, as followers ask for, are asked for by their ids: what speaks MongoDB's protocol seeks each of these, while not
+/// all of it seeks a range.
+const FEW: u64 = 64;
+
 const DOING: &str = "read lines";
 
 /// Lines of a run from a number on, as the server gives them.
@@ -73,7 +77,12 @@ impl Cursor {
         let cursor = match &mut self.open {
             Some(cursor) => cursor,
             None => {
-                let mut wanted = range(&self.ids, self.next, self.last);
+                let mut wanted = if self.last - self.next < FEW {
+                    let ids: Vec<String> = (self.next..=self.last).map(|n| self.ids.line(n)).collect();
+                    doc! { "_id": { "$in": ids } }
+                } else {
+                    range(&self.ids, self.next, self.last)
+                };
                 wanted.extend(self.narrowed.clone());
                 let lines = link.collections(DOING).await?.lines;
                 let asked = lines.find(wanted).sort(doc! { "_id": 1 }).batch_size(BATCH);

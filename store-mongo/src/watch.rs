@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// So often at most one who waits is told: a change that comes alone at once, and of many in a row those that came meanwhile as
 /// one. Each is answered by questions to the server.
-const BETWEEN: Duration = Duration::from_millis(25);
+const BETWEEN: Duration = Duration::from_millis(200);
 
 /// First and longest pause before the server is asked again after it failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
