@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use crash::example;
 
 /// A database of this test's own.
+#[expect(clippy::expect_used, reason = "a test")]
 fn store(name: &str) -> String {
     let url = std::env::var("PIPELINE_TEST_MONGO").expect("PIPELINE_TEST_MONGO names a server");
     url.replace("/?", &format!("/example-{name}-{}?", std::process::id()))

@@ -205,6 +205,9 @@ impl Inserted {
                 Some(error) => self.refuse(number, bytes, &error),
             }
         }
+        // A spool brings late lines in the call, and behind those that they come before.
+        there.sort_unstable();
+        there.dedup();
         self.there = ranges_of(there.into_iter());
         match self.failure.take() {
             // What befell all of them is an error of the call.
@@ -321,6 +324,15 @@ mod tests {
             appended.refused.iter().map(|gap| (gap.range.first.get(), gap.bytes, &*gap.reason)).collect();
         assert_eq!(refused[0], (5, Some(5), "Document failed validation (code 121)"));
         assert_eq!((refused[1].0, refused[1].1), (6, Some(6)));
+    }
+
+    #[test]
+    fn lines_that_come_in_no_order_are_there_in_theirs() {
+        let mut inserted = Inserted::default();
+        let given: Vec<_> = [1, 4, 2, 3, 2, 9].into_iter().map(|n| (at(n), 1)).collect();
+        inserted.judge(&given, vec![error(4, 11000, OWN)]).unwrap();
+        assert_eq!(inserted.there, [LineRange::new(at(1), at(4)), LineRange::new(at(9), at(9))]);
+        assert_eq!(inserted.new_bytes, 5);
     }
 
     #[test]

@@ -102,19 +102,19 @@ impl Inner {
 
     /// The number with which the last so many lines begin.
     pub(crate) async fn first_of_last(&self, stored: &Stored, wanted: u64) -> Result<LineNumber> {
-        if wanted >= stored.last_line {
+        let end = stored.end();
+        if wanted >= end {
             return Ok(LineNumber::FIRST);
         }
-        let is_whole = stored.through >= stored.last_line
-            && stored.record.gaps.is_empty()
-            && stored.record.holes.is_empty();
+        let is_whole =
+            stored.through >= end && stored.record.gaps.is_empty() && stored.record.holes.is_empty();
         if is_whole {
             // `wanted` is less, so there is one.
-            return Ok(LineNumber::new(stored.last_line - wanted + 1).unwrap_or(LineNumber::FIRST));
+            return Ok(LineNumber::new(end - wanted + 1).unwrap_or(LineNumber::FIRST));
         }
         let (ids, lines) = (stored.ids(), self.link.collections(DOING).await?.lines);
         // The server walks its index there; it gives one document.
-        let asked = lines.find_one(range(&ids, 1, stored.last_line)).sort(doc! { "_id": -1 });
+        let asked = lines.find_one(range(&ids, 1, end)).sort(doc! { "_id": -1 });
         let asked = asked.projection(doc! { "_id": 1 }).skip(wanted.saturating_sub(1));
         let found = self.link.answer(DOING, asked).await?;
         let first = found.as_ref().and_then(|document| ids.number(document.get_str("_id").ok()?));

@@ -120,7 +120,7 @@ struct Reader {
 pub(crate) async fn output(inner: Arc<Inner>, run: &RunId, lines: Lines) -> Result<Output> {
     let stored = inner.find(DOING, run).await?.ok_or_else(|| not_found(DOING, run))?;
     let complete_through = stored.complete_through();
-    let end = stored.last_line.max(complete_through);
+    let end = stored.end();
     let (next, last) = match lines {
         Lines::From(first) => (first, end),
         Lines::Range(range) => (range.first, end.min(range.last.get())),
@@ -128,7 +128,7 @@ pub(crate) async fn output(inner: Arc<Inner>, run: &RunId, lines: Lines) -> Resu
         Lines::Last(count) => (inner.first_of_last(&stored, count).await?, end),
         other => return Err(Error::unsupported(format!("this store does not know {other:?}"))),
     };
-    let cursor = Cursor::new(&inner, stored.ids(), next.get(), last.min(stored.last_line), Document::new());
+    let cursor = Cursor::new(&inner, stored.ids(), next.get(), last, Document::new());
     let record = stored.record.clone();
     let reader = Reader { inner, stored, cursor, next, last };
     let steps = stream::try_unfold(reader, |mut reader| async move {

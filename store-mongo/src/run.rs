@@ -82,6 +82,11 @@ impl Stored {
         Ids::of(&self.record.key.run_id, &self.made)
     }
 
+    /// The last number that there is anything to say of.
+    pub(crate) fn end(&self) -> u64 {
+        self.last_line.max(self.complete_through())
+    }
+
     /// All lines up to this number are visible, or will never be.
     pub(crate) fn complete_through(&self) -> u64 {
         let through = match self.record.status {

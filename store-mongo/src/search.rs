@@ -56,7 +56,7 @@ impl Searching {
             }
             let Some((run, cursor)) = &mut self.current else {
                 let Some(stored) = self.runs.pop() else { return Ok(None) };
-                let (ids, last) = (stored.ids(), stored.last_line);
+                let (ids, last) = (stored.ids(), stored.end());
                 let cursor = Cursor::new(&self.inner, ids, 1, last, self.narrowed.clone());
                 self.current = Some((Arc::new(stored.record.key), cursor));
                 continue;
