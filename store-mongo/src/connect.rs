@@ -150,6 +150,9 @@ impl Link {
             index(doc! { "outcome": 1, "began": -1, "_id": -1 }),
             index(doc! { "metadata.$**": 1 }),
         ];
+        // Of those that have it alone: few, and for a moment.
+        let sparse = IndexOptions::builder().sparse(true).build();
+        of_runs.push(IndexModel::builder().keys(doc! { "removing": 1 }).options(sparse).build());
         let expires = || {
             let at_once = IndexOptions::builder().expire_after(Duration::ZERO).build();
             IndexModel::builder().keys(doc! { "expires_at": 1 }).options(at_once).build()

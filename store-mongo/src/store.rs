@@ -63,7 +63,8 @@ pub(crate) struct Inner {
 }
 
 impl MongoStore {
-    /// The store in this deployment. A server that is away now is no error here but one of each call, until it is there.
+    /// The store in this deployment, which is asked for its format. One that is away is waited for as long as the connect
+    /// limit says; then it is no error here but one of each call, until it is there.
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) for a setting that cannot be right, with its name;
