@@ -1,5 +1,4 @@
 //! The server for the tests of MongoDB is one that can be relied on.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use services::{Data, Mongo, MongoOptions, is_running};
 

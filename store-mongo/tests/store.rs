@@ -59,13 +59,6 @@ pubsub_core::store_conformance!(
     OnMongo<ReplicaSet>,
     MONGO_STORE
 );
-pubsub_core::store_stress!(
-    #[ignore = "needs MongoDB"]
-    OnMongo<ReplicaSet>,
-    MONGO_STORE,
-    1,
-    20
-);
 
 mod standalone {
     use store_mongo::MONGO_STORE;
