@@ -20,7 +20,7 @@ async fn main() -> Result<()> {
     broker.publish_one(Event::new(EventType::new("build-requested")?, ActionId::new("action-123")?)).await?;
     let (_stopper, stop) = Stop::pair();
     let stores = FanOut::new(vec![SinkConfig::required("mongo", Arc::new(store.clone()))]);
-    let command = Command::shell("echo compiling; echo 'error[E0425]: cannot find value' >&2; exit 1");
+    let command = Command::shell("echo compiling; echo 'warning: unused variable' >&2");
     let worker = Worker::new(broker, stores, command, Stage::new("build")?, ["build-requested:*".parse()?])?;
     worker.until_idle().run(stop).await?;
 
@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     for run in store.runs_with(&runs, &BTreeMap::new()).await? {
         println!("{}: {:?}, {} lines", run.key.run_id, run.outcome, run.counts.lines);
     }
-    let mut hits = store.search(&runs, &Search::regex(r"error\[E\d+\]")?).await?;
+    let mut hits = store.search(&runs, &Search::regex("^(warning|error)")?).await?;
     while let Some(hit) = hits.try_next().await? {
         println!("{} {}: {}", hit.run.run_id, hit.line.number, hit.line.text());
     }

@@ -23,8 +23,8 @@ fn the_example_finds_the_run_that_it_wrote() {
     let output = Command::new(example("mongo-search")).env("MONGODB_URL", store("search")).output().unwrap();
     let out = said(&output);
     let [run, hit] = out.lines().collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("{out}"));
-    assert!(run.ends_with(": Some(Failed), 2 lines"), "{run}");
-    assert!(hit.ends_with(": error[E0425]: cannot find value"), "{hit}");
+    assert!(run.ends_with(": Some(Succeeded), 2 lines"), "{run}");
+    assert!(hit.ends_with(": warning: unused variable"), "{hit}");
 }
 
 #[test]
