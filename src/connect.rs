@@ -75,6 +75,14 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
         }
         #[cfg(not(feature = "elastic"))]
         Scheme::Elastic(_) => Err(missing("elastic")),
+        #[cfg(feature = "mongo")]
+        Scheme::Mongo(address) => {
+            let config = store_mongo::MongoStoreConfig::new(address.with_secrets());
+            let store = store_mongo::MongoStore::connect(config).await.map_err(|e| e.with("place", place))?;
+            Ok(ConnectedStore { store: Arc::new(store), capabilities: store_mongo::MONGO_STORE })
+        }
+        #[cfg(not(feature = "mongo"))]
+        Scheme::Mongo(_) => Err(missing("mongo")),
     }
 }
 
@@ -107,14 +115,17 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         }
         #[cfg(not(feature = "redis"))]
         Scheme::Redis(_) => Err(missing("redis")),
-        Scheme::Elastic(_) => {
-            let error = pubsub_core::Error::unsupported("Elasticsearch keeps output; it is no broker");
-            Err(error.with("place", place))
-        }
+        Scheme::Elastic(_) => Err(no_broker("Elasticsearch").with("place", place)),
+        Scheme::Mongo(_) => Err(no_broker("MongoDB").with("place", place)),
     }
 }
 
-#[cfg(not(all(feature = "file", feature = "redis", feature = "elastic")))]
+/// It keeps output alone.
+fn no_broker(what: &str) -> pubsub_core::Error {
+    pubsub_core::Error::unsupported(format!("{what} is a store and no broker"))
+}
+
+#[cfg(not(all(feature = "file", feature = "redis", feature = "elastic", feature = "mongo")))]
 fn missing(feature: &str) -> pubsub_core::Error {
     pubsub_core::Error::unsupported(format!(
         "this program was built without {feature}: build it with feature `{feature}`"

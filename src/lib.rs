@@ -54,6 +54,8 @@ pub use pubsub_redis::{
     Deployment, REDIS_BROKER, REDIS_STORE, RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore,
     RedisStoreConfig,
 };
+#[cfg(feature = "mongo")]
+pub use store_mongo::{Acknowledge, Journal, MONGO_STORE, MongoStore, MongoStoreConfig, ReadLevel};
 
 #[cfg(feature = "elastic")]
 pub use store_elastic::{ELASTIC_STORE, ElasticStore, ElasticStoreConfig, SearchIndex};

@@ -10,7 +10,8 @@ use crate::address::Address;
 
 /// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path`, `memory:`, or
 /// `redis://[user[:password]@]host[:port][/database]` (`rediss` with TLS, `redis+unix:///path`, `redis+cluster://…`,
-/// `redis+sentinel://…`); a store besides `elastic+http://[user:password@]host[:port]` (`elastic+https` with TLS).
+/// `redis+sentinel://…`); a store besides `elastic+http://[user:password@]host[:port]` (`elastic+https` with TLS) and
+/// `mongodb://…` or `mongodb+srv://…`.
 ///
 /// In the form with `//` the path may hold `%20` and the like; in the short form it is taken as it stands. Options
 /// follow after a `?`: `required=true` or `required=false` says whether a store must have everything before an event is
@@ -23,7 +24,7 @@ use crate::address::Address;
 /// assert_eq!(place.required(), Some(true));
 /// assert_eq!(place.to_string(), "file:/var/lib/my runs");
 /// let error = "mysql://host".parse::<Place>().unwrap_err();
-/// assert!(error.to_string().contains("file:, memory:, redis:"), "{error}");
+/// assert!(error.to_string().contains("file:, memory:, redis:, mongodb:"), "{error}");
 /// # Ok::<(), pubsub_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Scheme {
     Redis(Address),
     /// Elasticsearch or OpenSearch: a store alone.
     Elastic(Address),
+    /// A MongoDB deployment, which is a store alone.
+    Mongo(Address),
 }
 
 impl Place {
@@ -85,7 +88,9 @@ impl fmt::Display for Place {
                 }
             }
             Scheme::Memory => f.write_str("memory:"),
-            Scheme::Redis(address) | Scheme::Elastic(address) => write!(f, "{address}"),
+            Scheme::Redis(address) | Scheme::Elastic(address) | Scheme::Mongo(address) => {
+                write!(f, "{address}")
+            }
         }
     }
 }
@@ -108,17 +113,20 @@ impl FromStr for Place {
             "file" => Scheme::File(path(rest, url)?),
             "memory" if rest.is_empty() => Scheme::Memory,
             "memory" => return Err(Error::invalid("memory: takes no path").with("url", url)),
-            _ if is_redis(scheme) => return Self::server(Scheme::Redis, scheme, rest, &own, &others),
-            _ if is_elastic(scheme) => return Self::server(Scheme::Elastic, scheme, rest, &own, &others),
             _ => {
-                // The rest may hold a password: it is not repeated.
-                return Err(Error::invalid(
-                    "no broker or store is known by this scheme; there are file:, memory:, redis:, elastic+http:",
-                )
-                .with("scheme", scheme));
+                let kind = server_kind(scheme).ok_or_else(|| {
+                    // The rest may hold a password: it is not repeated.
+                    Error::invalid(
+                        "no broker or store is known by this scheme; there are file:, memory:, redis:, elastic+http:, \
+                         mongodb:",
+                    )
+                    .with("scheme", scheme)
+                })?;
+                kind(server(scheme, rest, &others)?)
             }
         };
-        if let Some(option) = others.first() {
+        // A server has options of its own, which its backend reads.
+        if let (Scheme::File(_) | Scheme::Memory, Some(option)) = (&scheme, others.first()) {
             return Err(Error::invalid("the options of a URL are required=true and required=false")
                 .with("option", option));
         }
@@ -126,22 +134,21 @@ impl FromStr for Place {
     }
 }
 
-impl Place {
-    /// A server has options of its own, which its backend reads.
-    fn server(
-        kind: fn(Address) -> Scheme,
-        scheme: &str,
-        rest: &str,
-        own: &[&str],
-        others: &[&str],
-    ) -> Result<Self> {
-        if !rest.starts_with("//") {
-            return Err(Error::invalid(format!("a server is named by {scheme}://host:port or the like")));
-        }
-        let options = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
-        let address = Address::new(format!("{scheme}:{rest}{options}"));
-        Ok(Self { scheme: kind(address), required: required(own)? })
+fn server_kind(scheme: &str) -> Option<fn(Address) -> Scheme> {
+    Some(match scheme {
+        _ if is_redis(scheme) => Scheme::Redis,
+        _ if is_elastic(scheme) => Scheme::Elastic,
+        "mongodb" | "mongodb+srv" => Scheme::Mongo,
+        _ => return None,
+    })
+}
+
+fn server(scheme: &str, rest: &str, options: &[&str]) -> Result<Address> {
+    if !rest.starts_with("//") {
+        return Err(Error::invalid(format!("a server is named by {scheme}://host:port or the like")));
     }
+    let options = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+    Ok(Address::new(format!("{scheme}:{rest}{options}")))
 }
 
 /// With or without TLS, and of any kind of deployment: which there are says the backend.
@@ -225,6 +232,10 @@ mod tests {
             ("memory:", Scheme::Memory),
             ("redis://h:1/2", Scheme::Redis(Address::new("redis://h:1/2".to_owned()))),
             ("elastic+https://h:1", Scheme::Elastic(Address::new("elastic+https://h:1".to_owned()))),
+            (
+                "mongodb://a,b/ci?required=true&w=1",
+                Scheme::Mongo(Address::new("mongodb://a,b/ci?w=1".to_owned())),
+            ),
         ];
         for (url, scheme) in table {
             assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
@@ -253,6 +264,7 @@ mod tests {
             ("redis+cluster:user:geheim@host", "redis+cluster://host:port"),
             ("elastic+http:user:geheim@host", "elastic+http://host:port"),
             ("elastic://user:geheim@host", "scheme=elastic"),
+            ("mongodb:user:geheim@host", "mongodb://host:port"),
         ];
         for (url, part) in table {
             let text = url.parse::<Place>().unwrap_err().to_string();

@@ -43,6 +43,15 @@ pub fn redis_server(version: RedisVersion) -> io::Result<PathBuf> {
     }
 }
 
+/// The program of a server that speaks MongoDB's protocol. For tests alone: its licence lets nobody ship it, and there is
+/// no mongod in the registries.
+///
+/// # Errors
+/// One line that says what cannot be had.
+pub fn mongo_server() -> io::Result<PathBuf> {
+    wheel("secantusdb==0.7.0b3", "secantusd-py")
+}
+
 /// Installs Debian's packages where a program is missing.
 ///
 /// # Errors

@@ -34,6 +34,8 @@ fn features() -> Done {
         &["pubsub-redis"],
         &["pubsub-pipeline", "--no-default-features", "--features", "elastic"],
         &["store-elastic"],
+        &["store-mongo"],
+        &["store-mongo", "--features", "srv"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;

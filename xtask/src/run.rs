@@ -9,7 +9,7 @@ use crate::chaos::{self, Chaos};
 use crate::crash::{self, Crash};
 use crate::fuzz::{self, Fuzz};
 use crate::opensearch::{self, with_opensearch};
-use crate::services::with_redis;
+use crate::services::{with_mongo, with_redis};
 
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
@@ -63,7 +63,9 @@ pub(crate) fn test(form: Form) -> Done {
     if form == Form::Long {
         // All of it is run, whatever fails.
         let tests = with_redis(RedisVersion::Installed, |redis| {
-            with_opensearch(SearchEngine::OpenSearch2, |search| long_tests(&[redis, search].concat()))
+            with_opensearch(SearchEngine::OpenSearch2, |search| {
+                with_mongo(|mongo| long_tests(&[redis, search, mongo].concat()))
+            })
         });
         let engines = SearchEngine::ALL.into_iter().skip(1).map(opensearch::test);
         let tests = engines.collect::<Vec<_>>().into_iter().fold(tests, Result::and);
@@ -75,6 +77,7 @@ pub(crate) fn test(form: Form) -> Done {
     }
     redis(RedisVersion::Installed)?;
     opensearch::of_environment()?;
+    mongo()?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -98,6 +101,19 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
         cargo(&[&["build"], &of_examples[..], &["--example", "redis-worker"]].concat(), &[])?;
         let example = [&["test"], &of_examples[..], &["--test", "redis", "--", "--ignored"]].concat();
         tests.and(cargo(&example, servers))
+    })
+}
+
+/// The tests that are marked `needs MongoDB`.
+pub(crate) fn mongo() -> Done {
+    let words = ["test", "--locked", "-p", "store-mongo", "--tests", "--no-fail-fast", "--", "--ignored"];
+    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
+    with_mongo(|servers| {
+        let tests = cargo(&words, servers);
+        cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;
+        let program = [&["test"], &of_examples[..], &["--test", "mongo", "--", "--ignored"]].concat();
+        let server = ["test", "--locked", "-p", "services", "--test", "mongo", "--", "--ignored"];
+        tests.and(cargo(&program, servers)).and(cargo(&server, &[]))
     })
 }
 

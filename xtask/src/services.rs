@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use services::{
-    Certificates, Place, Redis, RedisCluster, RedisOptions, RedisSentinel, RedisVersion, SearchEngine,
-    encoded, end, is_running, redis_server,
+    Certificates, Mongo, MongoKind, MongoOptions, Place, Redis, RedisCluster, RedisOptions, RedisSentinel,
+    RedisVersion, SearchEngine, encoded, end, is_running, redis_server,
 };
 
 use crate::opensearch::Search;
@@ -173,4 +173,15 @@ pub(crate) fn with_redis(version: RedisVersion, run: impl FnOnce(&[(&str, &str)]
     let mut variables = started.variables();
     variables.push(("PIPELINE_REDIS_SERVER", &program));
     run(&variables)
+}
+
+/// Runs this with servers that speak MongoDB's protocol: a member of a replica set, and one that is none.
+pub(crate) fn with_mongo(run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
+    let place = Arc::new(Place::new().map_err(|e| e.to_string())?);
+    let start = |name, kind| {
+        Mongo::start_in(&place, name, &MongoOptions::new().with_kind(kind)).map_err(|e| e.to_string())
+    };
+    let (set, alone) = (start("set", MongoKind::ReplicaSet)?, start("alone", MongoKind::Standalone)?);
+    let (of_set, of_alone) = (set.url(), alone.url());
+    run(&[("PIPELINE_TEST_MONGO", &of_set), ("PIPELINE_TEST_MONGO_STANDALONE", &of_alone)])
 }

@@ -1,0 +1,158 @@
+//! The store in MongoDB beside the driver itself: the same server, the same documents, the same batches, the same concerns.
+//!
+//! The server runs on the machine's own cores, for the limits as for ours.
+#![expect(clippy::unwrap_used, reason = "a benchmark fails where it cannot measure")]
+
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group};
+use futures::TryStreamExt as _;
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::options::WriteConcern;
+use mongodb::{Client, Collection};
+use pubsub_pipeline::{
+    ActionId, Appended, EventId, LineBatch, LineEnd, LineNumber, Lines, MongoStore, MongoStoreConfig,
+    OutputReader as _, OutputSink as _, RunKey, RunRecord, Stage, Stream, Timestamp,
+};
+use pubsub_pipeline_benches::{Curve, Row, Target, runtime, sizes};
+use services::{Mongo, MongoOptions};
+
+/// With its line feed.
+const LINE_BYTES: usize = 100;
+
+/// Of one pass, where the table has it.
+const LINES: u64 = 20_000;
+
+/// As capture hands lines on, and as many of those as a sink gathers while the server works.
+const BATCH: u64 = 500;
+const GATHERED: usize = 4;
+
+/// How many lines one document has where it is a block of them.
+const BLOCK: usize = 250;
+
+fn text() -> String {
+    "x".repeat(LINE_BYTES - 1)
+}
+
+fn batches(lines: u64) -> Vec<LineBatch> {
+    let batch = |first: u64| {
+        let many = BATCH.min(lines - first);
+        let bytes = format!("{}\n", text()).repeat(usize::try_from(many).unwrap());
+        let number = LineNumber::new(first + 1).unwrap();
+        LineBatch::split(number, Timestamp::now(), Stream::Stdout, bytes.into(), LineEnd::None).unwrap()
+    };
+    (0..lines).step_by(500).map(batch).collect()
+}
+
+/// What the store writes of a line.
+fn document(number: u64) -> Document {
+    let run = "0123456789abcdef0123456789abcdef-1.01234567";
+    doc! {
+        "_id": format!("{run}.{number:020}"), "action_id": "action-123", "stage": "build",
+        "line_number": i64::try_from(number).unwrap(), "content": text(), "timestamp": DateTime::now(),
+        "stream": "stdout", "micros": 123,
+    }
+}
+
+async fn empty(mongo: &Mongo) -> Collection<Document> {
+    let database = Client::with_uri_str(mongo.url()).await.unwrap().database("bench");
+    database.drop().await.unwrap();
+    let mut concern = WriteConcern::majority();
+    concern.journal = Some(true);
+    let options = mongodb::options::CollectionOptions::builder().write_concern(concern).build();
+    database.collection_with_options("raw", options)
+}
+
+async fn store(mongo: &Mongo, lines: u64) -> (MongoStore, RunKey, Duration) {
+    empty(mongo).await;
+    let config = MongoStoreConfig::new(mongo.url()).with_database("bench");
+    let store = MongoStore::connect(config).await.unwrap();
+    let (action, stage) = (ActionId::new("action-123").unwrap(), Stage::new("build").unwrap());
+    let key = RunKey::new(action, stage, EventId::generate(), 1);
+    store.begin(&RunRecord::begun(key.clone(), "bench")).await.unwrap();
+    let batches = batches(lines);
+    let begun = Instant::now();
+    for gathered in batches.chunks(GATHERED) {
+        assert_eq!(store.append(&key, gathered).await.unwrap(), Appended::all());
+    }
+    (store, key, begun.elapsed())
+}
+
+async fn inserted(collection: &Collection<Document>, documents: &[Document], many: usize) -> Duration {
+    let begun = Instant::now();
+    for documents in documents.chunks(many) {
+        collection.insert_many(documents).ordered(false).await.unwrap();
+    }
+    begun.elapsed()
+}
+
+fn writing(criterion: &mut Criterion) {
+    let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
+    let limit = |lines: u64| -> Duration {
+        let documents: Vec<Document> = (1..=lines).map(document).collect();
+        runtime.block_on(async { inserted(&empty(&mongo).await, &documents, 2_000).await })
+    };
+    let ours = |lines: u64| -> Duration { runtime.block_on(async { store(&mongo, lines).await.2 }) };
+    for lines in sizes(LINES, [LINES / 10, LINES * 10]) {
+        let (id, target) = ("mongo-output-lines", Target::Speed(0.9));
+        Row { id, size: lines, unit: "lines", target, curve: Curve::OverSize }
+            .measure(criterion)
+            .limit(|| limit(lines))
+            .ours(|| ours(lines));
+    }
+    // What a document for each line costs beside one for each block of lines, which other tools cannot read.
+    let blocks = || -> Duration {
+        let all: Vec<Document> = (1..=LINES).map(document).collect();
+        let block = |lines: &[Document]| {
+            let contents: Vec<&str> = lines.iter().map(|line| line.get_str("content").unwrap()).collect();
+            let mut block = lines.first().unwrap().clone();
+            block.insert("content", contents);
+            block
+        };
+        let blocks: Vec<Document> = all.chunks(BLOCK).map(block).collect();
+        runtime.block_on(async { inserted(&empty(&mongo).await, &blocks, 2_000 / BLOCK).await })
+    };
+    let (id, target) = ("mongo-lines-beside-blocks", Target::Speed(0.1));
+    Row { id, size: LINES, unit: "lines", target, curve: Curve::No }
+        .measure(criterion)
+        .limit(blocks)
+        .ours(|| ours(LINES));
+}
+
+fn reading(criterion: &mut Criterion) {
+    let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
+    let (store, key, _) = runtime.block_on(store(&mongo, LINES));
+    let limit = || -> Duration {
+        runtime.block_on(async {
+            let database = Client::with_uri_str(mongo.url()).await.unwrap().database("bench");
+            let lines: Collection<Document> = database.collection("lines");
+            let begun = Instant::now();
+            let all = lines.find(doc! { "_id": { "$gte": key.run_id.as_str() } }).sort(doc! { "_id": 1 });
+            let all: Vec<Document> = all.batch_size(1_000).await.unwrap().try_collect().await.unwrap();
+            assert_eq!(all.len() as u64, LINES);
+            begun.elapsed()
+        })
+    };
+    let ours = || -> Duration {
+        runtime.block_on(async {
+            let begun = Instant::now();
+            let items = store.lines(&key.run_id, Lines::ALL).await.unwrap().items;
+            let lines =
+                items.try_fold(0, async |lines, item| Ok(lines + item.range().lines())).await.unwrap();
+            assert_eq!(lines, LINES);
+            begun.elapsed()
+        })
+    };
+    let (id, target) = ("mongo-read-lines", Target::Speed(0.9));
+    Row { id, size: LINES, unit: "lines", target, curve: Curve::No }
+        .measure(criterion)
+        .limit(limit)
+        .ours(ours);
+}
+
+criterion_group!(mongo, writing, reading);
+
+fn main() {
+    mongo();
+    Criterion::default().configure_from_args().final_summary();
+}
