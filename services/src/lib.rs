@@ -15,6 +15,7 @@
 
 mod certificates;
 mod engine;
+mod http_faults;
 mod install;
 mod place;
 mod port;
@@ -23,6 +24,7 @@ mod redis;
 
 pub use certificates::Certificates;
 pub use engine::{Data, end, is_running};
+pub use http_faults::{Fate, HttpAnswer, HttpFaults, HttpRequest, Mend};
 pub use install::{RedisVersion, installed, redis_server};
 pub use place::Place;
 pub use proxy::{Proxy, Weather};
