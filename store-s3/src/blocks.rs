@@ -49,7 +49,6 @@ impl Fetched {
 
 /// A segment that was looked at.
 struct Opened {
-    part: Part,
     key: String,
     index: Arc<Index>,
     /// Its last bytes, where they were read just now.
@@ -178,7 +177,7 @@ impl Inner {
     /// Finds the index of a segment.
     async fn open(&self, part: Part, key: String) -> Result<Opened> {
         if let Some(index) = self.indexes.of(&key) {
-            return Ok(Opened { part, key, index, tail: None });
+            return Ok(Opened { key, index, tail: None });
         }
         let size = part.segment.size;
         if size < MIN_BYTES {
@@ -195,7 +194,7 @@ impl Inner {
         let bytes = tail.slice(&(size - length..size)).ok_or_else(|| gone(&key))?;
         let index = Arc::new(Index::decode(&bytes, size)?);
         self.indexes.remember(&key, &index);
-        Ok(Opened { part, key, index, tail: Some(tail) })
+        Ok(Opened { key, index, tail: Some(tail) })
     }
 
     async fn tail(&self, key: &str, size: u64, length: u64) -> Result<Tail> {
