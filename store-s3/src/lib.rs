@@ -29,6 +29,7 @@
 mod append;
 mod blocks;
 mod bucket;
+mod compact;
 mod config;
 mod connect;
 mod error;
@@ -38,6 +39,7 @@ mod list;
 mod query;
 mod read;
 mod record;
+mod scan;
 mod search;
 mod segment;
 mod store;

@@ -109,8 +109,8 @@ impl Reader {
         let mut items = Vec::new();
         for (range, block) in blocks {
             match block {
-                Block::Lines(batches) => {
-                    for batch in batches {
+                Block::Lines(lines) => {
+                    for batch in lines.batches() {
                         let last = LineNumber::new(wanted.last.get().min(self.last)).unwrap_or(wanted.last);
                         let range = LineRange::new(self.next.max(wanted.first), last);
                         let Some(lines) = batch.slice(range) else { continue };

@@ -145,7 +145,7 @@ impl Inner {
     }
 
     /// What is to be there after this record came.
-    async fn after(&self, stored: &Stored, record: &RunRecord) -> Result<(RunRecord, Own)> {
+    pub(crate) async fn after(&self, stored: &Stored, record: &RunRecord) -> Result<(RunRecord, Own)> {
         let mut next = stored.record.followed_by(record).unwrap_or_else(|| stored.record.clone());
         let mut own = stored.own.clone();
         let ended = next.status == RunStatus::Completed;
@@ -160,7 +160,7 @@ impl Inner {
     }
 
     /// Writes markers, and then the record; answers whether it still was the one that was read.
-    async fn write(&self, stored: Option<&Stored>, next: &RunRecord, own: &Own) -> Result<bool> {
+    pub(crate) async fn write(&self, stored: Option<&Stored>, next: &RunRecord, own: &Own) -> Result<bool> {
         let doing = "store a record";
         let marker = marker(next, own);
         if stored.is_none_or(|stored| stored.marker() != marker) {

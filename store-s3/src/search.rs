@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use pubsub_core::{
-    Error, ErrorKind, Hit, LineBatch, LineNumber, LineRange, Result, RunKey, RunQuery, Search,
+    Error, ErrorKind, Hit, LineNumber, LineRange, Result, RunKey, RunQuery, Search,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +14,7 @@ use crate::blocks::{Fetched, fetch};
 use crate::query::Wanted;
 use crate::read::clipped;
 use crate::record::Stored;
+use crate::scan::{Found, Scan};
 use crate::segment::Block;
 use crate::store::Inner;
 use crate::view::{Look, View};
@@ -23,19 +24,13 @@ const LOOKS: u32 = 5;
 
 const DOING: &str = "search";
 
-/// Lines that were found in one batch.
-#[derive(Debug)]
-struct Found {
-    batch: LineBatch,
-    numbers: Vec<LineNumber>,
-}
-
 /// The hits of the runs that fit, by time begun, run id and number; an error is the last item.
 pub(crate) async fn hits(inner: Arc<Inner>, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>> {
     let deadline = Instant::now() + search.time_limit();
     let runs = timeout_at(deadline, inner.matching(query)).await.map_err(|_| search.timed_out())??;
     let wanted = Arc::new(Wanted::of(search));
-    let hunt = Hunt { inner, search: search.clone(), wanted, deadline, runs, current: None };
+    let scan = Arc::new(Scan::new(search.clone()));
+    let hunt = Hunt { inner, search: search.clone(), scan, wanted, deadline, runs, current: None };
     let steps = stream::try_unfold(hunt, |mut hunt| async move {
         Ok::<_, Error>(hunt.step().await?.map(|found| (found, hunt)))
     });
@@ -58,6 +53,7 @@ fn of_found(run: Arc<RunKey>, found: Vec<Found>) -> impl Iterator<Item = Hit> {
 struct Hunt {
     inner: Arc<Inner>,
     search: Search,
+    scan: Arc<Scan>,
     wanted: Arc<Wanted>,
     deadline: Instant,
     /// Newest first: the next one is the last.
@@ -126,11 +122,11 @@ impl Hunt {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let parts = clipped(&view.parts, LineRange::new(next, LineNumber::MAX));
         let fetched = fetch(Arc::clone(&self.inner), view.stored.folder(), parts, Arc::clone(&self.wanted), cores * 2);
-        let search = self.search.clone();
+        let scan = Arc::clone(&self.scan);
         let looked = fetched.map_ok(move |fetched| {
-            let search = search.clone();
+            let scan = Arc::clone(&scan);
             async move {
-                let looked = tokio::task::spawn_blocking(move || look_into(&fetched, &search));
+                let looked = tokio::task::spawn_blocking(move || look_into(&fetched, &scan));
                 looked.await.map_err(|e| Error::new(ErrorKind::Internal, DOING).with_source(e))?
             }
         });
@@ -139,21 +135,12 @@ impl Hunt {
     }
 }
 
-fn look_into(fetched: &Fetched, search: &Search) -> Result<(LineRange, Vec<Found>)> {
+fn look_into(fetched: &Fetched, scan: &Scan) -> Result<(LineRange, Vec<Found>)> {
     let mut found = Vec::new();
     for block in fetched.blocks() {
         // In lines that cannot be read nothing is found.
-        let (_, Block::Lines(batches)) = block? else { continue };
-        for batch in batches.iter().filter_map(|batch| batch.slice(fetched.range)) {
-            let mut numbers = Vec::new();
-            batch.for_each(|number, _, bytes| {
-                if search.is_match(bytes) {
-                    numbers.push(number);
-                }
-            });
-            if !numbers.is_empty() {
-                found.push(Found { batch, numbers });
-            }
+        if let (_, Block::Lines(lines)) = block? {
+            found.extend(scan.look_into(&lines, fetched.range));
         }
     }
     Ok((fetched.range, found))

@@ -1,7 +1,7 @@
 //! What each batch of a block was: numbers of variable length, one entry after the other.
 //!
-//! Of each entry: flags, bytes, and how many microseconds later than the one before it it was read (the first one: than
-//! the epoch; zigzag, for clocks go back). Lines are counted by their line feeds.
+//! Of each entry: flags, bytes, lines, and how many microseconds later than the one before it it was read (the first one:
+//! than the epoch; zigzag, for clocks go back).
 
 use pubsub_core::{LineBatch, LineEnd, MAX_BATCH_BYTES, Stream, Timestamp};
 
@@ -22,6 +22,7 @@ pub(super) struct Entry {
     pub(super) tail: LineEnd,
     pub(super) recovered: bool,
     pub(super) bytes: usize,
+    pub(super) lines: u64,
     /// Whether a line feed follows that was not printed.
     pub(super) added: bool,
 }
@@ -38,6 +39,7 @@ impl Entry {
             tail,
             recovered: batch.is_recovered(),
             bytes: batch.bytes().len(),
+            lines: batch.len() as u64,
             added: false,
         }
     }
@@ -51,6 +53,7 @@ impl Entry {
             && self.bytes + next.bytes <= MAX_BATCH_BYTES;
         if one {
             self.bytes += next.bytes;
+            self.lines += next.lines;
             self.tail = next.tail;
         }
         one
@@ -78,6 +81,7 @@ pub(super) fn encode(entries: &[Entry]) -> Vec<u8> {
         flags |= if entry.recovered { RECOVERED } else { 0 } | if entry.added { ADDED } else { 0 };
         bytes.push(flags);
         put(entry.bytes as u64, &mut bytes);
+        put(entry.lines, &mut bytes);
         let time = entry.time.as_micros();
         put(zigzag(time.wrapping_sub(before)), &mut bytes);
         before = time;
@@ -90,7 +94,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<Vec<Entry>> {
     let (mut entries, mut before) = (Vec::new(), 0_i64);
     while let Some((flags, rest)) = bytes.split_first() {
         bytes = rest;
-        let length = take(&mut bytes)?;
+        let (length, lines) = (take(&mut bytes)?, take(&mut bytes)?);
         before = before.wrapping_add(unzigzag(take(&mut bytes)?));
         let is = |bit: u8| flags & bit != 0;
         entries.push(Entry {
@@ -103,6 +107,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<Vec<Entry>> {
             },
             recovered: is(RECOVERED),
             bytes: usize::try_from(length).ok().filter(|bytes| *bytes <= MAX_BATCH_BYTES)?,
+            lines,
             added: is(ADDED),
         });
     }
@@ -148,12 +153,13 @@ mod tests {
     fn entry() -> impl Strategy<Value = Entry> {
         let tails = [LineEnd::Lf, LineEnd::Part, LineEnd::None];
         let flags = (proptest::bool::ANY, 0..3_usize, proptest::bool::ANY, proptest::bool::ANY);
-        (-1i64 << 50..1 << 50, flags, 0..65_537_usize).prop_map(move |(time, flags, bytes)| Entry {
+        (-1i64 << 50..1 << 50, flags, 0..65_537_usize, 0u64..).prop_map(move |(time, flags, bytes, lines)| Entry {
             time: Timestamp::from_micros(time),
             stream: if flags.0 { Stream::Stdout } else { Stream::Stderr },
             tail: tails[flags.1],
             recovered: flags.2,
             bytes,
+            lines,
             added: flags.3,
         })
     }

@@ -23,8 +23,8 @@ mod write;
 
 pub(crate) use filter::{Filter, position};
 pub(crate) use index::{BlockAt, Index, MIN_BYTES};
-pub(crate) use read::{Block, decode};
-pub(crate) use write::{Written, segments_of};
+pub(crate) use read::{Block, BlockLines, decode};
+pub(crate) use write::{Maker, Written, segments_of};
 
 /// The version of this format.
 pub(crate) const FORMAT: u32 = 1;

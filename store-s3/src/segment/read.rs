@@ -12,9 +12,25 @@ use super::skipped;
 #[derive(Debug)]
 pub(crate) enum Block {
     /// Its lines, in number order.
-    Lines(Vec<LineBatch>),
+    Lines(BlockLines),
     /// Its bytes were changed after they were stored, or are not all there.
     Damaged,
+}
+
+/// The lines of a block. Batches are made of them when they are asked for: a search needs few.
+#[derive(Debug)]
+pub(crate) struct BlockLines {
+    raw: Bytes,
+    batches: Vec<Place>,
+}
+
+/// A batch in a block.
+#[derive(Debug)]
+struct Place {
+    entry: Entry,
+    first: LineNumber,
+    /// Where its bytes begin.
+    at: usize,
 }
 
 /// Reads a block of these bytes, which begin at `begins` in the segment.
@@ -29,7 +45,7 @@ pub(crate) fn decode(block: &BlockAt, bytes: &Bytes, begins: u64) -> Result<Bloc
 }
 
 /// `None` where they are damaged.
-fn lines_of(block: &BlockAt, bytes: &[u8], decompressor: &mut Decompressor<'_>) -> Option<Vec<LineBatch>> {
+fn lines_of(block: &BlockAt, bytes: &[u8], decompressor: &mut Decompressor<'_>) -> Option<BlockLines> {
     if crc32fast::hash(bytes) != block.check {
         return None;
     }
@@ -39,18 +55,40 @@ fn lines_of(block: &BlockAt, bytes: &[u8], decompressor: &mut Decompressor<'_>) 
     let entries = entries::decode(&decompressor.decompress(packed, length).ok()?)?;
     let length = entries.iter().map(|entry| entry.bytes + usize::from(entry.added)).sum();
     let raw = Bytes::from(decompressor.decompress(frame, length).ok()?);
-    let (mut batches, mut next, mut at) = (Vec::with_capacity(entries.len()), block.first, 0);
+    let (mut batches, mut first, mut at) = (Vec::with_capacity(entries.len()), block.first, 0);
     for entry in entries {
-        let end = at + entry.bytes;
-        let batch = batch_of(&entry, next, (end <= raw.len()).then(|| raw.slice(at..end))?)?;
-        at = end + usize::from(entry.added);
-        next = batch.last().plus(1);
-        batches.push(batch);
+        let next = LineNumber::new(first.get().checked_add(entry.lines)?)?;
+        let after = at + entry.bytes + usize::from(entry.added);
+        batches.push(Place { entry, first, at });
+        (first, at) = (next, after);
     }
-    (next == block.range().last.plus(1)).then_some(batches)
+    let whole = first == block.range().last.plus(1) && at == raw.len();
+    whole.then_some(BlockLines { raw, batches })
 }
 
-fn batch_of(entry: &Entry, first: LineNumber, bytes: Bytes) -> Option<LineBatch> {
-    let batch = LineBatch::split(first, entry.time, entry.stream, bytes, entry.tail).ok()?;
-    Some(batch.with_recovered(entry.recovered))
+impl BlockLines {
+    /// The bytes of all its lines; between two of them may stand a line feed that was not printed.
+    pub(crate) const fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// Its batches, in number order.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = LineBatch> + '_ {
+        self.batches.iter().filter_map(|place| self.batch(place))
+    }
+
+    /// The batch that has the byte at this place, and where it begins; `None` for a line feed that was not printed.
+    pub(crate) fn batch_at(&self, at: usize) -> Option<(usize, LineBatch)> {
+        let index = self.batches.partition_point(|place| place.at <= at).checked_sub(1)?;
+        let place = self.batches.get(index)?;
+        (at < place.at + place.entry.bytes).then_some(())?;
+        Some((place.at, self.batch(place)?))
+    }
+
+    /// `None` where its entry is not what its bytes are, which no writer of ours leads to: its numbers are missing then.
+    fn batch(&self, Place { entry, first, at }: &Place) -> Option<LineBatch> {
+        let end = at.checked_add(entry.bytes).filter(|end| *end <= self.raw.len())?;
+        let batch = LineBatch::split(*first, entry.time, entry.stream, self.raw.slice(*at..end), entry.tail).ok()?;
+        (batch.len() as u64 == entry.lines).then(|| batch.with_recovered(entry.recovered))
+    }
 }

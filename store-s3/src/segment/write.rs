@@ -225,8 +225,8 @@ mod tests {
                     prop_assert_eq!(block.first, first);
                     first = block.range().last.plus(1);
                     printed += u64::from(block.printed);
-                    let Block::Lines(batches) = decode(block, &whole, 0).unwrap() else { panic!("damaged") };
-                    read.extend(lines(&batches));
+                    let Block::Lines(block) = decode(block, &whole, 0).unwrap() else { panic!("damaged") };
+                    read.extend(lines(&block.batches().collect::<Vec<_>>()));
                 }
                 prop_assert_eq!((first, printed), (segment.range.last.plus(1), segment.printed));
                 prop_assert_eq!(index.blocks_of(LineRange::new(segment.range.last, segment.range.last)).len(), 1);
