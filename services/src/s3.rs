@@ -81,7 +81,9 @@ impl S3 {
         // Without both it listens at all addresses.
         let mut words = vec!["mini".to_owned(), "-ip=127.0.0.1".to_owned(), "-ip.bind=127.0.0.1".to_owned()];
         words.extend([format!("-dir={DATA}"), "-s3.config=keys.json".to_owned()]);
-        words.extend(["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"].map(str::to_owned));
+        words.extend(
+            ["-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false"].map(str::to_owned),
+        );
         let (mut s3, mut filer) = (0, 0);
         for listener in LISTENERS {
             let port = port::free()?;
@@ -105,7 +107,9 @@ impl S3 {
         self.engine.until(PROGRAM, || status(s3, "GET", "/healthz").is_ok_and(|status| status == 200))?;
         // A bucket is a folder of the filer; also where it is there already.
         let path = format!("/buckets/{}/", Self::BUCKET);
-        until("make a bucket", || status(filer, "POST", &path).is_ok_and(|status| status < 300 || status == 409))
+        until("make a bucket", || {
+            status(filer, "POST", &path).is_ok_and(|status| status < 300 || status == 409)
+        })
     }
 
     /// Its bucket as `store-s3` takes it: `s3://test?endpoint=…`, with the keys.
@@ -186,7 +190,10 @@ impl S3 {
 fn status(port: u16, method: &str, path: &str) -> io::Result<u16> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer)?;
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());

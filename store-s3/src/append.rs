@@ -17,7 +17,9 @@ impl Inner {
         let (given, most) = (batches.to_vec(), self.config.segment_bytes());
         // Compressing takes milliseconds, and others use this thread.
         let made = tokio::task::spawn_blocking(move || segments_of(&given, most));
-        let Some(stored) = self.find(DOING, &run.run_id).await? else { return Err(self.not_found(run).await) };
+        let Some(stored) = self.find(DOING, &run.run_id).await? else {
+            return Err(self.not_found(run).await);
+        };
         let segments = made.await.map_err(|e| Error::new(ErrorKind::Internal, DOING).with_source(e))??;
         let folder = stored.folder();
         let stored = stream::iter(segments.into_iter().map(|segment| self.store_segment(&folder, segment)));
@@ -32,11 +34,14 @@ impl Inner {
     pub(crate) async fn store_segment(&self, folder: &str, written: Written) -> Result<()> {
         let segment = Segment { range: written.range, printed: written.printed, size: written.bytes() };
         let key = format!("{folder}/{}", segment.name());
-        if self.bucket.put_new(DOING, &key, written.pieces).await? || self.bucket.size(DOING, &key).await?.is_some() {
+        if self.bucket.put_new(DOING, &key, written.pieces).await?
+            || self.bucket.size(DOING, &key).await?.is_some()
+        {
             return Ok(());
         }
         // Some say so also of a write that another one hinders.
-        Err(Error::new(ErrorKind::Unavailable, "a segment is said to be there, and is not").with("object", key))
+        Err(Error::new(ErrorKind::Unavailable, "a segment is said to be there, and is not")
+            .with("object", key))
     }
 
     /// That the run is not there; unless all is gone, as where another bucket is behind the name for a while.

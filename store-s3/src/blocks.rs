@@ -107,7 +107,8 @@ pub(crate) fn fetch(
             (Arc::clone(&opening), format!("{folder}/{}", part.segment.name()), Arc::clone(&wanted));
         async move { inner.plan(part, key, &wanted).await }
     });
-    let planned = opened.buffered(ahead).map_ok(|planned| stream::iter(planned.into_iter().map(Ok))).try_flatten();
+    let planned =
+        opened.buffered(ahead).map_ok(|planned| stream::iter(planned.into_iter().map(Ok))).try_flatten();
     planned
         .map_ok(move |planned| {
             let inner = Arc::clone(&inner);
@@ -139,7 +140,8 @@ impl Inner {
         let may_match = self.filtered(&opened, blocks, wanted).await?;
         let mut planned: Vec<Planned> = Vec::new();
         for block in may_match {
-            let range = LineRange::new(block.first.max(part.range.first), block.range().last.min(part.range.last));
+            let range =
+                LineRange::new(block.first.max(part.range.first), block.range().last.min(part.range.last));
             match planned.last_mut() {
                 Some(last) if goes_on(last, &block) => {
                     last.range.last = range.last;
@@ -164,7 +166,11 @@ impl Inner {
         let range = opened.index.filters();
         let filters = match opened.tail.as_ref().and_then(|tail| tail.slice(&range)) {
             Some(filters) => filters,
-            None => self.bucket.get_range(DOING, &opened.key, range.clone()).await?.ok_or_else(|| gone(&opened.key))?,
+            None => self
+                .bucket
+                .get_range(DOING, &opened.key, range.clone())
+                .await?
+                .ok_or_else(|| gone(&opened.key))?,
         };
         let filters = Tail { bytes: filters, begins: range.start };
         let may_match = |block: &&BlockAt| {
@@ -205,7 +211,9 @@ impl Inner {
 
     async fn fetch_one(&self, planned: Planned) -> Result<Fetched> {
         let Planned { range, key, blocks, tail } = planned;
-        let Some((first, last)) = blocks.first().zip(blocks.last()) else { return Ok(Fetched::damaged(range)) };
+        let Some((first, last)) = blocks.first().zip(blocks.last()) else {
+            return Ok(Fetched::damaged(range));
+        };
         let stored = first.offset..last.end();
         let bytes = match tail.and_then(|tail| tail.slice(&stored)) {
             Some(bytes) => bytes,

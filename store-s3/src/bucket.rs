@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{
-    Error as StoreError, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload,
-    UpdateVersion,
+    Error as StoreError, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    PutPayload, UpdateVersion,
 };
 use pubsub_core::{Error, ErrorKind, Result, Timestamp};
 
@@ -63,7 +63,12 @@ impl Bucket {
     }
 
     /// `None` where there is no such object.
-    pub(crate) async fn get_range(&self, doing: &'static str, key: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+    pub(crate) async fn get_range(
+        &self,
+        doing: &'static str,
+        key: &str,
+        range: Range<u64>,
+    ) -> Result<Option<Bytes>> {
         let options = GetOptions::new().with_range(Some(GetRange::Bounded(range)));
         let read = async { self.store.get_opts(&self.path(key), options).await?.bytes().await };
         there(doing, key, read.await)
@@ -106,7 +111,13 @@ impl Bucket {
         Ok(true)
     }
 
-    async fn put_if(&self, doing: &'static str, key: &str, pieces: Vec<Bytes>, mode: PutMode) -> Result<bool> {
+    async fn put_if(
+        &self,
+        doing: &'static str,
+        key: &str,
+        pieces: Vec<Bytes>,
+        mode: PutMode,
+    ) -> Result<bool> {
         let options = PutOptions { mode, ..PutOptions::default() };
         match self.store.put_opts(&self.path(key), PutPayload::from_iter(pieces), options).await {
             Ok(_) => Ok(true),

@@ -106,21 +106,26 @@ impl Inner {
     /// Names in the record of a run that has ended which segments there are.
     async fn name_segments(&self, run: &RunId, view: &View) -> Result<()> {
         for _ in 0..MAX_TRIES {
-            let stored = self.find(DOING, run).await?.filter(|stored| stored.own.made == view.stored.own.made);
+            let stored =
+                self.find(DOING, run).await?.filter(|stored| stored.own.made == view.stored.own.made);
             // Never made anew: it may have been removed meanwhile.
             let stored = stored.ok_or_else(|| Error::new(ErrorKind::NotFound, DOING).with("run", run))?;
             let (record, own) = self.after(&stored, &stored.record).await?;
-            if (record == stored.record && own == stored.own) || self.write(Some(&stored), &record, &own).await? {
+            if (record == stored.record && own == stored.own)
+                || self.write(Some(&stored), &record, &own).await?
+            {
                 return Ok(());
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, "others write the record of the run all the time").with("run", run))
+        Err(Error::new(ErrorKind::Unavailable, "others write the record of the run all the time")
+            .with("run", run))
     }
 
     /// Deletes segments of which nothing is needed beside the others; answers how many.
     async fn delete_covered(&self, view: &View) -> Result<usize> {
         let segments = self.listed(&view.stored).await?;
-        let needed: BTreeSet<String> = parts_of(segments.clone()).iter().map(|part| part.segment.name()).collect();
+        let needed: BTreeSet<String> =
+            parts_of(segments.clone()).iter().map(|part| part.segment.name()).collect();
         let names = segments.iter().map(Segment::name).filter(|name| !needed.contains(name));
         let keys: Vec<String> = names.map(|name| format!("{}/{name}", view.stored.folder())).collect();
         let count = keys.len();

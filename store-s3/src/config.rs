@@ -171,8 +171,10 @@ impl S3StoreConfig {
         }
         let url = parse(&self.url)?;
         if url.query().is_some() || !url.username().is_empty() || url.password().is_some() {
-            return Err(Error::invalid("the URL of a bucket has neither options nor a user: both are options beside it")
-                .with("setting", "url"));
+            return Err(Error::invalid(
+                "the URL of a bucket has neither options nor a user: both are options beside it",
+            )
+            .with("setting", "url"));
         }
         if let Some(endpoint) = self.option("endpoint") {
             self.check_endpoint(&url, endpoint)?;
@@ -182,12 +184,15 @@ impl S3StoreConfig {
 
     /// What is wrong with an endpoint is seen by the first request alone otherwise, and told in other words.
     fn check_endpoint(&self, url: &Url, endpoint: &str) -> Result<()> {
-        let wrong = |what: String| Err(Error::invalid(what).with("setting", "endpoint").with("endpoint", endpoint));
+        let wrong =
+            |what: String| Err(Error::invalid(what).with("setting", "endpoint").with("endpoint", endpoint));
         let Ok(parsed) = Url::parse(endpoint) else {
             return wrong("the endpoint is no URL: it takes https://host:port".to_owned());
         };
         if parsed.scheme() == "http" && !self.is_on("allow_http") {
-            return wrong("the endpoint speaks plain HTTP: set allow_http=true where that is meant".to_owned());
+            return wrong(
+                "the endpoint speaks plain HTTP: set allow_http=true where that is meant".to_owned(),
+            );
         }
         let (bucket, host) = (url.host_str().unwrap_or_default(), parsed.host_str().unwrap_or_default());
         let hosted = self.is_on("virtual_hosted_style_request");
@@ -215,13 +220,15 @@ impl S3StoreConfig {
 fn parse(url: &str) -> Result<Url> {
     // What is no URL may still hold a password: it is not repeated.
     Url::parse(url).map_err(|e| {
-        Error::invalid("a bucket is named by a URL, as in s3://bucket/prefix or file:///folder").with_source(e)
+        Error::invalid("a bucket is named by a URL, as in s3://bucket/prefix or file:///folder")
+            .with_source(e)
     })
 }
 
 impl fmt::Debug for S3StoreConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |name: &str, value: &str| if SHOWN.contains(&name) { value.to_owned() } else { "…".to_owned() };
+        let shown =
+            |name: &str, value: &str| if SHOWN.contains(&name) { value.to_owned() } else { "…".to_owned() };
         let options: BTreeMap<_, _> =
             self.options.iter().map(|(name, value)| (name, shown(name, value))).collect();
         // A user or options that do not belong there may be secrets.
@@ -273,7 +280,9 @@ mod tests {
 
     #[test]
     fn a_config_shows_no_secret() {
-        let config = S3StoreConfig::from_url("s3://u:geheim1@b/p?secret_access_key=geheim2&token=geheim3&region=r").unwrap();
+        let config =
+            S3StoreConfig::from_url("s3://u:geheim1@b/p?secret_access_key=geheim2&token=geheim3&region=r")
+                .unwrap();
         let shown = format!("{config:?}");
         assert!(!shown.contains("geheim") && shown.contains("region"), "{shown}");
     }

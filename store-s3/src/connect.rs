@@ -11,7 +11,9 @@ use object_store::limit::LimitStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{
+    BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig,
+};
 use pubsub_core::{Durability, Error, ErrorKind, Result};
 
 use crate::bucket::Bucket;
@@ -25,8 +27,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A short trouble is bridged here; what lasts longer is an error, for whoever calls has a back-off of its own.
 const RETRIES: usize = 3;
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
-const BACKOFF: BackoffConfig =
-    BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(3), base: 2.0 };
+const BACKOFF: BackoffConfig = BackoffConfig {
+    init_backoff: Duration::from_millis(100),
+    max_backoff: Duration::from_secs(3),
+    base: 2.0,
+};
 
 /// In a folder: the file by which writers take turns.
 const LOCK: &str = ".lock";
@@ -37,47 +42,63 @@ const DOING: &str = "set up the bucket";
 pub(crate) fn bucket(config: &S3StoreConfig) -> Result<(Bucket, Durability)> {
     let url = config.checked_url()?;
     let (scheme, prefix) = ObjectStoreScheme::parse(&url).map_err(|e| {
-        Error::invalid("a bucket is s3://, gs:// or az:// with its name, file:/// with a folder, or memory:///")
-            .with("setting", "url")
-            .with("scheme", url.scheme())
-            .with_source(e)
+        Error::invalid(
+            "a bucket is s3://, gs:// or az:// with its name, file:/// with a folder, or memory:///",
+        )
+        .with("setting", "url")
+        .with("scheme", url.scheme())
+        .with_source(e)
     })?;
     with_cryptography();
     let retry = RetryConfig { backoff: BACKOFF, max_retries: RETRIES, retry_timeout: RETRY_LIMIT };
     let client = ClientOptions::new().with_timeout(REQUEST_LIMIT).with_connect_timeout(CONNECT_LIMIT);
     let built = |error: object_store::Error| {
         // The driver does not say otherwise that it is about what it was given.
-        Error::new(ErrorKind::Invalid, DOING).with("setting", "url").with_source(failed(DOING, url.scheme(), &error))
+        Error::new(ErrorKind::Invalid, DOING).with("setting", "url").with_source(failed(
+            DOING,
+            url.scheme(),
+            &error,
+        ))
     };
     let store = match scheme {
         ObjectStoreScheme::AmazonS3 => {
             let builder = AmazonS3Builder::from_env().with_client_options(client).with_retry(retry);
-            let builder = with_options(config, builder.with_url(url.as_str()), |b, key, value| b.with_config(key, value))?;
+            let builder = with_options(config, builder.with_url(url.as_str()), |b, key, value| {
+                b.with_config(key, value)
+            })?;
             with_environment(config, &builder).checked_url()?;
             limited(config, builder.build().map_err(built)?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let builder = GoogleCloudStorageBuilder::from_env().with_client_options(client).with_retry(retry);
-            let builder =
-                with_options(config, builder.with_url(url.as_str()), |b, key, value| b.with_config(key, value))?;
+            let builder = with_options(config, builder.with_url(url.as_str()), |b, key, value| {
+                b.with_config(key, value)
+            })?;
             limited(config, builder.build().map_err(built)?)
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let builder = MicrosoftAzureBuilder::from_env().with_client_options(client).with_retry(retry);
-            let builder =
-                with_options(config, builder.with_url(url.as_str()), |b, key, value| b.with_config(key, value))?;
+            let builder = with_options(config, builder.with_url(url.as_str()), |b, key, value| {
+                b.with_config(key, value)
+            })?;
             limited(config, builder.build().map_err(built)?)
         }
         ObjectStoreScheme::Local => {
             no_options(config)?;
-            let folder = url.to_file_path().map_err(|()| Error::invalid("file:/// names no folder").with("url", &url))?;
+            let folder = url
+                .to_file_path()
+                .map_err(|()| Error::invalid("file:/// names no folder").with("url", &url))?;
             return Ok((folder_bucket(config, folder)?, Durability::PowerLoss));
         }
         ObjectStoreScheme::Memory => {
             no_options(config)?;
             return Ok((Bucket::new(limited(config, InMemory::new()), prefix, None), Durability::Memory));
         }
-        _ => return Err(Error::unsupported("this is no bucket: s3://, gs://, az://, file:/// and memory:/// are")),
+        _ => {
+            return Err(Error::unsupported(
+                "this is no bucket: s3://, gs://, az://, file:/// and memory:/// are",
+            ));
+        }
     };
     Ok((Bucket::new(store, prefix, None), Durability::PowerLoss))
 }
@@ -85,7 +106,9 @@ pub(crate) fn bucket(config: &S3StoreConfig) -> Result<(Bucket, Durability)> {
 /// A folder of this machine.
 fn folder_bucket(config: &S3StoreConfig, folder: PathBuf) -> Result<Bucket> {
     let made = std::fs::create_dir_all(&folder);
-    made.map_err(|e| Error::new(ErrorKind::Refused, "make the folder").with("folder", folder.display()).with_source(e))?;
+    made.map_err(|e| {
+        Error::new(ErrorKind::Refused, "make the folder").with("folder", folder.display()).with_source(e)
+    })?;
     let store = LocalFileSystem::new_with_prefix(&folder).map_err(|e| failed(DOING, folder.display(), &e))?;
     let store = store.with_fsync(true).with_automatic_cleanup(true);
     Ok(Bucket::new(limited(config, store), Path::default(), Some(folder.join(LOCK))))

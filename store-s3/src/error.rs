@@ -73,14 +73,18 @@ fn kind_of_cause(cause: &(dyn StdError + 'static)) -> ErrorKind {
 
 /// The kind of an answer by what the driver says of it.
 fn kind_of_answer(said: &str) -> ErrorKind {
-    let status: Option<u16> = said.split_once("status code: ").and_then(|(_, rest)| rest.get(..3)?.parse().ok());
+    let status: Option<u16> =
+        said.split_once("status code: ").and_then(|(_, rest)| rest.get(..3)?.parse().ok());
     match (status, code(said)) {
-        (_, Some("SlowDown" | "InternalError" | "RequestTimeout" | "ServiceUnavailable")) => ErrorKind::Unavailable,
+        (_, Some("SlowDown" | "InternalError" | "RequestTimeout" | "ServiceUnavailable")) => {
+            ErrorKind::Unavailable
+        }
         (_, Some("XMinioStorageFull" | "QuotaExceeded")) | (Some(507), _) => ErrorKind::Full,
         (_, Some("EntityTooLarge")) | (Some(413), _) => ErrorKind::TooLarge,
-        (_, Some("ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "AuthorizationHeaderMalformed")) => {
-            ErrorKind::Refused
-        }
+        (
+            _,
+            Some("ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "AuthorizationHeaderMalformed"),
+        ) => ErrorKind::Refused,
         (Some(408 | 429 | 500..), _) => ErrorKind::Unavailable,
         (Some(400..500), _) => ErrorKind::Refused,
         // A redirect that leads nowhere: the bucket is in another region.
@@ -106,7 +110,9 @@ mod tests {
     use super::{failed, kind_of};
 
     fn answer(status: u16, code: &str) -> StoreError {
-        let text = format!("Error performing PUT http://h/b/k in 2ms - Server returned non-2xx status code: {status} X: <Error><Code>{code}</Code></Error>");
+        let text = format!(
+            "Error performing PUT http://h/b/k in 2ms - Server returned non-2xx status code: {status} X: <Error><Code>{code}</Code></Error>"
+        );
         generic(text)
     }
 
@@ -133,7 +139,10 @@ mod tests {
             (StoreError::Precondition { path: path(), source: "412".into() }, ErrorKind::Conflict),
             (StoreError::PermissionDenied { path: path(), source: "403".into() }, ErrorKind::Refused),
             (StoreError::Unauthenticated { path: path(), source: "401".into() }, ErrorKind::Refused),
-            (StoreError::NotImplemented { operation: "x".into(), implementer: "y".into() }, ErrorKind::Unsupported),
+            (
+                StoreError::NotImplemented { operation: "x".into(), implementer: "y".into() },
+                ErrorKind::Unsupported,
+            ),
             (answer(503, "SlowDown"), ErrorKind::Unavailable),
             (answer(503, "ServiceUnavailable"), ErrorKind::Unavailable),
             (answer(500, "InternalError"), ErrorKind::Unavailable),
@@ -145,9 +154,14 @@ mod tests {
             (answer(400, "InvalidArgument"), ErrorKind::Refused),
             (answer(413, ""), ErrorKind::TooLarge),
             (answer(507, "XMinioStorageFull"), ErrorKind::Full),
-            (generic("Server returned error response: <Error><Code>SlowDown</Code></Error>"), ErrorKind::Unavailable),
             (
-                generic("Received redirect without LOCATION, this normally indicates an incorrectly configured region"),
+                generic("Server returned error response: <Error><Code>SlowDown</Code></Error>"),
+                ErrorKind::Unavailable,
+            ),
+            (
+                generic(
+                    "Received redirect without LOCATION, this normally indicates an incorrectly configured region",
+                ),
                 ErrorKind::Refused,
             ),
             (http(HttpErrorKind::Timeout), ErrorKind::TimedOut),

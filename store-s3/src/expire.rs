@@ -79,17 +79,25 @@ impl Inner {
             let marked = old.filter_map(|object| {
                 let marker = Marker::parse(object.name.rsplit('/').next()?)?;
                 Some(async move {
-                    Ok::<_, pubsub_core::Error>(self.marked(marker).await?.is_none().then(|| format!("{root}/{}", object.name)))
+                    Ok::<_, pubsub_core::Error>(
+                        self.marked(marker).await?.is_none().then(|| format!("{root}/{}", object.name)),
+                    )
                 })
             });
-            let gone: Vec<Option<String>> = stream::iter(marked).buffer_unordered(AT_ONCE).try_collect().await?;
+            let gone: Vec<Option<String>> =
+                stream::iter(marked).buffer_unordered(AT_ONCE).try_collect().await?;
             left.extend(gone.into_iter().flatten());
         }
         let listed = self.bucket.list(DOING, RUNS).await?;
         let run_of = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
-        let with_record: BTreeSet<String> =
-            listed.iter().filter(|object| object.name.ends_with("/record.json")).map(|object| run_of(&object.name)).collect();
-        let orphans = listed.iter().filter(|object| object.written < before && !with_record.contains(&run_of(&object.name)));
+        let with_record: BTreeSet<String> = listed
+            .iter()
+            .filter(|object| object.name.ends_with("/record.json"))
+            .map(|object| run_of(&object.name))
+            .collect();
+        let orphans = listed
+            .iter()
+            .filter(|object| object.written < before && !with_record.contains(&run_of(&object.name)));
         left.extend(orphans.map(|object| format!("{RUNS}/{}", object.name)));
         self.bucket.delete(DOING, left).await
     }

@@ -128,13 +128,22 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        let key = RunKey::new(ActionId::new("../A").unwrap(), Stage::new("b").unwrap(), EventId::new("e").unwrap(), 7);
-        let marker = Marker { began: 1_764_045_141_500_001, run: key.run_id.clone(), made: "00ff".to_owned() };
+        let key = RunKey::new(
+            ActionId::new("../A").unwrap(),
+            Stage::new("b").unwrap(),
+            EventId::new("e").unwrap(),
+            7,
+        );
+        let marker =
+            Marker { began: 1_764_045_141_500_001, run: key.run_id.clone(), made: "00ff".to_owned() };
         assert_eq!(Marker::parse(&marker.name()), Some(marker.clone()));
         let time = Timestamp::from_micros(1_764_045_141_500_001);
         let [by_day, by_action, by_event] = marker.keys(&key, time);
         assert_eq!(by_day, format!("by-day/2025-11-25/{}", marker.name()));
-        assert!(by_action.starts_with("by-action/=2e.=2f=41/b/2025-11-25/00001764045141500001-"), "{by_action}");
+        assert!(
+            by_action.starts_with("by-action/=2e.=2f=41/b/2025-11-25/00001764045141500001-"),
+            "{by_action}"
+        );
         assert!(by_event.starts_with("by-event/e/2025-11-25/"), "{by_event}");
         let range = LineRange::new(LineNumber::FIRST, LineNumber::new(600).unwrap());
         let segment = Segment { range, printed: 70_000, size: 9 };
@@ -149,6 +158,8 @@ mod tests {
     #[test]
     fn days_are_those_of_utc_and_sort_as_they_follow() {
         assert_eq!(day(Timestamp::EPOCH), "1970-01-01");
-        assert!(day(Timestamp::from_micros(86_400_000_000 - 1)) < day(Timestamp::from_micros(86_400_000_000)));
+        assert!(
+            day(Timestamp::from_micros(86_400_000_000 - 1)) < day(Timestamp::from_micros(86_400_000_000))
+        );
     }
 }

@@ -28,7 +28,8 @@ impl Inner {
         let mut found = Vec::new();
         for (_, folders) in self.days(query).await?.into_iter().rev() {
             let markers = self.markers(&folders, query).await?;
-            let mut records = stream::iter(markers.into_iter().rev().map(|marker| self.marked(marker))).buffered(AT_ONCE);
+            let mut records =
+                stream::iter(markers.into_iter().rev().map(|marker| self.marked(marker))).buffered(AT_ONCE);
             while let Some(stored) = records.try_next().await? {
                 found.extend(stored.filter(|stored| query.matches(&stored.record)));
                 if found.len() >= limit {

@@ -85,7 +85,11 @@ fn of_parts<'a>(parts: impl IntoIterator<Item = &'a Hir>, depth: usize) -> Wante
             HirKind::Look(_) | HirKind::Empty => {}
             _ => {
                 conditions.push(Wanted::text(&std::mem::take(&mut text)));
-                conditions.push(if matches!(part.kind(), HirKind::Class(_)) { Wanted::Anything } else { of(part, depth + 1) });
+                conditions.push(if matches!(part.kind(), HirKind::Class(_)) {
+                    Wanted::Anything
+                } else {
+                    of(part, depth + 1)
+                });
             }
         }
     }
@@ -123,7 +127,11 @@ mod tests {
     /// Whether a block of these bytes is looked into.
     fn looks(pattern: &str, lines: &[u8]) -> bool {
         let batch = LineBatch::split(
-            LineNumber::FIRST, Timestamp::EPOCH, Stream::Stdout, Bytes::copy_from_slice(lines), LineEnd::None,
+            LineNumber::FIRST,
+            Timestamp::EPOCH,
+            Stream::Stdout,
+            Bytes::copy_from_slice(lines),
+            LineEnd::None,
         );
         let segment = segments_of(&[batch.unwrap()], usize::MAX).unwrap().remove(0);
         let whole = Bytes::from(segment.pieces.concat());
@@ -139,14 +147,32 @@ mod tests {
     fn blocks_without_the_text_are_passed_over() {
         let log = b"   Compiling serde v1.0\nwarning: unused variable\nfinished in 3 s\n";
         for pattern in [
-            "panicked", "(?i)PANICKED", "panicked|segfault", "a panicked b", r"panicked at \d+", "(panicked)+",
-            "(?i)panic(ked|s) at", "^panicked$", "x{3}yzzy", "warning.*panicked",
+            "panicked",
+            "(?i)PANICKED",
+            "panicked|segfault",
+            "a panicked b",
+            r"panicked at \d+",
+            "(panicked)+",
+            "(?i)panic(ked|s) at",
+            "^panicked$",
+            "x{3}yzzy",
+            "warning.*panicked",
         ] {
             assert!(!looks(pattern, log), "{pattern}");
         }
         for pattern in [
-            "unused", "(?i)UNUSED", "panicked|unused", r"serde v\d", "(unused)+", "", "ab", "(panicked)?", "[pw]arning",
-            "panicked|.", "^warning", "(?i)ſerde",
+            "unused",
+            "(?i)UNUSED",
+            "panicked|unused",
+            r"serde v\d",
+            "(unused)+",
+            "",
+            "ab",
+            "(panicked)?",
+            "[pw]arning",
+            "panicked|.",
+            "^warning",
+            "(?i)ſerde",
         ] {
             assert!(looks(pattern, log), "{pattern}");
         }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use pubsub_core::{
-    Error, ErrorKind, Gap, LineNumber, LineRange, Lines, Output, OutputItem, Result, RunId,
-};
+use pubsub_core::{Error, ErrorKind, Gap, LineNumber, LineRange, Lines, Output, OutputItem, Result, RunId};
 
 use crate::blocks::{Fetched, fetch};
 use crate::query::Wanted;
@@ -95,7 +93,8 @@ impl Reader {
     async fn look_again(&mut self, error: Error) -> Result<()> {
         self.looks += 1;
         if self.looks > LOOKS {
-            return Err(Error::new(ErrorKind::Unavailable, "segments are gone as often as they are read").with_source(error));
+            return Err(Error::new(ErrorKind::Unavailable, "segments are gone as often as they are read")
+                .with_source(error));
         }
         self.view.parts = self.inner.parts_again(&self.view).await?;
         self.fetched = None;
@@ -119,7 +118,10 @@ impl Reader {
                         items.push(OutputItem::Lines(lines));
                     }
                 }
-                Block::Damaged => self.damaged(LineRange::new(range.first.max(wanted.first), range.last.min(wanted.last)), &mut items),
+                Block::Damaged => self.damaged(
+                    LineRange::new(range.first.max(wanted.first), range.last.min(wanted.last)),
+                    &mut items,
+                ),
             }
         }
         // What no block had, for the index of its segment is damaged.

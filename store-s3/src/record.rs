@@ -83,7 +83,9 @@ impl Own {
 
 impl Stored {
     fn read(bytes: &Bytes, version: UpdateVersion) -> Result<Self> {
-        let corrupt = |e: serde_json::Error| Error::new(ErrorKind::Corrupt, "read what the store says of a run").with_source(e);
+        let corrupt = |e: serde_json::Error| {
+            Error::new(ErrorKind::Corrupt, "read what the store says of a run").with_source(e)
+        };
         let WithOwn { store: own } = serde_json::from_slice(bytes).map_err(corrupt)?;
         if own.format > layout::FORMAT {
             let error = Error::new(ErrorKind::TooNew, "read what the store says of a run");

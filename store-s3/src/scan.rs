@@ -32,7 +32,7 @@ enum Quick {
     /// A plain text; U+FFFD is not in it, so that it stands in the bytes as it is shown.
     Literal(Box<Finder<'static>>),
     /// What matches a line matches it among others too, if `^` and `$` are those of lines: it has no anchor of the whole
-    /// text. Only in bytes that are text, and where `$` stands in it, in those without a carriage return.
+    /// text. Only in bytes that are text, between whose lines a line feed stands; and where `$` stands in it, in those without a carriage return.
     Regex { regex: Box<Regex>, ends: bool },
     /// Each line is to be looked at.
     Nothing,
@@ -51,7 +51,7 @@ impl Scan {
                 let found = at + text.find(bytes.get(at..)?)?;
                 Some(found..found)
             }),
-            Quick::Regex { regex, ends } if is_plain(block.raw(), *ends) => {
+            Quick::Regex { regex, ends } if is_plain(block, *ends) => {
                 self.by_places(block, range, |bytes, at| regex.find_at(bytes, at).map(|found| found.range()))
             }
             _ => self.by_lines(block, range),
@@ -113,7 +113,9 @@ impl Scan {
 impl Quick {
     fn of(search: &Search) -> Self {
         let text = search.as_literal();
-        if let Some(text) = text.filter(|text| !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER)) {
+        if let Some(text) =
+            text.filter(|text| !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER))
+        {
             return Self::Literal(Box::new(Finder::new(text).into_owned()));
         }
         let pattern = search.as_regex().as_str();
@@ -125,7 +127,9 @@ impl Quick {
         let empty = hir.properties().minimum_len().is_none_or(|length| length == 0);
         match RegexBuilder::new(pattern).multi_line(true).build() {
             Ok(regex) if !whole && !empty => {
-                let ends = [Look::EndLF, Look::EndCRLF, Look::StartCRLF].into_iter().any(|look| looks.contains(look));
+                let ends = [Look::EndLF, Look::EndCRLF, Look::StartCRLF]
+                    .into_iter()
+                    .any(|look| looks.contains(look));
                 Self::Regex { regex: Box::new(regex), ends }
             }
             _ => Self::Nothing,
@@ -134,8 +138,9 @@ impl Quick {
 }
 
 /// Whether lines match among others as they do alone.
-fn is_plain(raw: &[u8], ends: bool) -> bool {
-    std::str::from_utf8(raw).is_ok() && !(ends && memchr::memchr(b'\r', raw).is_some())
+fn is_plain(block: &BlockLines, ends: bool) -> bool {
+    let raw = block.raw();
+    block.are_apart() && std::str::from_utf8(raw).is_ok() && !(ends && memchr::memchr(b'\r', raw).is_some())
 }
 
 #[cfg(test)]
@@ -152,7 +157,8 @@ mod tests {
         let texts = texts.iter().map(|text| text.as_bytes().to_vec()).chain([raw.to_vec()]);
         for (n, text) in texts.enumerate().filter(|(_, text)| !text.is_empty()) {
             let time = Timestamp::from_micros(i64::try_from(n).unwrap());
-            let batch = LineBatch::split(next, time, Stream::BOTH[n % 2], text.into(), LineEnd::Part).unwrap();
+            let batch =
+                LineBatch::split(next, time, Stream::BOTH[n / 2 % 2], text.into(), LineEnd::Part).unwrap();
             next = batch.last().plus(1);
             batches.push(batch);
         }

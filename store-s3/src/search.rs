@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use pubsub_core::{
-    Error, ErrorKind, Hit, LineNumber, LineRange, Result, RunKey, RunQuery, Search,
-};
+use pubsub_core::{Error, ErrorKind, Hit, LineNumber, LineRange, Result, RunKey, RunQuery, Search};
 use tokio::time::{Instant, timeout_at};
 
 use crate::blocks::{Fetched, fetch};
@@ -25,7 +23,11 @@ const LOOKS: u32 = 5;
 const DOING: &str = "search";
 
 /// The hits of the runs that fit, by time begun, run id and number; an error is the last item.
-pub(crate) async fn hits(inner: Arc<Inner>, query: &RunQuery, search: &Search) -> Result<BoxStream<'static, Result<Hit>>> {
+pub(crate) async fn hits(
+    inner: Arc<Inner>,
+    query: &RunQuery,
+    search: &Search,
+) -> Result<BoxStream<'static, Result<Hit>>> {
     let deadline = Instant::now() + search.time_limit();
     let runs = timeout_at(deadline, inner.matching(query)).await.map_err(|_| search.timed_out())??;
     let wanted = Arc::new(Wanted::of(search));
@@ -91,7 +93,9 @@ impl Hunt {
     async fn look(&mut self) -> Result<Option<(Arc<RunKey>, Vec<Found>)>> {
         if self.current.is_none() {
             let Some(run) = self.runs.pop() else { return Ok(None) };
-            let Some(view) = self.inner.view(&run.record.key.run_id, Look::Named).await? else { return Ok(None) };
+            let Some(view) = self.inner.view(&run.record.key.run_id, Look::Named).await? else {
+                return Ok(None);
+            };
             self.current = Some(self.begin(view, LineNumber::FIRST, 0));
         }
         let Some(current) = &mut self.current else { return Ok(None) };
@@ -121,7 +125,8 @@ impl Hunt {
     fn begin(&self, view: View, next: LineNumber, looks: u32) -> OneRun {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let parts = clipped(&view.parts, LineRange::new(next, LineNumber::MAX));
-        let fetched = fetch(Arc::clone(&self.inner), view.stored.folder(), parts, Arc::clone(&self.wanted), cores * 2);
+        let fetched =
+            fetch(Arc::clone(&self.inner), view.stored.folder(), parts, Arc::clone(&self.wanted), cores * 2);
         let scan = Arc::clone(&self.scan);
         let looked = fetched.map_ok(move |fetched| {
             let scan = Arc::clone(&scan);

@@ -8,8 +8,9 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use pubsub_core::{
-    Appended, Durability, Error, ErrorKind, Hit, Keep, LineBatch, Lines, Output, OutputReader, OutputSink, Result,
-    Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support, async_trait,
+    Appended, Durability, Error, ErrorKind, Hit, Keep, LineBatch, Lines, Output, OutputReader, OutputSink,
+    Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support,
+    async_trait,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OnceCell, watch};
@@ -138,7 +139,9 @@ impl Inner {
         let corrupt = |e| Error::new(ErrorKind::Corrupt, doing).with("object", FORMAT_KEY).with_source(e);
         let Format { format } = serde_json::from_slice(&read.bytes).map_err(corrupt)?;
         if format > FORMAT {
-            return Err(Error::new(ErrorKind::TooNew, doing).with("version", format).with("newest known", FORMAT));
+            return Err(Error::new(ErrorKind::TooNew, doing)
+                .with("version", format)
+                .with("newest known", FORMAT));
         }
         Ok(Some(format))
     }
@@ -159,7 +162,9 @@ impl Inner {
                 return Ok(());
             }
         }
-        Err(Error::unsupported("this server takes If-None-Match for nothing: two writers would overwrite each other"))
+        Err(Error::unsupported(
+            "this server takes If-None-Match for nothing: two writers would overwrite each other",
+        ))
     }
 
     /// Tells whoever follows by this handle.

@@ -22,7 +22,10 @@ pub(crate) fn parts_of(mut segments: Vec<Segment>) -> Vec<Part> {
     let (mut parts, mut next) = (Vec::with_capacity(segments.len()), LineNumber::FIRST);
     for segment in segments {
         if segment.range.last >= next {
-            parts.push(Part { segment, range: LineRange::new(segment.range.first.max(next), segment.range.last) });
+            parts.push(Part {
+                segment,
+                range: LineRange::new(segment.range.first.max(next), segment.range.last),
+            });
             next = segment.range.last.plus(1);
         }
     }

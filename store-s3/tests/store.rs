@@ -37,10 +37,14 @@ pubsub_core::store_conformance!(
     OnS3,
     S3_STORE
 );
-pubsub_core::store_stress!(
-    #[ignore = "needs S3"]
-    OnS3,
-    S3_STORE,
-    2,
-    10
-);
+mod long {
+    use super::{OnS3, S3_STORE};
+
+    pubsub_core::store_stress!(
+        #[ignore = "long: every rule beside all others, on a server"]
+        OnS3,
+        S3_STORE,
+        2,
+        10
+    );
+}

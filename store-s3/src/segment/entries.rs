@@ -153,14 +153,16 @@ mod tests {
     fn entry() -> impl Strategy<Value = Entry> {
         let tails = [LineEnd::Lf, LineEnd::Part, LineEnd::None];
         let flags = (proptest::bool::ANY, 0..3_usize, proptest::bool::ANY, proptest::bool::ANY);
-        (-1i64 << 50..1 << 50, flags, 0..65_537_usize, 0u64..).prop_map(move |(time, flags, bytes, lines)| Entry {
-            time: Timestamp::from_micros(time),
-            stream: if flags.0 { Stream::Stdout } else { Stream::Stderr },
-            tail: tails[flags.1],
-            recovered: flags.2,
-            bytes,
-            lines,
-            added: flags.3,
+        (-1i64 << 50..1 << 50, flags, 0..65_537_usize, 0u64..).prop_map(move |(time, flags, bytes, lines)| {
+            Entry {
+                time: Timestamp::from_micros(time),
+                stream: if flags.0 { Stream::Stdout } else { Stream::Stderr },
+                tail: tails[flags.1],
+                recovered: flags.2,
+                bytes,
+                lines,
+                added: flags.3,
+            }
         })
     }
 

@@ -1,7 +1,7 @@
 //! Gives the lines of a block back.
 
 use bytes::Bytes;
-use pubsub_core::{Error, ErrorKind, LineBatch, LineNumber, Result};
+use pubsub_core::{Error, ErrorKind, LineBatch, LineEnd, LineNumber, Result};
 use zstd::bulk::Decompressor;
 
 use super::entries::{self, Entry};
@@ -72,6 +72,12 @@ impl BlockLines {
         &self.raw
     }
 
+    /// Whether a line feed stands between any two lines.
+    pub(crate) fn are_apart(&self) -> bool {
+        let before_the_last = self.batches.split_last().map_or(&[][..], |(_, before)| before);
+        before_the_last.iter().all(|place| place.entry.tail == LineEnd::Lf || place.entry.added)
+    }
+
     /// Its batches, in number order.
     pub(crate) fn batches(&self) -> impl Iterator<Item = LineBatch> + '_ {
         self.batches.iter().filter_map(|place| self.batch(place))
@@ -88,7 +94,8 @@ impl BlockLines {
     /// `None` where its entry is not what its bytes are, which no writer of ours leads to: its numbers are missing then.
     fn batch(&self, Place { entry, first, at }: &Place) -> Option<LineBatch> {
         let end = at.checked_add(entry.bytes).filter(|end| *end <= self.raw.len())?;
-        let batch = LineBatch::split(*first, entry.time, entry.stream, self.raw.slice(*at..end), entry.tail).ok()?;
+        let batch =
+            LineBatch::split(*first, entry.time, entry.stream, self.raw.slice(*at..end), entry.tail).ok()?;
         (batch.len() as u64 == entry.lines).then(|| batch.with_recovered(entry.recovered))
     }
 }

@@ -198,7 +198,11 @@ mod tests {
             for (text, stream, tail, time, hole, recovered) in parts {
                 let first = if hole == 0 { next.plus(3) } else { next };
                 let tail = [LineEnd::Part, LineEnd::None][tail];
-                let (time, stream) = (Timestamp::from_micros(1 << 50).plus(std::time::Duration::from_micros(7 - u64::try_from(time).unwrap())), Stream::BOTH[stream]);
+                let (time, stream) = (
+                    Timestamp::from_micros(1 << 50)
+                        .plus(std::time::Duration::from_micros(7 - u64::try_from(time).unwrap())),
+                    Stream::BOTH[stream],
+                );
                 let batch = LineBatch::split(first, time, stream, text.into(), tail).unwrap();
                 next = batch.last().plus(1);
                 batches.push(batch.with_recovered(recovered));
@@ -259,9 +263,14 @@ mod tests {
             let first = LineNumber::new(first).unwrap();
             LineBatch::split(first, Timestamp::EPOCH, stream, text.into(), LineEnd::Part).unwrap()
         };
-        let given = [batch(1, Stream::Stdout, "one\nhal"), batch(3, Stream::Stderr, "two\n"), batch(4, Stream::Stdout, "f\n")];
+        let given = [
+            batch(1, Stream::Stdout, "one\nhal"),
+            batch(3, Stream::Stderr, "two\n"),
+            batch(4, Stream::Stdout, "f\n"),
+        ];
         let segments = segments_of(&given, 1).unwrap();
-        let one: Vec<u8> = segments_of(&given, usize::MAX).unwrap().iter().flat_map(|s| s.pieces.concat()).collect();
+        let one: Vec<u8> =
+            segments_of(&given, usize::MAX).unwrap().iter().flat_map(|s| s.pieces.concat()).collect();
         let many: Vec<u8> = segments.iter().flat_map(|s| s.pieces.concat()).collect();
         assert_eq!(segments.len(), 3);
         assert_eq!(zstd::decode_all(&*one).unwrap(), b"one\nhal\ntwo\nf\n");

@@ -6,16 +6,31 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use services::S3;
+use services::{HttpFaults, S3};
 use store_s3::S3StoreConfig;
 
 /// Ends with the process, however that ends.
 static SERVER: LazyLock<S3> = LazyLock::new(|| S3::start().unwrap());
 
+fn url() -> String {
+    std::env::var("PIPELINE_TEST_S3").unwrap_or_else(|_| SERVER.url())
+}
+
 /// The bucket, at a prefix that no other test has.
 pub(crate) fn config() -> S3StoreConfig {
-    let url = std::env::var("PIPELINE_TEST_S3").unwrap_or_else(|_| SERVER.url());
-    at_prefix(&url, &fresh_prefix())
+    at_prefix(&url(), &fresh_prefix())
+}
+
+/// The port of the server.
+pub(crate) fn port() -> u16 {
+    let url = url();
+    let port = url.split(['&', '?']).find_map(|option| option.strip_prefix("endpoint=http://127.0.0.1:"));
+    port.unwrap().parse().unwrap()
+}
+
+/// A proxy in front of the server.
+pub(crate) fn proxy() -> HttpFaults {
+    HttpFaults::start(port()).unwrap()
 }
 
 /// This bucket at this prefix, looked at often.
