@@ -54,6 +54,8 @@ pub use pubsub_redis::{
     Deployment, REDIS_BROKER, REDIS_STORE, RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore,
     RedisStoreConfig,
 };
+#[cfg(feature = "s3")]
+pub use store_s3::{S3_STORE, S3_STORE_DELAY, S3Store, S3StoreConfig};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -10,7 +10,7 @@ use crate::address::Address;
 
 /// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path`, `memory:`, or
 /// `redis://[user[:password]@]host[:port][/database]` (`rediss` with TLS, `redis+unix:///path`, `redis+cluster://…`,
-/// `redis+sentinel://…`).
+/// `redis+sentinel://…`); a store also by `s3://bucket/prefix`, `gs://…` or `az://…`.
 ///
 /// In the form with `//` the path may hold `%20` and the like; in the short form it is taken as it stands. Options
 /// follow after a `?`: `required=true` or `required=false` says whether a store must have everything before an event is
@@ -23,7 +23,7 @@ use crate::address::Address;
 /// assert_eq!(place.required(), Some(true));
 /// assert_eq!(place.to_string(), "file:/var/lib/my runs");
 /// let error = "mysql://host".parse::<Place>().unwrap_err();
-/// assert!(error.to_string().contains("file:, memory:, redis:"), "{error}");
+/// assert!(error.to_string().contains("file:, memory:, redis:, s3:"), "{error}");
 /// # Ok::<(), pubsub_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum Scheme {
     Memory,
     /// A Redis deployment.
     Redis(Address),
+    /// A bucket of an object store, which is a store alone.
+    Bucket(Address),
 }
 
 impl Place {
@@ -83,7 +85,7 @@ impl fmt::Display for Place {
                 }
             }
             Scheme::Memory => f.write_str("memory:"),
-            Scheme::Redis(address) => write!(f, "{address}"),
+            Scheme::Redis(address) | Scheme::Bucket(address) => write!(f, "{address}"),
         }
     }
 }
@@ -106,16 +108,18 @@ impl FromStr for Place {
             "file" => Scheme::File(path(rest, url)?),
             "memory" if rest.is_empty() => Scheme::Memory,
             "memory" => return Err(Error::invalid("memory: takes no path").with("url", url)),
-            _ if is_redis(scheme) => return Self::server(scheme, rest, &own, &others),
+            _ if is_redis(scheme) => Scheme::Redis(server(scheme, rest, &others)?),
+            "s3" | "gs" | "az" => Scheme::Bucket(server(scheme, rest, &others)?),
             _ => {
                 // The rest may hold a password: it is not repeated.
                 return Err(Error::invalid(
-                    "no broker or store is known by this scheme; there are file:, memory:, redis:",
+                    "no broker or store is known by this scheme; there are file:, memory:, redis:, s3:, gs:, az:",
                 )
                 .with("scheme", scheme));
             }
         };
-        if let Some(option) = others.first() {
+        // A server has options of its own, which its backend reads.
+        if let (Scheme::File(_) | Scheme::Memory, Some(option)) = (&scheme, others.first()) {
             return Err(Error::invalid("the options of a URL are required=true and required=false")
                 .with("option", option));
         }
@@ -123,16 +127,12 @@ impl FromStr for Place {
     }
 }
 
-impl Place {
-    /// A server has options of its own, which its backend reads.
-    fn server(scheme: &str, rest: &str, own: &[&str], others: &[&str]) -> Result<Self> {
-        if !rest.starts_with("//") {
-            return Err(Error::invalid(format!("a server is named by {scheme}://host:port or the like")));
-        }
-        let options = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
-        let address = Address::new(format!("{scheme}:{rest}{options}"));
-        Ok(Self { scheme: Scheme::Redis(address), required: required(own)? })
+fn server(scheme: &str, rest: &str, options: &[&str]) -> Result<Address> {
+    if !rest.starts_with("//") {
+        return Err(Error::invalid(format!("a server is named by {scheme}://host:port or the like")));
     }
+    let options = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+    Ok(Address::new(format!("{scheme}:{rest}{options}")))
 }
 
 /// With or without TLS, and of any kind of deployment: which there are says the backend.
@@ -210,6 +210,7 @@ mod tests {
             ("file://localhost/a", Scheme::File("/a".into())),
             ("memory:", Scheme::Memory),
             ("redis://h:1/2", Scheme::Redis(Address::new("redis://h:1/2".to_owned()))),
+            ("s3://b/p?required=true&region=r", Scheme::Bucket(Address::new("s3://b/p?region=r".to_owned()))),
         ];
         for (url, scheme) in table {
             assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
@@ -236,6 +237,7 @@ mod tests {
             ("file:a?required=yes", "true and false"),
             ("mysql://user:geheim@host", "scheme=mysql"),
             ("redis+cluster:user:geheim@host", "redis+cluster://host:port"),
+            ("s3:user:geheim@host", "s3://host:port"),
         ];
         for (url, part) in table {
             let text = url.parse::<Place>().unwrap_err().to_string();

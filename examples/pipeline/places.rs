@@ -180,9 +180,10 @@ impl Places {
     }
 }
 
-/// How the spool of a store in a folder begins, and that of one in Redis.
+/// How the spool of a store in a folder begins, that of one in Redis, and that of one in a bucket.
 const FILE_SPOOL: &str = "file-";
 const REDIS_SPOOL: &str = "redis-";
+const BUCKET_SPOOL: &str = "bucket-";
 
 /// The store of a spool with this name; as the name stands where it is too long to say it.
 fn spooled_store(spool: &str) -> Option<String> {
@@ -190,7 +191,7 @@ fn spooled_store(spool: &str) -> Option<String> {
     if let Some(encoded) = spool.strip_prefix(FILE_SPOOL) {
         return Some(format!("file:{}", decoded(encoded)));
     }
-    spool.strip_prefix(REDIS_SPOOL).map(decoded)
+    spool.strip_prefix(REDIS_SPOOL).or_else(|| spool.strip_prefix(BUCKET_SPOOL)).map(decoded)
 }
 
 /// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.
@@ -201,6 +202,7 @@ fn spool_name(place: &Place) -> Done<String> {
         }
         // Without user and password: another user's is the same store.
         Scheme::Redis(address) => format!("{REDIS_SPOOL}{}", name::encode(&address.to_string())),
+        Scheme::Bucket(address) => format!("{BUCKET_SPOOL}{}", name::encode(&address.to_string())),
         scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
     })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pubsub_pipeline::{Error, LineNumber, Place, RedisConfig, Scheme, Stage, Subscription};
+use pubsub_pipeline::{Error, LineNumber, Place, RedisConfig, S3StoreConfig, Scheme, Stage, Subscription};
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
 pub(crate) type Span = Duration;
@@ -83,6 +83,9 @@ pub(crate) fn place(url: &str) -> Result<Place, String> {
     }
     if let Scheme::Redis(address) = place.scheme() {
         RedisConfig::from_url(address.with_secrets()).map_err(|e| e.message().to_owned())?;
+    }
+    if let Scheme::Bucket(address) = place.scheme() {
+        S3StoreConfig::from_url(address.with_secrets()).map_err(|e| e.message().to_owned())?;
     }
     Ok(place)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
@@ -71,23 +71,32 @@ impl Tail {
 
 /// Indexes of segments, which never change; the oldest is forgotten first.
 #[derive(Debug, Default)]
-pub(crate) struct Indexes(Mutex<(HashMap<String, Arc<Index>>, VecDeque<String>)>);
+pub(crate) struct Indexes(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_key: HashMap<String, Arc<Index>>,
+    order: VecDeque<String>,
+}
 
 impl Indexes {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn of(&self, key: &str) -> Option<Arc<Index>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.get(key).cloned()
+        self.known().by_key.get(key).cloned()
     }
 
     fn remember(&self, key: &str, index: &Arc<Index>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (by_key, order) = &mut *known;
-        if by_key.insert(key.to_owned(), Arc::clone(index)).is_none() {
-            order.push_back(key.to_owned());
+        let mut known = self.known();
+        if known.by_key.insert(key.to_owned(), Arc::clone(index)).is_none() {
+            known.order.push_back(key.to_owned());
         }
-        if order.len() > REMEMBERED
-            && let Some(oldest) = order.pop_front()
+        if known.order.len() > REMEMBERED
+            && let Some(oldest) = known.order.pop_front()
         {
-            by_key.remove(&oldest);
+            known.by_key.remove(&oldest);
         }
     }
 }

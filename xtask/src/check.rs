@@ -30,6 +30,7 @@ fn features() -> Done {
         &["pubsub-file"],
         &["pubsub-file", "--features", "fault-points"],
         &["pubsub-redis"],
+        &["store-s3"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;

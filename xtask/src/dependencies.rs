@@ -6,7 +6,7 @@ use crate::run::{Done, cargo_output};
 
 const CORE: &str = "pubsub-core";
 const FACADE: &str = "pubsub-pipeline";
-const BACKENDS: [&str; 2] = ["pubsub-file", "pubsub-redis"];
+const BACKENDS: [&str; 3] = ["pubsub-file", "pubsub-redis", "store-s3"];
 
 /// Most crates in the normal dependencies of all levels, the package itself not counted.
 const LIMITS: [(&str, usize); 2] = [(CORE, 55), (FACADE, 90)];

@@ -34,6 +34,7 @@ cargo xtask <task>
                            those for Redis on Redis 8.2 and Valkey 9 too, 1,000 rounds of `crash`, and 10 minutes of
                            `chaos`
   test redis               those that need Redis alone
+  test s3                  those that need S3 alone
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
         ["test", "redis"] => run::redis(RedisVersion::Installed),
+        ["test", "s3"] => run::s3(),
         ["bench", words @ ..] => match bench::Bench::parse(words) {
             Some(asked) => bench::bench(&asked),
             None => return usage(),

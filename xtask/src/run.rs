@@ -8,7 +8,7 @@ use services::RedisVersion;
 use crate::chaos::{self, Chaos};
 use crate::crash::{self, Crash};
 use crate::fuzz::{self, Fuzz};
-use crate::services::with_redis;
+use crate::services::{with_redis, with_s3};
 
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
@@ -61,7 +61,9 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         // All of it is run, whatever fails.
-        let tests = with_redis(RedisVersion::Installed, long_tests);
+        let tests = with_redis(RedisVersion::Installed, |redis| {
+            with_s3(|s3| long_tests(&[redis, s3].concat()))
+        });
         let others = [RedisVersion::Redis82, RedisVersion::Valkey9].map(redis);
         let kills = beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
         // Alone: some of its limits are of seconds.
@@ -69,6 +71,7 @@ pub(crate) fn test(form: Form) -> Done {
         return others.into_iter().fold(tests, Result::and).and(kills).and(chaos);
     }
     redis(RedisVersion::Installed)?;
+    s3()?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -93,6 +96,14 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
         let example = [&["test"], &of_examples[..], &["--test", "redis", "--", "--ignored"]].concat();
         tests.and(cargo(&example, servers))
     })
+}
+
+/// The tests that are marked `needs S3`.
+pub(crate) fn s3() -> Done {
+    let words = ["test", "--locked", "-p", "store-s3", "--tests", "--no-fail-fast"];
+    let chosen = ["--", "--ignored", "--skip", "long::"];
+    with_s3(|servers| cargo(&[&words[..], &chosen[..]].concat(), servers))
+        .and(cargo(&["test", "--locked", "-p", "services", "--test", "s3", "--", "--ignored"], &[]))
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use services::{
-    Certificates, Place, Redis, RedisCluster, RedisOptions, RedisSentinel, RedisVersion, encoded, end,
+    Certificates, Place, Redis, RedisCluster, RedisOptions, RedisSentinel, RedisVersion, S3, encoded, end,
     is_running, redis_server,
 };
 
@@ -168,4 +168,12 @@ pub(crate) fn with_redis(version: RedisVersion, run: impl FnOnce(&[(&str, &str)]
     let mut variables = started.variables();
     variables.push(("PIPELINE_REDIS_SERVER", &program));
     run(&variables)
+}
+
+/// Runs this with a server that speaks S3.
+pub(crate) fn with_s3(run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
+    let place = Arc::new(Place::new().map_err(|e| e.to_string())?);
+    let server = S3::start_in(&place, "s3").map_err(|e| e.to_string())?;
+    let url = server.url();
+    run(&[("PIPELINE_TEST_S3", &url)])
 }
