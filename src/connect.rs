@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Broker, DEFAULT_SINK_DELAY, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
+use pubsub_core::{
+    Broker, DEFAULT_SINK_DELAY, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities,
+};
 
 use crate::place::{Place, Scheme};
 
@@ -53,9 +55,7 @@ impl std::fmt::Debug for ConnectedStore {
 /// [`Corrupt`](pubsub_core::ErrorKind::Corrupt).
 pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
     match place.scheme() {
-        Scheme::Memory => {
-            Ok(ConnectedStore::new(Arc::new(MemoryStore::new()), MEMORY_STORE))
-        }
+        Scheme::Memory => Ok(ConnectedStore::new(Arc::new(MemoryStore::new()), MEMORY_STORE)),
         #[cfg(feature = "file")]
         Scheme::File(folder) => {
             let store = pubsub_file::FileStore::connect(pubsub_file::FileStoreConfig::new(folder)).await;

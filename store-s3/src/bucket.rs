@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{
     Error as StoreError, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
@@ -128,15 +128,20 @@ impl Bucket {
 
     /// All objects below a folder, in no order.
     pub(crate) async fn list(&self, doing: &'static str, folder: &str) -> Result<Vec<Listed>> {
-        let path = self.path(folder);
-        let listed = self.store.list(Some(&path)).try_filter_map(async |meta| {
-            let name: Option<Vec<_>> = meta.location.prefix_match(&path).map(Iterator::collect);
-            let name = name.unwrap_or_default().iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
+        self.each(doing, folder).try_collect().await
+    }
+
+    /// All objects below a folder, in no order, one after the other.
+    pub(crate) fn each(&self, doing: &'static str, folder: &str) -> BoxStream<'static, Result<Listed>> {
+        let (path, folder) = (self.path(folder), folder.to_owned());
+        let listed = self.store.list(Some(&path)).map(move |answer| {
+            let Some(meta) = there(doing, &folder, answer)? else { return Ok(None) };
+            let name: Vec<_> = meta.location.prefix_match(&path).into_iter().flatten().collect();
+            let name = name.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("/");
             let written = Timestamp::from_micros(meta.last_modified.timestamp_micros());
             Ok(Some(Listed { name, size: meta.size, written }))
         });
-        let listed: Result<Option<Vec<Listed>>> = there(doing, folder, listed.try_collect().await);
-        Ok(listed?.unwrap_or_default())
+        listed.try_filter_map(async |listed| Ok(listed)).boxed()
     }
 
     /// The folders in a folder, in no order.

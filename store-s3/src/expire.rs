@@ -3,15 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use pubsub_core::{Judgement, Keep, Result, RunId, RunQuery, Timestamp};
 
-use crate::layout::{self, BY_DAY, Marker, RUNS};
+use crate::layout::{self, BY_ACTION, BY_DAY, BY_EVENT, Marker, RUNS};
 use crate::record::Stored;
 use crate::store::Inner;
-
-/// How many records are read at once.
-const AT_ONCE: usize = 16;
 
 /// What nobody needs goes only once it is so old: whoever begins a run writes its markers first.
 const LEFT_FOR: Duration = Duration::from_secs(3_600);
@@ -48,58 +45,66 @@ impl Inner {
         if only_age && keep.since.is_none() {
             return Ok(0);
         }
-        let until = keep.since.filter(|_| only_age);
         let mut query = RunQuery::all();
-        query.until = until;
-        let mut runs = self.matching(&query).await?;
-        let mut left = (runs.len() as u64, runs.iter().map(Stored::bytes).fold(0, u64::saturating_add));
+        query.until = keep.since.filter(|_| only_age);
+        // Newest first. Of each only what is needed: there may be very many.
+        let mut runs: Vec<Known> = Vec::new();
+        self.visit(&query, |stored| runs.push(Known::of(&stored))).await?;
+        let mut left = (runs.len() as u64, runs.iter().map(|run| run.bytes).fold(0, u64::saturating_add));
         let mut removed = 0;
-        while let Some(oldest) = runs.pop() {
-            if !keep.is_exceeded(oldest.record.started_at, left.0, left.1) {
-                break;
-            }
-            if oldest.record.judge(Timestamp::now()) != Judgement::Running
-                && self.remove(&oldest.record.key.run_id).await?
-            {
+        while let Some(oldest) = runs.pop().filter(|oldest| keep.is_exceeded(oldest.began, left.0, left.1)) {
+            let stored = self.find(DOING, &oldest.run).await?;
+            let has_ended =
+                stored.is_none_or(|stored| stored.record.judge(Timestamp::now()) != Judgement::Running);
+            if has_ended && self.remove(&oldest.run).await? {
                 removed += 1;
-                left = (left.0.saturating_sub(1), left.1.saturating_sub(oldest.bytes()));
+                left = (left.0.saturating_sub(1), left.1.saturating_sub(oldest.bytes));
             }
         }
         self.tidy().await?;
         Ok(removed)
     }
 
-    /// Takes away what died writers and removers left: markers without their run, and folders of runs without a record.
+    /// Takes away what died writers and removers left: markers of runs of which nothing is there, and what lies in folders
+    /// of runs without a record.
     async fn tidy(&self) -> Result<()> {
         let before = Timestamp::now().minus(LEFT_FOR);
-        let mut left = Vec::new();
-        for root in [BY_DAY, "by-action", "by-event"] {
-            let listed = self.bucket.list(DOING, root).await?;
-            let old = listed.into_iter().filter(|object| object.written < before);
-            let marked = old.filter_map(|object| {
-                let marker = Marker::parse(object.name.rsplit('/').next()?)?;
-                Some(async move {
-                    Ok::<_, pubsub_core::Error>(
-                        self.marked(marker).await?.is_none().then(|| format!("{root}/{}", object.name)),
-                    )
-                })
-            });
-            let gone: Vec<Option<String>> =
-                stream::iter(marked).buffer_unordered(AT_ONCE).try_collect().await?;
-            left.extend(gone.into_iter().flatten());
+        let there: BTreeSet<String> = self.bucket.folders(DOING, RUNS).await?.into_iter().collect();
+        let (mut marked, mut left) = (BTreeSet::new(), Vec::new());
+        for root in [BY_DAY, BY_ACTION, BY_EVENT] {
+            let mut markers = self.bucket.each(DOING, root);
+            while let Some(object) = markers.try_next().await? {
+                let marker = object.name.rsplit('/').next().and_then(Marker::parse);
+                let Some(run) = marker.map(|marker| marker.run.to_string()) else { continue };
+                if !there.contains(&run) && object.written < before {
+                    left.push(format!("{root}/{}", object.name));
+                } else if root == BY_DAY {
+                    marked.insert(run);
+                }
+            }
         }
-        let listed = self.bucket.list(DOING, RUNS).await?;
-        let run_of = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
-        let with_record: BTreeSet<String> = listed
-            .iter()
-            .filter(|object| object.name.ends_with("/record.json"))
-            .map(|object| run_of(&object.name))
-            .collect();
-        let orphans = listed
-            .iter()
-            .filter(|object| object.written < before && !with_record.contains(&run_of(&object.name)));
-        left.extend(orphans.map(|object| format!("{RUNS}/{}", object.name)));
+        for run in there.difference(&marked) {
+            let folder = format!("{RUNS}/{run}");
+            let objects = self.bucket.list(DOING, &folder).await?;
+            if objects.iter().all(|object| object.written < before && object.name.contains('/')) {
+                left.extend(objects.iter().map(|object| format!("{folder}/{}", object.name)));
+            }
+        }
         self.bucket.delete(DOING, left).await
+    }
+}
+
+/// What has to be known of a run that may have to go.
+struct Known {
+    run: RunId,
+    began: Timestamp,
+    bytes: u64,
+}
+
+impl Known {
+    fn of(stored: &Stored) -> Self {
+        let record = &stored.record;
+        Self { run: record.key.run_id.clone(), began: record.started_at, bytes: stored.bytes() }
     }
 }
 

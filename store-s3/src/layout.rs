@@ -25,6 +25,8 @@ pub(crate) const FORMAT_KEY: &str = "format.json";
 
 pub(crate) const RUNS: &str = "runs";
 pub(crate) const BY_DAY: &str = "by-day";
+pub(crate) const BY_ACTION: &str = "by-action";
+pub(crate) const BY_EVENT: &str = "by-event";
 
 const RECORD: &str = "record.json";
 
@@ -47,7 +49,7 @@ pub(crate) fn day(time: Timestamp) -> String {
 }
 
 pub(crate) fn of_action(action: &str) -> String {
-    format!("by-action/{}", name::encode(action))
+    format!("{BY_ACTION}/{}", name::encode(action))
 }
 
 pub(crate) fn of_stage(action: &str, stage: &str) -> String {
@@ -55,7 +57,7 @@ pub(crate) fn of_stage(action: &str, stage: &str) -> String {
 }
 
 pub(crate) fn of_event(event: &str) -> String {
-    format!("by-event/{}", name::encode(event))
+    format!("{BY_EVENT}/{}", name::encode(event))
 }
 
 /// That a run began, as the name of an empty object says it.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use pubsub_core::{ErrorKind, Result, RunQuery};
+use pubsub_core::{ErrorKind, Result, RunQuery, RunRecord};
 
 use crate::layout::{self, BY_DAY, Marker};
 use crate::record::Stored;
@@ -15,29 +15,38 @@ const AT_ONCE: usize = 16;
 const DOING: &str = "list runs";
 
 impl Inner {
-    /// The runs that fit, newest first, as they are stored.
-    pub(crate) async fn matching(&self, query: &RunQuery) -> Result<Vec<Stored>> {
-        let limit = query.limit.unwrap_or(usize::MAX);
-        if limit == 0 {
-            return Ok(Vec::new());
+    /// The records of the runs that fit, newest first.
+    pub(crate) async fn matching(&self, query: &RunQuery) -> Result<Vec<RunRecord>> {
+        let mut found = Vec::new();
+        self.visit(query, |stored| found.push(stored.record)).await?;
+        Ok(found)
+    }
+
+    /// Shows the runs that fit, newest first, as they are stored.
+    pub(crate) async fn visit(&self, query: &RunQuery, mut see: impl FnMut(Stored)) -> Result<()> {
+        let mut left = query.limit.unwrap_or(usize::MAX);
+        if left == 0 {
+            return Ok(());
         }
         if let Some(run) = &query.run {
             let found = self.find(DOING, run).await?;
-            return Ok(found.into_iter().filter(|stored| query.matches(&stored.record)).collect());
+            found.into_iter().filter(|stored| query.matches(&stored.record)).for_each(see);
+            return Ok(());
         }
-        let mut found = Vec::new();
         for (_, folders) in self.days(query).await?.into_iter().rev() {
             let markers = self.markers(&folders, query).await?;
-            let mut records =
-                stream::iter(markers.into_iter().rev().map(|marker| self.marked(marker))).buffered(AT_ONCE);
+            let asked = markers.into_iter().rev().map(|marker| self.marked(marker));
+            let mut records = stream::iter(asked).buffered(AT_ONCE);
             while let Some(stored) = records.try_next().await? {
-                found.extend(stored.filter(|stored| query.matches(&stored.record)));
-                if found.len() >= limit {
-                    return Ok(found);
+                let Some(stored) = stored.filter(|stored| query.matches(&stored.record)) else { continue };
+                see(stored);
+                left -= 1;
+                if left == 0 {
+                    return Ok(());
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The days on which runs began that may fit, and the folders that have their markers.
@@ -82,7 +91,7 @@ impl Inner {
     }
 
     /// The run that a marker speaks of; `None` where it is another by now, or gone, or cannot be read.
-    pub(crate) async fn marked(&self, marker: Marker) -> Result<Option<Stored>> {
+    async fn marked(&self, marker: Marker) -> Result<Option<Stored>> {
         match self.find(DOING, &marker.run).await {
             Ok(stored) => Ok(stored.filter(|stored| stored.marker() == marker)),
             // One that cannot be read must not hide all others; asked for by its id, it is an error.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use pubsub_core::{Error, ErrorKind, Hit, LineNumber, LineRange, Result, RunKey, RunQuery, Search};
+use pubsub_core::{Error, ErrorKind, Hit, LineNumber, LineRange, Result, RunId, RunKey, RunQuery, Search};
 use tokio::time::{Instant, timeout_at};
 
 use crate::blocks::{Fetched, fetch};
 use crate::query::Wanted;
 use crate::read::clipped;
-use crate::record::Stored;
 use crate::scan::{Found, Scan};
 use crate::segment::Block;
 use crate::store::Inner;
@@ -29,7 +28,9 @@ pub(crate) async fn hits(
     search: &Search,
 ) -> Result<BoxStream<'static, Result<Hit>>> {
     let deadline = Instant::now() + search.time_limit();
-    let runs = timeout_at(deadline, inner.matching(query)).await.map_err(|_| search.timed_out())??;
+    let mut runs = Vec::new();
+    let listing = inner.visit(query, |stored| runs.push(stored.record.key.run_id));
+    timeout_at(deadline, listing).await.map_err(|_| search.timed_out())??;
     let wanted = Arc::new(Wanted::of(search));
     let scan = Arc::new(Scan::new(search.clone()));
     let hunt = Hunt { inner, search: search.clone(), scan, wanted, deadline, runs, current: None };
@@ -59,7 +60,7 @@ struct Hunt {
     wanted: Arc<Wanted>,
     deadline: Instant,
     /// Newest first: the next one is the last.
-    runs: Vec<Stored>,
+    runs: Vec<RunId>,
     current: Option<OneRun>,
 }
 
@@ -93,7 +94,7 @@ impl Hunt {
     async fn look(&mut self) -> Result<Option<(Arc<RunKey>, Vec<Found>)>> {
         if self.current.is_none() {
             let Some(run) = self.runs.pop() else { return Ok(None) };
-            let Some(view) = self.inner.view(&run.record.key.run_id, Look::Named).await? else {
+            let Some(view) = self.inner.view(&run, Look::Named).await? else {
                 return Ok(None);
             };
             self.current = Some(self.begin(view, LineNumber::FIRST, 0));

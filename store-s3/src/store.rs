@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, UpdateVersion};
 use pubsub_core::{
     Appended, Durability, Error, ErrorKind, Hit, Keep, LineBatch, Lines, Output, OutputReader, OutputSink,
     Result, Retention, RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support,
@@ -159,12 +159,24 @@ impl Inner {
         // Twice: the second one has to be told that it is there.
         for _ in 0..2 {
             if !self.bucket.put_new(doing, FORMAT_KEY, vec![format.clone()]).await? {
-                return Ok(());
+                return self.refuses_stale(doing, format).await;
             }
         }
         Err(Error::unsupported(
-            "this server takes If-None-Match for nothing: two writers would overwrite each other",
+            "this server takes no notice of If-None-Match: two writers would overwrite each other",
         ))
+    }
+
+    /// A write of what nobody has read has to be refused.
+    async fn refuses_stale(&self, doing: &'static str, format: Bytes) -> Result<()> {
+        let stale = UpdateVersion { e_tag: Some("\"0\"".to_owned()), version: Some("1".to_owned()) };
+        // An error is a refusal as well, of a version that the server could not even read.
+        match self.bucket.put_over(doing, FORMAT_KEY, format, Some(&stale)).await {
+            Ok(true) => Err(Error::unsupported(
+                "this server takes no notice of If-Match: two writers would overwrite each other",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Tells whoever follows by this handle.
@@ -191,7 +203,7 @@ impl OutputSink for S3Store {
 #[async_trait]
 impl OutputReader for S3Store {
     async fn runs(&self, query: &RunQuery) -> Result<Vec<RunRecord>> {
-        Ok(self.0.matching(query).await?.into_iter().map(|stored| stored.record).collect())
+        self.0.matching(query).await
     }
 
     async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {

@@ -61,9 +61,8 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         // All of it is run, whatever fails.
-        let tests = with_redis(RedisVersion::Installed, |redis| {
-            with_s3(|s3| long_tests(&[redis, s3].concat()))
-        });
+        let tests =
+            with_redis(RedisVersion::Installed, |redis| with_s3(|s3| long_tests(&[redis, s3].concat())));
         let others = [RedisVersion::Redis82, RedisVersion::Valkey9].map(redis);
         let kills = beside(|| fuzz::run(Fuzz::new(form)), || crash::run(Crash::new(form)));
         // Alone: some of its limits are of seconds.
