@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use pubsub_core::{Error, ErrorKind, LineRange, Result};
+use tokio::task::JoinSet;
 
 use crate::query::Wanted;
 use crate::segment::{Block, BlockAt, Filter, Index, MIN_BYTES, decode};
@@ -114,17 +115,26 @@ pub(crate) fn fetch(
     let opened = stream::iter(parts).map(move |part| {
         let (inner, key, wanted) =
             (Arc::clone(&opening), format!("{folder}/{}", part.segment.name()), Arc::clone(&wanted));
-        async move { inner.plan(part, key, &wanted).await }
+        apart(async move { inner.plan(part, key, &wanted).await })
     });
     let planned =
         opened.buffered(ahead).map_ok(|planned| stream::iter(planned.into_iter().map(Ok))).try_flatten();
     planned
         .map_ok(move |planned| {
             let inner = Arc::clone(&inner);
-            async move { inner.fetch_one(planned).await }
+            apart(async move { inner.fetch_one(planned).await })
         })
         .try_buffered(ahead)
         .boxed()
+}
+
+/// Does this in a task, which ends where nobody waits for it any more. A request that waits for its reader to look on would
+/// keep its place among those under way, and a few slow readers would hold up everybody.
+async fn apart<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    let done = task.join_next().await.ok_or_else(|| Error::new(ErrorKind::Internal, DOING))?;
+    done.map_err(|e| Error::new(ErrorKind::Internal, DOING).with_source(e))?
 }
 
 /// Blocks that lie one after the other.

@@ -363,6 +363,26 @@ async fn the_last_lines_of_a_run_that_has_ended_cost_two_reads_and_a_rare_text_f
     assert!(read_bytes * 20 < bytes as u64 + 20 * 300_000, "{read_bytes} of {bytes} bytes were read");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs S3"]
+async fn readers_that_look_at_nothing_hold_nobody_up() {
+    let store = S3Store::connect(server::config().with_requests(2)).await.unwrap();
+    let mut run = SampleRun::new();
+    run.begin(&store).await;
+    for first in (1..=30_000).step_by(5_000) {
+        run.append(&store, &many(first, first + 4_999)).await;
+    }
+    let mut readers = Vec::new();
+    for _ in 0..20 {
+        let mut items = store.lines(run.id(), Lines::ALL).await.unwrap().items;
+        assert!(items.next().await.unwrap().is_ok());
+        readers.push(items);
+    }
+    let finished = tokio::time::timeout(Duration::from_secs(60), run.finish(&store)).await;
+    assert!(finished.is_ok(), "the end of the run waits for readers");
+    agrees(&store, &run).await;
+}
+
 #[tokio::test]
 #[ignore = "needs S3"]
 async fn a_segment_that_was_changed_is_a_gap_and_hides_nothing_else() {

@@ -7,8 +7,8 @@ mod server;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use pubsub_core::Store;
-use pubsub_core::conformance::store::{Awaited, StoreFixture};
+use pubsub_core::conformance::store::{Awaited, SampleRun, StoreFixture};
+use pubsub_core::{Retention as _, Store};
 use pubsub_file::{SpoolConfig, Spooled};
 use store_s3::{S3_STORE, S3Store};
 use tempfile::TempDir;
@@ -24,6 +24,9 @@ struct InASpool {
 impl StoreFixture for InASpool {
     async fn new() -> Self {
         let (store, dir) = (S3Store::connect(server::config()).await.unwrap(), tempfile::tempdir().unwrap());
+        // A bucket that was used before: an empty one may be another than is meant, and says nothing of its runs.
+        let run = SampleRun::written(&store, &[]).await;
+        assert!(store.remove(run.id()).await.unwrap());
         let spooled = Spooled::open_store(store, SpoolConfig::new(dir.path())).await.unwrap();
         Self { store: Awaited::new(spooled, |spooled| spooled.shipped().boxed()), _dir: dir }
     }
