@@ -2,7 +2,7 @@
 //!
 //! What is about requests goes to a server on the machine's own cores; what is about bytes to a bucket in memory. Limits
 //! and ours have the same.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a benchmark fails where it cannot measure")]
+#![expect(clippy::unwrap_used, reason = "a benchmark fails where it cannot measure")]
 
 #[path = "s3/raw.rs"]
 mod raw;

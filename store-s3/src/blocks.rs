@@ -10,7 +10,7 @@ use pubsub_core::{Error, ErrorKind, LineRange, Result};
 use tokio::task::JoinSet;
 
 use crate::query::Wanted;
-use crate::segment::{Block, BlockAt, Filter, Index, MIN_BYTES, decode};
+use crate::segment::{Block, BlockAt, Decoder, Filter, Index, MIN_BYTES};
 use crate::store::Inner;
 use crate::view::Part;
 
@@ -43,8 +43,12 @@ impl Fetched {
     }
 
     /// Decompresses: each block with its range. What is wanted and in none of them is damaged. Takes milliseconds.
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = Result<(LineRange, Block)>> + '_ {
-        self.blocks.iter().map(|block| Ok((block.range(), decode(block, &self.bytes, self.begins)?)))
+    pub(crate) fn blocks(&self) -> Result<impl Iterator<Item = (LineRange, Block)> + '_> {
+        let mut decoder = Decoder::new()?;
+        Ok(self
+            .blocks
+            .iter()
+            .map(move |block| (block.range(), decoder.decode(block, &self.bytes, self.begins))))
     }
 }
 

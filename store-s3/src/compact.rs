@@ -89,8 +89,8 @@ async fn merge(inner: &Arc<Inner>, view: &View, group: Vec<Part>) -> Result<Opti
 /// `None` where something is damaged.
 fn add(mut maker: Maker, fetched: &Fetched) -> Result<Option<Maker>> {
     let mut next = fetched.range.first;
-    for block in fetched.blocks() {
-        let (_, Block::Lines(lines)) = block? else { return Ok(None) };
+    for (_, block) in fetched.blocks()? {
+        let Block::Lines(lines) = block else { return Ok(None) };
         for batch in lines.batches().filter_map(|batch| batch.slice(fetched.range)) {
             if batch.first() != next {
                 return Ok(None);

@@ -103,7 +103,8 @@ impl Reader {
 
     async fn items(&mut self, fetched: Fetched) -> Result<Vec<OutputItem>> {
         let wanted = fetched.range;
-        let decoded = tokio::task::spawn_blocking(move || fetched.blocks().collect::<Result<Vec<_>>>());
+        let decoded =
+            tokio::task::spawn_blocking(move || Ok::<_, Error>(fetched.blocks()?.collect::<Vec<_>>()));
         let blocks = decoded.await.map_err(|e| Error::new(ErrorKind::Internal, DOING).with_source(e))??;
         let mut items = Vec::new();
         for (range, block) in blocks {

@@ -150,7 +150,7 @@ mod tests {
     use pubsub_core::{LineBatch, LineEnd, LineNumber, LineRange, Search, Stream, Timestamp};
 
     use super::{Found, Quick, Scan};
-    use crate::segment::{Block, BlockLines, Index, decode, segments_of};
+    use crate::segment::{Block, BlockLines, Decoder, Index, segments_of};
 
     fn block(texts: &[String], raw: &[u8]) -> BlockLines {
         let (mut batches, mut next) = (Vec::new(), LineNumber::FIRST);
@@ -166,7 +166,7 @@ mod tests {
         let whole = Bytes::from(segment.pieces.concat());
         let length = usize::try_from(Index::length(&whole).unwrap()).unwrap();
         let index = Index::decode(&whole[whole.len() - length..], whole.len() as u64).unwrap();
-        match decode(&index.blocks[0], &whole, 0).unwrap() {
+        match Decoder::new().unwrap().decode(&index.blocks[0], &whole, 0) {
             Block::Lines(lines) => lines,
             Block::Damaged => panic!("damaged"),
         }

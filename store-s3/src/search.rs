@@ -143,9 +143,9 @@ impl Hunt {
 
 fn look_into(fetched: &Fetched, scan: &Scan) -> Result<(LineRange, Vec<Found>)> {
     let mut found = Vec::new();
-    for block in fetched.blocks() {
+    for (_, block) in fetched.blocks()? {
         // In lines that cannot be read nothing is found.
-        if let (_, Block::Lines(lines)) = block? {
+        if let Block::Lines(lines) = block {
             found.extend(scan.look_into(&lines, fetched.range));
         }
     }

@@ -101,8 +101,14 @@ pub(crate) fn redis(version: RedisVersion) -> Done {
 pub(crate) fn s3() -> Done {
     let words = ["test", "--locked", "-p", "store-s3", "--tests", "--no-fail-fast"];
     let chosen = ["--", "--ignored", "--skip", "long::"];
-    with_s3(|servers| cargo(&[&words[..], &chosen[..]].concat(), servers))
-        .and(cargo(&["test", "--locked", "-p", "services", "--test", "s3", "--", "--ignored"], &[]))
+    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
+    with_s3(|servers| {
+        let tests = cargo(&[&words[..], &chosen[..]].concat(), servers);
+        cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;
+        let examples = [&["test"], &of_examples[..], &["--test", "s3", "--", "--ignored"]].concat();
+        tests.and(cargo(&examples, servers))
+    })
+    .and(cargo(&["test", "--locked", "-p", "services", "--test", "s3", "--", "--ignored"], &[]))
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

@@ -23,7 +23,7 @@ mod write;
 
 pub(crate) use filter::{Filter, position};
 pub(crate) use index::{BlockAt, Index, MIN_BYTES};
-pub(crate) use read::{Block, BlockLines, decode};
+pub(crate) use read::{Block, BlockLines, Decoder};
 pub(crate) use write::{Maker, Written, segments_of};
 
 /// The version of this format.

@@ -33,15 +33,20 @@ struct Place {
     at: usize,
 }
 
-/// Reads a block of these bytes, which begin at `begins` in the segment.
-///
-/// # Errors
-/// [`Internal`](ErrorKind::Internal) where the decoder cannot be made.
-pub(crate) fn decode(block: &BlockAt, bytes: &Bytes, begins: u64) -> Result<Block> {
-    let cannot = |e| Error::new(ErrorKind::Internal, "decompress lines").with_source(e);
-    let mut decompressor = Decompressor::new().map_err(cannot)?;
-    let lines = bytes_of(block, bytes, begins).and_then(|bytes| lines_of(block, &bytes, &mut decompressor));
-    Ok(lines.map_or(Block::Damaged, Block::Lines))
+/// Reads one block after the other: making what decompresses costs as much as a part of a block.
+pub(crate) struct Decoder(Decompressor<'static>);
+
+impl Decoder {
+    pub(crate) fn new() -> Result<Self> {
+        let cannot = |e| Error::new(ErrorKind::Internal, "decompress lines").with_source(e);
+        Decompressor::new().map(Self).map_err(cannot)
+    }
+
+    /// Reads a block of these bytes, which begin at `begins` in the segment.
+    pub(crate) fn decode(&mut self, block: &BlockAt, bytes: &Bytes, begins: u64) -> Block {
+        let lines = bytes_of(block, bytes, begins).and_then(|bytes| lines_of(block, &bytes, &mut self.0));
+        lines.map_or(Block::Damaged, Block::Lines)
+    }
 }
 
 /// `None` where they are damaged.

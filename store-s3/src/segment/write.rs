@@ -179,7 +179,7 @@ impl OpenBlock {
 #[cfg(test)]
 mod tests {
     use super::segments_of;
-    use crate::segment::{Block, Index, decode};
+    use crate::segment::{Block, Decoder, Index};
     use bytes::Bytes;
     use proptest::prelude::{Just, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
     use pubsub_core::{Line, LineBatch, LineEnd, LineNumber, LineRange, Stream, Timestamp};
@@ -229,7 +229,7 @@ mod tests {
                     prop_assert_eq!(block.first, first);
                     first = block.range().last.plus(1);
                     printed += u64::from(block.printed);
-                    let Block::Lines(block) = decode(block, &whole, 0).unwrap() else { panic!("damaged") };
+                    let Block::Lines(block) = Decoder::new().unwrap().decode(block, &whole, 0) else { panic!("damaged") };
                     read.extend(lines(&block.batches().collect::<Vec<_>>()));
                 }
                 prop_assert_eq!((first, printed), (segment.range.last.plus(1), segment.printed));
@@ -251,7 +251,7 @@ mod tests {
             });
             // Of the filters nothing vouches but their use; everything else is checked.
             if let Ok(index) = index && at >= 8 && !index.filters().contains(&(at as u64)) {
-                let damaged = |block: &crate::segment::BlockAt| matches!(decode(block, &whole, 0).unwrap(), Block::Damaged);
+                let damaged = |block: &crate::segment::BlockAt| matches!(Decoder::new().unwrap().decode(block, &whole, 0), Block::Damaged);
                 prop_assert!(index.blocks.iter().any(damaged), "byte {}", at);
             }
         }
