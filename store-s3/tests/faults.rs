@@ -418,6 +418,21 @@ async fn a_segment_that_was_changed_is_a_gap_and_hides_nothing_else() {
         let asked = Lines::Range(LineRange::new(at(250), at(251)));
         assert_eq!(read_lines(&damaged, run.id(), asked).await.len(), 2);
     }
+    // Filters without a bit hold nothing back: they are not those that were written.
+    proxy.set(|request| {
+        if !is_segment(request, "GET") {
+            return Fate::Passes;
+        }
+        let mend = |answer: HttpAnswer| {
+            let mut body = answer.body().to_vec();
+            body[8..40].fill(0);
+            answer.with_body(body)
+        };
+        Fate::Changed(request.clone(), services::Mend::new(mend))
+    });
+    let damaged = behind(&proxy, &prefix).await;
+    let found = damaged.search(&run.query(), &Search::literal("compiling").unwrap()).await.unwrap();
+    assert_eq!(found.count().await, 300);
 }
 
 #[tokio::test]

@@ -75,12 +75,15 @@ pub(crate) struct Index {
     pub(crate) blocks: Vec<BlockAt>,
     /// Where the index begins in the segment.
     begins: u64,
+    /// The CRC-32 of all filters.
+    filters_check: u32,
 }
 
 /// The skippable frame that ends a segment.
-pub(super) fn encode(blocks: &[BlockAt], into: &mut Vec<u8>) {
-    let mut content = Vec::with_capacity(8 + blocks.len() * RECORD_BYTES + TAIL_BYTES);
+pub(super) fn encode(blocks: &[BlockAt], filters: &[u8], into: &mut Vec<u8>) {
+    let mut content = Vec::with_capacity(12 + blocks.len() * RECORD_BYTES + TAIL_BYTES);
     content.extend_from_slice(&FORMAT.to_le_bytes());
+    content.extend_from_slice(&crc32fast::hash(filters).to_le_bytes());
     blocks.iter().for_each(|block| block.encode(&mut content));
     content.extend_from_slice(&crc32fast::hash(&content).to_le_bytes());
     let length = u32::try_from(content.len() + SKIPPABLE_HEAD + TAIL_BYTES).unwrap_or(u32::MAX);
@@ -120,10 +123,15 @@ impl Index {
         if crc32fast::hash(records).to_le_bytes() != check {
             return Err(damaged("its check does not fit"));
         }
-        let records = records.get(4..).unwrap_or_default().chunks_exact(RECORD_BYTES).map(BlockAt::decode);
-        let blocks: Option<Vec<BlockAt>> = records.collect();
+        let (filters_check, records) = records
+            .get(4..)
+            .and_then(|rest| rest.split_at_checked(4))
+            .ok_or_else(|| damaged("it is too short"))?;
+        let filters_check = filters_check.try_into().map(u32::from_le_bytes).unwrap_or_default();
+        let blocks: Option<Vec<BlockAt>> = records.chunks_exact(RECORD_BYTES).map(BlockAt::decode).collect();
         let begins = segment_bytes.saturating_sub(bytes.len() as u64);
-        let index = Self { blocks: blocks.ok_or_else(|| damaged("a block has no lines"))?, begins };
+        let index =
+            Self { blocks: blocks.ok_or_else(|| damaged("a block has no lines"))?, begins, filters_check };
         index.placed().ok_or_else(|| damaged("its blocks are not where they should be"))
     }
 
@@ -148,6 +156,11 @@ impl Index {
     pub(crate) fn filters(&self) -> std::ops::Range<u64> {
         let end = self.blocks.last().map_or(0, |block| block.filter_range().end);
         SKIPPABLE_HEAD as u64..end.max(SKIPPABLE_HEAD as u64)
+    }
+
+    /// Whether these bytes are the filters as they were written.
+    pub(crate) fn vouches_for(&self, filters: &[u8]) -> bool {
+        crc32fast::hash(filters) == self.filters_check
     }
 
     /// The blocks that have lines of this range.

@@ -119,7 +119,7 @@ impl Maker {
         let Some(last) = LineNumber::new(next.before()) else { return Ok(None) };
         let (mut filters, mut index) = (Vec::with_capacity(SKIPPABLE_HEAD + open.filters.len()), Vec::new());
         skippable(&open.filters, &mut filters);
-        index::encode(&open.blocks, &mut index);
+        index::encode(&open.blocks, &open.filters, &mut index);
         Ok(Some(Written {
             range: LineRange::new(first, last),
             printed: open.printed as u64,
@@ -249,7 +249,7 @@ mod tests {
                 let from = whole.len().checked_sub(usize::try_from(length).unwrap()).unwrap_or(whole.len());
                 Index::decode(&whole[from..], segment.bytes())
             });
-            // Of the filters nothing vouches but their use; everything else is checked.
+            // Filters are checked where they are used.
             if let Ok(index) = index && at >= 8 && !index.filters().contains(&(at as u64)) {
                 let damaged = |block: &crate::segment::BlockAt| matches!(Decoder::new().unwrap().decode(block, &whole, 0), Block::Damaged);
                 prop_assert!(index.blocks.iter().any(damaged), "byte {}", at);
