@@ -169,7 +169,7 @@ impl Inner {
 
     /// A write of what nobody has read has to be refused.
     async fn refuses_stale(&self, doing: &'static str, format: Bytes) -> Result<()> {
-        let stale = UpdateVersion { e_tag: Some("\"0\"".to_owned()), version: Some("1".to_owned()) };
+        let stale = UpdateVersion { e_tag: Some(format!("\"{}\"", u64::MAX)), version: Some("1".to_owned()) };
         // An error is a refusal as well, of a version that the server could not even read.
         match self.bucket.put_over(doing, FORMAT_KEY, format, Some(&stale)).await {
             Ok(true) => Err(Error::unsupported(

@@ -78,3 +78,32 @@ mod folder {
 
     pubsub_core::store_conformance!(InFolder, S3_STORE);
 }
+
+mod merged {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use pubsub_core::conformance::store::{SampleRun, lines};
+    use pubsub_core::verify;
+
+    use super::InMemoryBucket;
+
+    #[tokio::test]
+    async fn a_merged_run_is_whole() {
+        let store = InMemoryBucket::open(&Arc::new(InMemory::new()));
+        let mut run = SampleRun::new();
+        run.begin(&store).await;
+        for portion in 0..20 {
+            let batches: Vec<_> = (0..100)
+                .map(|n| {
+                    lines(portion * 5_000 + n * 50 + 1, (0..50).map(|line| format!("{portion} {n} {line}")))
+                })
+                .collect();
+            run.append(&store, &batches).await;
+        }
+        run.finish(&store).await;
+        assert_eq!(verify(&store, run.id()).await.unwrap().problem(), None);
+        assert_eq!(store.compact(run.id()).await.unwrap(), 19);
+        assert_eq!(verify(&store, run.id()).await.unwrap().problem(), None);
+    }
+}
