@@ -1,4 +1,5 @@
 //! The example for a bucket, and the program with one as its store.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 use std::process::Command;
 
