@@ -37,11 +37,10 @@ impl fmt::Display for Address {
             None => rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash)),
         };
         write!(f, "{scheme}://{authority}{path}")?;
-        // Of the options, which may hold a password as well, the one that tells two places of one server apart.
-        match options.split('&').find(|option| option.starts_with("prefix=")) {
-            Some(prefix) => write!(f, "?{prefix}"),
-            None => Ok(()),
-        }
+        // Of the options, which may hold a password as well, those that tell two places of one name apart.
+        let tells = |option: &&str| ["prefix=", "endpoint="].iter().any(|name| option.starts_with(name));
+        let told: Vec<&str> = options.split('&').filter(tells).collect();
+        if told.is_empty() { Ok(()) } else { write!(f, "?{}", told.join("&")) }
     }
 }
 
@@ -62,6 +61,10 @@ mod tests {
             ("redis://u:geheim@h:1/2", "redis://h:1/2"),
             ("rediss://:gehe@im@h:1", "rediss://h:1"),
             ("redis://u:ge/heim@h", "redis://h"),
+            (
+                "s3://b/p?secret_access_key=geheim&endpoint=http://h:1&token=geheim",
+                "s3://b/p?endpoint=http://h:1",
+            ),
             ("redis+unix:///run/redis.sock?pass=geheim&prefix=ci", "redis+unix:///run/redis.sock?prefix=ci"),
         ] {
             let address = Address::new(url.to_owned());

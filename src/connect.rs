@@ -1,8 +1,11 @@
 //! Connecting the broker or the store that a place names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use pubsub_core::{Broker, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
+use pubsub_core::{
+    Broker, DEFAULT_SINK_DELAY, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities,
+};
 
 use crate::place::{Place, Scheme};
 
@@ -14,6 +17,14 @@ pub struct ConnectedStore {
     pub store: Arc<dyn Store>,
     /// What it can do.
     pub capabilities: StoreCapabilities,
+    /// How long a sink should gather lines for it.
+    pub delay: Duration,
+}
+
+impl ConnectedStore {
+    fn new(store: Arc<dyn Store>, capabilities: StoreCapabilities) -> Self {
+        Self { store, capabilities, delay: DEFAULT_SINK_DELAY }
+    }
 }
 
 impl std::fmt::Debug for ConnectedStore {
@@ -44,14 +55,12 @@ impl std::fmt::Debug for ConnectedStore {
 /// [`Corrupt`](pubsub_core::ErrorKind::Corrupt).
 pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
     match place.scheme() {
-        Scheme::Memory => {
-            Ok(ConnectedStore { store: Arc::new(MemoryStore::new()), capabilities: MEMORY_STORE })
-        }
+        Scheme::Memory => Ok(ConnectedStore::new(Arc::new(MemoryStore::new()), MEMORY_STORE)),
         #[cfg(feature = "file")]
         Scheme::File(folder) => {
             let store = pubsub_file::FileStore::connect(pubsub_file::FileStoreConfig::new(folder)).await;
             let store = store.map_err(|e| e.with("place", place))?;
-            Ok(ConnectedStore { store: Arc::new(store), capabilities: pubsub_file::FILE_STORE })
+            Ok(ConnectedStore::new(Arc::new(store), pubsub_file::FILE_STORE))
         }
         #[cfg(not(feature = "file"))]
         Scheme::File(_) => Err(missing("file")),
@@ -61,7 +70,7 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
             let config = config.map_err(|e| e.with("place", place))?;
             let store = pubsub_redis::RedisStore::connect(pubsub_redis::RedisStoreConfig::new(config)).await;
             let store = store.map_err(|e| e.with("place", place))?;
-            Ok(ConnectedStore { store: Arc::new(store), capabilities: pubsub_redis::REDIS_STORE })
+            Ok(ConnectedStore::new(Arc::new(store), pubsub_redis::REDIS_STORE))
         }
         #[cfg(not(feature = "redis"))]
         Scheme::Redis(_) => Err(missing("redis")),
@@ -71,7 +80,7 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
             let config = config.map_err(|e| e.with("place", place))?;
             let store = store_elastic::ElasticStore::connect(config).await;
             let store = store.map_err(|e| e.with("place", place))?;
-            Ok(ConnectedStore { store: Arc::new(store), capabilities: store_elastic::ELASTIC_STORE })
+            Ok(ConnectedStore::new(Arc::new(store), store_elastic::ELASTIC_STORE))
         }
         #[cfg(not(feature = "elastic"))]
         Scheme::Elastic(_) => Err(missing("elastic")),
@@ -79,10 +88,20 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
         Scheme::Mongo(address) => {
             let config = store_mongo::MongoStoreConfig::new(address.with_secrets());
             let store = store_mongo::MongoStore::connect(config).await.map_err(|e| e.with("place", place))?;
-            Ok(ConnectedStore { store: Arc::new(store), capabilities: store_mongo::MONGO_STORE })
+            Ok(ConnectedStore::new(Arc::new(store), store_mongo::MONGO_STORE))
         }
         #[cfg(not(feature = "mongo"))]
         Scheme::Mongo(_) => Err(missing("mongo")),
+        #[cfg(feature = "s3")]
+        Scheme::Bucket(address) => {
+            let config = store_s3::S3StoreConfig::from_url(address.with_secrets());
+            let config = config.map_err(|e| e.with("place", place))?;
+            let store = store_s3::S3Store::connect(config).await.map_err(|e| e.with("place", place))?;
+            let connected = ConnectedStore::new(Arc::new(store), store_s3::S3_STORE);
+            Ok(ConnectedStore { delay: store_s3::S3_STORE_DELAY, ..connected })
+        }
+        #[cfg(not(feature = "s3"))]
+        Scheme::Bucket(_) => Err(missing("s3")),
     }
 }
 
@@ -117,6 +136,7 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         Scheme::Redis(_) => Err(missing("redis")),
         Scheme::Elastic(_) => Err(no_broker("Elasticsearch").with("place", place)),
         Scheme::Mongo(_) => Err(no_broker("MongoDB").with("place", place)),
+        Scheme::Bucket(_) => Err(no_broker("a bucket").with("place", place)),
     }
 }
 
@@ -125,7 +145,13 @@ fn no_broker(what: &str) -> pubsub_core::Error {
     pubsub_core::Error::unsupported(format!("{what} is a store and no broker"))
 }
 
-#[cfg(not(all(feature = "file", feature = "redis", feature = "elastic", feature = "mongo")))]
+#[cfg(not(all(
+    feature = "file",
+    feature = "redis",
+    feature = "elastic",
+    feature = "mongo",
+    feature = "s3"
+)))]
 fn missing(feature: &str) -> pubsub_core::Error {
     pubsub_core::Error::unsupported(format!(
         "this program was built without {feature}: build it with feature `{feature}`"

@@ -54,11 +54,14 @@ pub use pubsub_redis::{
     Deployment, REDIS_BROKER, REDIS_STORE, RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore,
     RedisStoreConfig,
 };
+#[cfg(feature = "elastic")]
+pub use store_elastic::{ELASTIC_STORE, ElasticStore, ElasticStoreConfig, SearchIndex};
+
 #[cfg(feature = "mongo")]
 pub use store_mongo::{Acknowledge, Journal, MONGO_STORE, MongoStore, MongoStoreConfig, ReadLevel};
 
-#[cfg(feature = "elastic")]
-pub use store_elastic::{ELASTIC_STORE, ElasticStore, ElasticStoreConfig, SearchIndex};
+#[cfg(feature = "s3")]
+pub use store_s3::{S3_STORE, S3_STORE_DELAY, S3Store, S3StoreConfig};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -10,8 +10,8 @@ use crate::address::Address;
 
 /// A broker or a store, named by a URL: `file:///absolute/path`, `file:relative/path`, `memory:`, or
 /// `redis://[user[:password]@]host[:port][/database]` (`rediss` with TLS, `redis+unix:///path`, `redis+cluster://…`,
-/// `redis+sentinel://…`); a store besides `elastic+http://[user:password@]host[:port]` (`elastic+https` with TLS) and
-/// `mongodb://…` or `mongodb+srv://…`.
+/// `redis+sentinel://…`); a store besides `elastic+http://[user:password@]host[:port]` (`elastic+https` with TLS),
+/// `mongodb://…` or `mongodb+srv://…`, and `s3://bucket/prefix`, `gs://…` or `az://…`.
 ///
 /// In the form with `//` the path may hold `%20` and the like; in the short form it is taken as it stands. Options
 /// follow after a `?`: `required=true` or `required=false` says whether a store must have everything before an event is
@@ -24,7 +24,7 @@ use crate::address::Address;
 /// assert_eq!(place.required(), Some(true));
 /// assert_eq!(place.to_string(), "file:/var/lib/my runs");
 /// let error = "mysql://host".parse::<Place>().unwrap_err();
-/// assert!(error.to_string().contains("file:, memory:, redis:, mongodb:"), "{error}");
+/// assert!(error.to_string().contains("file:, memory:, redis:, elastic+http:, mongodb:, s3:"), "{error}");
 /// # Ok::<(), pubsub_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub enum Scheme {
     Elastic(Address),
     /// A MongoDB deployment, which is a store alone.
     Mongo(Address),
+    /// A bucket of an object store, which is a store alone.
+    Bucket(Address),
 }
 
 impl Place {
@@ -88,9 +90,10 @@ impl fmt::Display for Place {
                 }
             }
             Scheme::Memory => f.write_str("memory:"),
-            Scheme::Redis(address) | Scheme::Elastic(address) | Scheme::Mongo(address) => {
-                write!(f, "{address}")
-            }
+            Scheme::Redis(address)
+            | Scheme::Elastic(address)
+            | Scheme::Mongo(address)
+            | Scheme::Bucket(address) => write!(f, "{address}"),
         }
     }
 }
@@ -118,7 +121,7 @@ impl FromStr for Place {
                     // The rest may hold a password: it is not repeated.
                     Error::invalid(
                         "no broker or store is known by this scheme; there are file:, memory:, redis:, elastic+http:, \
-                         mongodb:",
+                         mongodb:, s3:, gs:, az:",
                     )
                     .with("scheme", scheme)
                 })?;
@@ -139,6 +142,7 @@ fn server_kind(scheme: &str) -> Option<fn(Address) -> Scheme> {
         _ if is_redis(scheme) => Scheme::Redis,
         _ if is_elastic(scheme) => Scheme::Elastic,
         "mongodb" | "mongodb+srv" => Scheme::Mongo,
+        "s3" | "gs" | "az" => Scheme::Bucket,
         _ => return None,
     })
 }
@@ -236,6 +240,7 @@ mod tests {
                 "mongodb://a,b/ci?required=true&w=1",
                 Scheme::Mongo(Address::new("mongodb://a,b/ci?w=1".to_owned())),
             ),
+            ("s3://b/p?required=true&region=r", Scheme::Bucket(Address::new("s3://b/p?region=r".to_owned()))),
         ];
         for (url, scheme) in table {
             assert_eq!(url.parse::<Place>().unwrap().scheme(), &scheme, "{url}");
@@ -265,6 +270,7 @@ mod tests {
             ("elastic+http:user:geheim@host", "elastic+http://host:port"),
             ("elastic://user:geheim@host", "scheme=elastic"),
             ("mongodb:user:geheim@host", "mongodb://host:port"),
+            ("s3:user:geheim@host", "s3://host:port"),
         ];
         for (url, part) in table {
             let text = url.parse::<Place>().unwrap_err().to_string();

@@ -182,7 +182,7 @@ impl Places {
 
 /// How the spool of a store in a folder begins, and those of servers.
 const FILE_SPOOL: &str = "file-";
-const SERVER_SPOOLS: [&str; 3] = ["redis-", "elastic-", "mongo-"];
+const SERVER_SPOOLS: [&str; 4] = ["redis-", "elastic-", "mongo-", "bucket-"];
 
 /// The store of a spool with this name; as the name stands where it is too long to say it.
 fn spooled_store(spool: &str) -> Option<String> {
@@ -203,6 +203,7 @@ fn spool_name(place: &Place) -> Done<String> {
         Scheme::Redis(address) => format!("redis-{}", name::encode(&address.to_string())),
         Scheme::Elastic(address) => format!("elastic-{}", name::encode(&address.to_string())),
         Scheme::Mongo(address) => format!("mongo-{}", name::encode(&address.to_string())),
+        Scheme::Bucket(address) => format!("bucket-{}", name::encode(&address.to_string())),
         scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
     })
 }

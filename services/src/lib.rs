@@ -23,6 +23,7 @@ mod place;
 mod port;
 mod proxy;
 mod redis;
+mod s3;
 
 pub use certificates::Certificates;
 pub use engine::{Data, end, is_running};
@@ -36,3 +37,4 @@ pub use redis::cluster::RedisCluster;
 pub use redis::options::{Persistence, RedisOptions};
 pub use redis::sentinel::RedisSentinel;
 pub use redis::{Redis, encoded};
+pub use s3::S3;

@@ -36,6 +36,7 @@ fn features() -> Done {
         &["store-elastic"],
         &["store-mongo"],
         &["store-mongo", "--features", "srv"],
+        &["store-s3"],
     ] {
         let words = [&["check", "--locked", "-p"], package].concat();
         cargo(&words, &deny)?;

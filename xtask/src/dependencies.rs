@@ -6,7 +6,7 @@ use crate::run::{Done, cargo_output};
 
 const CORE: &str = "pubsub-core";
 const FACADE: &str = "pubsub-pipeline";
-const BACKENDS: [&str; 4] = ["pubsub-file", "pubsub-redis", "store-elastic", "store-mongo"];
+const BACKENDS: [&str; 5] = ["pubsub-file", "pubsub-redis", "store-elastic", "store-mongo", "store-s3"];
 
 /// Most crates in the normal dependencies of all levels, the package itself not counted.
 const LIMITS: [(&str, usize); 2] = [(CORE, 55), (FACADE, 90)];

@@ -39,6 +39,7 @@ cargo xtask <task>
   test redis               those that need Redis alone
   test opensearch          those that need OpenSearch alone, on the engine that PIPELINE_SEARCH_ENGINE names
   test mongo               those that need MongoDB alone
+  test s3                  those that need S3 alone
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         ["test", "redis"] => run::redis(RedisVersion::Installed),
         ["test", "opensearch"] => opensearch::of_environment(),
         ["test", "mongo"] => run::mongo(),
+        ["test", "s3"] => run::s3(),
         ["bench", words @ ..] => match bench::Bench::parse(words) {
             Some(asked) => bench::bench(&asked),
             None => return usage(),

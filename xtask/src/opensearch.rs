@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use services::{OpenSearch, Place, SearchEngine};
 
-use crate::run::{Done, cargo};
+use crate::run::{Done, of_server};
 
 /// The variable that tests read.
 const VARIABLE: &str = "PIPELINE_TEST_OPENSEARCH";
@@ -40,18 +40,9 @@ pub(crate) fn with_opensearch(engine: SearchEngine, run: impl FnOnce(&[(&str, &s
     run(&[(&name, &url), ("PIPELINE_SEARCH_ENGINE", engine.name())])
 }
 
-/// The tests that are marked `needs OpenSearch`, with a server of this engine. Long ones among them are in modules `long`.
+/// The tests that are marked `needs OpenSearch`, with a server of this engine.
 pub(crate) fn test(engine: SearchEngine) -> Done {
-    let words =
-        ["test", "--locked", "-p", "store-elastic", "--no-fail-fast", "--lib", "--tests", "--", "--ignored"];
-    let of_services = ["test", "--locked", "-p", "services", "--test", "opensearch", "--", "--ignored"];
-    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
-    with_opensearch(engine, |server| {
-        let tests = cargo(&[&words[..], &["--skip", "long::"]].concat(), server);
-        cargo(&[&["build"], &of_examples[..], &["--example", "elastic-search"]].concat(), &[])?;
-        let example = [&["test"], &of_examples[..], &["--test", "elastic", "--", "--ignored"]].concat();
-        tests.and(cargo(&of_services, server)).and(cargo(&example, server))
-    })
+    with_opensearch(engine, |servers| of_server("store-elastic", "opensearch", &[], servers))
 }
 
 /// The one that the environment names, or OpenSearch 2.19.

@@ -9,7 +9,7 @@ use crate::chaos::{self, Chaos};
 use crate::crash::{self, Crash};
 use crate::fuzz::{self, Fuzz};
 use crate::opensearch::{self, with_opensearch};
-use crate::services::{with_mongo, with_redis};
+use crate::services::{with_mongo, with_redis, with_s3};
 
 /// The result of a task: why it failed.
 pub(crate) type Done = Result<(), String>;
@@ -64,7 +64,7 @@ pub(crate) fn test(form: Form) -> Done {
         // All of it is run, whatever fails.
         let tests = with_redis(RedisVersion::Installed, |redis| {
             with_opensearch(SearchEngine::OpenSearch2, |search| {
-                with_mongo(|mongo| long_tests(&[redis, search, mongo].concat()))
+                with_mongo(|mongo| with_s3(|s3| long_tests(&[redis, search, mongo, s3].concat())))
             })
         });
         let engines = SearchEngine::ALL.into_iter().skip(1).map(opensearch::test);
@@ -78,6 +78,7 @@ pub(crate) fn test(form: Form) -> Done {
     redis(RedisVersion::Installed)?;
     opensearch::of_environment()?;
     mongo()?;
+    s3()?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -87,34 +88,34 @@ pub(crate) fn test(form: Form) -> Done {
     Ok(())
 }
 
-/// The tests that are marked `needs Redis`, with servers of this version. Long ones among them are in modules `long`, or hold their rules many times; the
-/// path of one that needs TLS has `tls` in it.
+/// The tests that are marked `needs Redis`, with servers of this version. Some hold their rules many times, and the path of
+/// one that needs TLS has `tls` in it.
 pub(crate) fn redis(version: RedisVersion) -> Done {
-    let mut words = vec!["test", "--locked", "-p", "services", "-p", "pubsub-redis", "--lib", "--tests"];
-    words.extend(["--no-fail-fast", "--", "--ignored", "--skip", "long::", "--skip", "many_times"]);
-    if !version.speaks_tls() {
-        words.extend(["--skip", "tls"]);
-    }
-    let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
-    with_redis(version, |servers| {
-        let tests = cargo(&words, servers);
-        cargo(&[&["build"], &of_examples[..], &["--example", "redis-worker"]].concat(), &[])?;
-        let example = [&["test"], &of_examples[..], &["--test", "redis", "--", "--ignored"]].concat();
-        tests.and(cargo(&example, servers))
-    })
+    let left_out: &[&str] = if version.speaks_tls() { &["many_times"] } else { &["many_times", "tls"] };
+    with_redis(version, |servers| of_server("pubsub-redis", "redis", left_out, servers))
 }
 
 /// The tests that are marked `needs MongoDB`.
 pub(crate) fn mongo() -> Done {
-    let words = ["test", "--locked", "-p", "store-mongo", "--tests", "--no-fail-fast", "--", "--ignored"];
+    with_mongo(|servers| of_server("store-mongo", "mongo", &[], servers))
+}
+
+/// The tests that are marked `needs S3`.
+pub(crate) fn s3() -> Done {
+    with_s3(|servers| of_server("store-s3", "s3", &[], servers))
+}
+
+/// The tests of a backend that need its server, those of its example, and those of the server itself. Long ones among
+/// them are in modules `long`.
+pub(crate) fn of_server(package: &str, name: &str, left_out: &[&str], servers: &[(&str, &str)]) -> Done {
+    let mut chosen = vec!["--no-fail-fast", "--lib", "--tests", "--", "--ignored", "--skip", "long::"];
+    chosen.extend(left_out.iter().flat_map(|part| ["--skip", part]));
+    let of_services = ["test", "--locked", "-p", "services", "--test", name, "--", "--ignored"];
     let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
-    with_mongo(|servers| {
-        let tests = cargo(&words, servers);
-        cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;
-        let program = [&["test"], &of_examples[..], &["--test", "mongo", "--", "--ignored"]].concat();
-        let server = ["test", "--locked", "-p", "services", "--test", "mongo", "--", "--ignored"];
-        tests.and(cargo(&program, servers)).and(cargo(&server, &[]))
-    })
+    let tests = cargo(&[&["test", "--locked", "-p", package], &chosen[..]].concat(), servers);
+    cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;
+    let example = [&["test"], &of_examples[..], &["--test", name, "--", "--ignored"]].concat();
+    tests.and(cargo(&example, servers)).and(cargo(&of_services, servers))
 }
 
 /// The tests that are marked as long, in release, for some of them measure; all are run, whichever fails. Doc tests that

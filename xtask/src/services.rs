@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use services::{
     Certificates, Mongo, MongoKind, MongoOptions, Place, Redis, RedisCluster, RedisOptions, RedisSentinel,
-    RedisVersion, SearchEngine, encoded, end, is_running, redis_server,
+    RedisVersion, S3, SearchEngine, encoded, end, is_running, redis_server,
 };
 
 use crate::opensearch::Search;
@@ -184,4 +184,12 @@ pub(crate) fn with_mongo(run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
     let (set, alone) = (start("set", MongoKind::ReplicaSet)?, start("alone", MongoKind::Standalone)?);
     let (of_set, of_alone) = (set.url(), alone.url());
     run(&[("PIPELINE_TEST_MONGO", &of_set), ("PIPELINE_TEST_MONGO_STANDALONE", &of_alone)])
+}
+
+/// Runs this with a server that speaks S3.
+pub(crate) fn with_s3(run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
+    let place = Arc::new(Place::new().map_err(|e| e.to_string())?);
+    let server = S3::start_in(&place, "s3").map_err(|e| e.to_string())?;
+    let url = server.url();
+    run(&[("PIPELINE_TEST_S3", &url)])
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use pubsub_pipeline::{
     BrokerCapabilities, Durability, ELASTIC_STORE, FILE_BROKER, FILE_STORE, MEMORY_BROKER, MEMORY_STORE,
-    MONGO_STORE, Order, REDIS_BROKER, REDIS_STORE, StoreCapabilities, Support,
+    MONGO_STORE, Order, REDIS_BROKER, REDIS_STORE, S3_STORE, StoreCapabilities, Support,
 };
 
 use crate::readme::{Place, Readme};
@@ -17,7 +17,8 @@ const PLACE: Place = Place {
 
 const BROKERS: [BrokerCapabilities; 3] = [FILE_BROKER, REDIS_BROKER, MEMORY_BROKER];
 
-const STORES: [StoreCapabilities; 5] = [FILE_STORE, REDIS_STORE, ELASTIC_STORE, MONGO_STORE, MEMORY_STORE];
+const STORES: [StoreCapabilities; 6] =
+    [FILE_STORE, REDIS_STORE, ELASTIC_STORE, MONGO_STORE, S3_STORE, MEMORY_STORE];
 
 pub(crate) fn write() -> Done {
     Readme::with(PLACE, &table())?.write()
