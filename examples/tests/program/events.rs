@@ -229,6 +229,10 @@ fn a_worker_that_was_killed_leaves_no_command_and_its_event_runs_again() {
     worker.signal("KILL");
     let ended = work(&place, &["--on", "t:*", "--stage", "s", "--lease", "1s"], "true");
     assert!(ended.err.contains("attempt 2: succeeded"), "{ended:?}");
+    // Though its last sign of life is not old.
+    let listed = place.expect(0, &["list", "--json"]).documents();
+    let listed: Vec<_> = listed.iter().map(|run| (&run["attempt"], &run["status"])).collect();
+    assert_eq!(listed, [(&2.into(), &"completed".into()), (&1.into(), &"lost".into())]);
     let pid = fs::read_to_string(place.path().join("pid")).unwrap();
     // What nobody has waited for yet is a zombie: it works no more.
     let state = Command::new("ps").args(["-o", "stat=", "-p", pid.trim()]).output().unwrap().stdout;
