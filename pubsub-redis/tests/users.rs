@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, TryStreamExt as _};
 use own::{LONG, blocked, until};
 use pubsub_core::conformance::broker::{Member, named, on};
+use pubsub_core::conformance::store::{SampleRun, lines};
 use pubsub_core::{
-    BrokerAdmin as _, Command, DeadLetters as _, Deliveries, ErrorKind, FanOut, Follow, FollowFrom,
-    GroupName, Keep, LeaseState, LineNumber, Lines, OutputReader as _, OutputSink as _, Publisher as _,
-    PublisherExt as _, Retention as _, RetryPolicy, RunQuery, Scope, Search, Settlement, SinkConfig, Stage,
-    Stop, Subscription, Target, Worker, follow,
+    BrokerAdmin as _, Command, DeadLetters as _, Deliveries, ErrorKind, FanOut, FanOutRun, Follow,
+    FollowFrom, GroupName, Keep, LeaseState, LineNumber, Lines, OutputReader as _, OutputSink as _,
+    Publisher as _, PublisherExt as _, Retention as _, RetryPolicy, RunQuery, Scope, Search, Settlement,
+    SinkConfig, Stage, Stop, Subscription, Target, Worker, follow,
 };
 use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore, RedisStoreConfig};
 use services::{Redis, RedisCluster, RedisOptions, RedisSentinel};
@@ -301,4 +302,53 @@ async fn who_may_not_take_over_takes_what_is_new_and_the_rest_once_it_may() {
     assert_eq!(again.event().id.as_str(), "left");
     again.ack().await.unwrap();
     assert!(other.groups(&Scope::default()).await.unwrap()[0].depth.is_idle());
+}
+
+/// Two lines of a run that has begun.
+async fn two_lines(run: &FanOutRun, first: u64) {
+    run.append(&[lines(first, ["one", "two"])]);
+    run.room().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn a_right_or_a_password_that_is_wrong_for_a_while_costs_a_required_store_nothing() {
+    let (redis, config) = server(&documented());
+    let store = RedisStore::connect(RedisStoreConfig::new(config)).await.unwrap();
+    let stores = FanOut::new(vec![SinkConfig::required("redis", Arc::new(store.clone()))]);
+    let mut sample = SampleRun::new();
+    let run = stores.begin(&sample.record).await.unwrap();
+    two_lines(&run, 1).await;
+    run.drained().await;
+    let user = |words: &[&str]| redis.ask(&[&["ACL", "SETUSER", "ci"], words].concat()).unwrap();
+    let refused = |first| {
+        let (store, key) = (store.clone(), sample.record.key.clone());
+        async move { store.append(&key, &[lines(first, ["x"])]).await.unwrap_err().chain() }
+    };
+    user(&["-xadd"]);
+    let text = refused(3).await;
+    assert!(text.starts_with("append lines (user=ci, right=+xadd): refused: "), "{text}");
+    two_lines(&run, 3).await;
+    until("it is refused", || async { denied(&redis).iter().any(|what| what == "xadd") }).await;
+    user(&["+xadd"]);
+    run.drained().await;
+    user(&["resetpass", ">another"]);
+    redis.ask(&["CLIENT", "KILL", "USER", "ci"]).unwrap();
+    let text = refused(5).await;
+    assert!(text.contains("(user=ci): refused: ") && !text.contains("secret"), "{text}");
+    two_lines(&run, 5).await;
+    let begun = async { stores.begin(&SampleRun::new().record).await };
+    let early = tokio::time::timeout(Duration::from_millis(500), begun).await;
+    assert!(early.is_err(), "it waits as for one that is away");
+    user(&["resetpass", ">secret"]);
+    sample.record.revision += 1;
+    let report = run.finish(sample.record.clone()).await.unwrap();
+    assert!(!report.record.output_incomplete);
+    assert_eq!((report.sinks[0].stored, report.sinks[0].dead_lettered), (6, 0));
+    // One that was never right is told at once.
+    let wrong = RedisConfig::new(redis.url()).with_user("ci").with_password("wrong");
+    let wrong = RedisStore::connect(RedisStoreConfig::new(wrong)).await.unwrap();
+    let wrong = FanOut::new(vec![SinkConfig::required("redis", Arc::new(wrong))]);
+    let error = wrong.begin(&SampleRun::new().record).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
 }
