@@ -269,6 +269,32 @@ fn an_event_that_kills_its_worker_is_dead_after_three_and_can_be_replayed() {
 }
 
 #[test]
+fn groups_are_listed_with_what_they_have_to_do_and_dropped_by_name() {
+    let place = Place::new();
+    place.expect(3, &["groups", "list"]);
+    place.expect(0, &["publish", "first", "t"]);
+    assert_eq!(place.expect(0, &["groups", "list"]).out, "");
+    work(&place, &["--on", "t:*", "--stage", "s", "--group", "g"], "true");
+    place.expect(0, &["publish", "a", "t"]);
+    place.expect(0, &["publish", "b", "t"]);
+    let listed = place.expect(0, &["groups", "list"]).out;
+    assert_eq!(listed, "g\ts\tt:*\t0 members\t2 waiting\t0 delayed\t0 leased\n");
+    let of_a = place.expect(0, &["groups", "list", "--action", "a", "--json"]).documents().remove(0);
+    assert_eq!((&of_a["group"], &of_a["waiting"]), (&"g".into(), &1.into()));
+    let script = "echo ready; while :; do sleep 0.02; done";
+    let words = ["work", "--on", "t:*", "--stage", "s", "--group", "g", "--", "sh", "-c", script];
+    let worker = place.start(&words);
+    assert_eq!(place.start(&["stream-logs", "a", "s"]).line(), "ready\n");
+    assert!(place.expect(4, &["groups", "drop", "g"]).err.contains("conflict"));
+    worker.signal("TERM");
+    worker.signal("TERM");
+    worker.ended();
+    assert!(place.expect(0, &["groups", "drop", "g"]).out.starts_with("g dropped, with 2 waiting, "));
+    place.expect(3, &["groups", "drop", "g"]);
+    assert_eq!(place.expect(0, &["groups", "list"]).out, "");
+}
+
+#[test]
 fn a_member_that_names_other_patterns_is_refused_with_both() {
     let place = Place::new();
     work(&place, &["--on", "t:a", "--stage", "s", "--group", "g"], "true");
