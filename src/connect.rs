@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pubsub_core::{Broker, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
+use pubsub_core::{Broker, Error, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities};
 
 use crate::place::{Place, Scheme};
 
@@ -68,6 +68,32 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
     }
 }
 
+/// Refuses options of a store at a place that is to be a broker. Nothing is reached.
+///
+/// ```
+/// use pubsub_pipeline::check_broker;
+/// let error = check_broker(&"file:runs?required=true".parse()?).unwrap_err();
+/// assert!(error.to_string().contains("required is an option of a store"), "{error}");
+/// # Ok::<(), pubsub_pipeline::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Invalid`](pubsub_core::ErrorKind::Invalid), with the options that a broker there takes.
+pub fn check_broker(place: &Place) -> Result<()> {
+    if place.required().is_none() {
+        return Ok(());
+    }
+    let takes = match place.scheme() {
+        Scheme::Redis(_) => {
+            "prefix, ca, certificate, key, connect-limit, answer-limit, sentinel-user, sentinel-password, replicas and \
+             replica-limit"
+        }
+        Scheme::File(_) | Scheme::Memory => "none",
+    };
+    let text = format!("required is an option of a store; the options of this broker are: {takes}");
+    Err(Error::invalid(text).with("place", place))
+}
+
 /// Connects the broker at this place.
 ///
 /// A broker in a folder is opened, made where it is not there, and repaired where it is damaged: one that is out of reach
@@ -78,6 +104,7 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
 /// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise as the backend
 /// says.
 pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
+    check_broker(place)?;
     match place.scheme() {
         Scheme::Memory => Ok(Arc::new(MemoryBroker::new())),
         #[cfg(feature = "file")]

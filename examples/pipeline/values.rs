@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use pubsub_pipeline::{
-    Error, LineNumber, Place, RedisBrokerConfig, RedisConfig, Scheme, Stage, Subscription,
+    Error, LineNumber, Place, RedisBrokerConfig, RedisConfig, Scheme, Stage, Subscription, check_broker,
 };
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
@@ -76,7 +76,9 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 
 /// A broker that outlives this program.
 pub(crate) fn broker(url: &str) -> Result<Place, String> {
-    outliving(url, |url| RedisBrokerConfig::from_url(url).map(drop))
+    let place = outliving(url, |url| RedisBrokerConfig::from_url(url).map(drop))?;
+    check_broker(&place).map_err(|error| error.message().to_owned())?;
+    Ok(place)
 }
 
 /// A store that outlives this program.

@@ -43,6 +43,18 @@ fn help_teaches_examples_and_exit_codes() {
 }
 
 #[test]
+fn an_option_of_stores_is_refused_for_a_broker_with_those_that_it_takes() {
+    let place = Place::new();
+    for (url, takes) in [("file:a?required=true", ": none"), ("redis://h?required=false", "replica-limit")] {
+        let told = place.expect(2, &["list", "--broker", url]);
+        assert!(
+            told.err.contains("required is an option of a store") && told.err.contains(takes),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
 fn help_teaches_what_no_option_shows() {
     let place = Place::new();
     let table: [(&str, &[&str]); 4] = [
