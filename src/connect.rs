@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pubsub_core::{
-    Broker, DEFAULT_SINK_DELAY, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store, StoreCapabilities,
+    Broker, DEFAULT_SINK_DELAY, Error, MEMORY_STORE, MemoryBroker, MemoryStore, Result, Store,
+    StoreCapabilities,
 };
 
 use crate::place::{Place, Scheme};
@@ -105,6 +106,34 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
     }
 }
 
+/// Refuses what is no broker, and options of a store at a place that is to be one. Nothing is reached.
+///
+/// ```
+/// use pubsub_pipeline::check_broker;
+/// let error = check_broker(&"file:runs?required=true".parse()?).unwrap_err();
+/// assert!(error.to_string().contains("required is an option of a store"), "{error}");
+/// # Ok::<(), pubsub_pipeline::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) for what keeps output alone;
+/// [`Invalid`](pubsub_core::ErrorKind::Invalid), with the options that a broker there takes.
+pub fn check_broker(place: &Place) -> Result<()> {
+    let takes = match place.scheme() {
+        Scheme::Redis(_) => {
+            "prefix, ca, certificate, key, connect-limit, answer-limit, sentinel-user, sentinel-password, replicas and \
+             replica-limit"
+        }
+        Scheme::File(_) | Scheme::Memory => "none",
+        Scheme::Elastic(_) | Scheme::Mongo(_) | Scheme::Bucket(_) => return Err(no_broker(place)),
+    };
+    if place.required().is_none() {
+        return Ok(());
+    }
+    let text = format!("required is an option of a store; the options of this broker are: {takes}");
+    Err(Error::invalid(text).with("place", place))
+}
+
 /// Connects the broker at this place.
 ///
 /// A broker in a folder is opened, made where it is not there, and repaired where it is damaged: one that is out of reach
@@ -115,6 +144,7 @@ pub async fn connect_store(place: &Place) -> Result<ConnectedStore> {
 /// [`Unsupported`](pubsub_core::ErrorKind::Unsupported) where its feature is not compiled in; otherwise as the backend
 /// says.
 pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
+    check_broker(place)?;
     match place.scheme() {
         Scheme::Memory => Ok(Arc::new(MemoryBroker::new())),
         #[cfg(feature = "file")]
@@ -134,15 +164,14 @@ pub async fn connect_broker(place: &Place) -> Result<Arc<dyn Broker>> {
         }
         #[cfg(not(feature = "redis"))]
         Scheme::Redis(_) => Err(missing("redis")),
-        Scheme::Elastic(_) => Err(no_broker("Elasticsearch").with("place", place)),
-        Scheme::Mongo(_) => Err(no_broker("MongoDB").with("place", place)),
-        Scheme::Bucket(_) => Err(no_broker("a bucket").with("place", place)),
+        Scheme::Elastic(_) | Scheme::Mongo(_) | Scheme::Bucket(_) => Err(no_broker(place)),
     }
 }
 
 /// It keeps output alone.
-fn no_broker(what: &str) -> pubsub_core::Error {
-    pubsub_core::Error::unsupported(format!("{what} is a store and no broker"))
+fn no_broker(place: &Place) -> Error {
+    Error::unsupported("this is a store and no broker; there are brokers at file:, memory: and redis:")
+        .with("place", place)
 }
 
 #[cfg(not(all(
@@ -152,8 +181,6 @@ fn no_broker(what: &str) -> pubsub_core::Error {
     feature = "mongo",
     feature = "s3"
 )))]
-fn missing(feature: &str) -> pubsub_core::Error {
-    pubsub_core::Error::unsupported(format!(
-        "this program was built without {feature}: build it with feature `{feature}`"
-    ))
+fn missing(feature: &str) -> Error {
+    Error::unsupported(format!("this program was built without {feature}: build it with feature `{feature}`"))
 }

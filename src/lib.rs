@@ -14,7 +14,7 @@ mod connect;
 mod place;
 
 pub use address::Address;
-pub use connect::{ConnectedStore, connect_broker, connect_store};
+pub use connect::{ConnectedStore, check_broker, connect_broker, connect_store};
 pub use place::{Place, Scheme};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]

@@ -7,6 +7,7 @@ use pubsub_pipeline::{
     ActionId, EventId, EventType, GroupName, LineNumber, Outcome, Pattern, Place, RunId, Stage,
 };
 
+use crate::groups::Groups;
 use crate::help;
 use crate::values::{
     Entry, PayloadSource, Span, broker, entry, folder, lease, limit, line_number, number, size, some,
@@ -99,6 +100,9 @@ pub(crate) enum Command {
     /// Events that will never be delivered again, and lines that a store refused for good
     #[command(after_help = help::DEAD_LETTERS)]
     DeadLetters(DeadLetters),
+    /// The groups of workers, and how much each has to do
+    #[command(after_help = help::GROUPS)]
+    Groups(Groups),
 }
 
 #[derive(Debug, Args)]
@@ -355,6 +359,7 @@ pub(crate) struct DeadLetters {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
     /// What there is, oldest first
+    #[command(after_help = help::DEAD_LETTERS_LIST)]
     List {
         /// Of this group alone
         #[arg(long)]
@@ -364,6 +369,7 @@ pub(crate) enum DeadLettersCommand {
         limit: usize,
     },
     /// Publish one again, for its group alone; prints the new event's id
+    #[command(after_help = help::DEAD_LETTERS_REPLAY)]
     Replay {
         /// Its id
         id: String,

@@ -8,6 +8,8 @@ use pubsub_pipeline::{Error, ErrorKind, RunRecord};
 pub(crate) const DONE: u8 = 0;
 /// The pipeline stops, no hit, a difference.
 pub(crate) const NO: u8 = 1;
+/// The command's own code for a limit of ours, as with --pass-code.
+pub(crate) const TIMED_OUT: u8 = 124;
 /// The code of a run that was lost: nobody knows its own.
 const LOST: u8 = 1;
 

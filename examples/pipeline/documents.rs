@@ -109,13 +109,17 @@ pub(crate) struct StatusDocument<'a> {
 
 impl<'a> StatusDocument<'a> {
     pub(crate) fn new(record: &'a RunRecord, now: Timestamp) -> Self {
+        Self::judged(record, record.judge(now))
+    }
+
+    pub(crate) fn judged(record: &'a RunRecord, status: Judgement) -> Self {
         Self {
             action_id: record.key.action_id.as_str(),
             stage: record.key.stage.as_str(),
             run_id: record.key.run_id.as_str(),
             event_id: record.key.event_id.as_str(),
             attempt: record.key.attempt,
-            status: record.judge(now),
+            status,
             is_final: record.is_final,
             outcome: record.outcome,
             cause: record.cause,

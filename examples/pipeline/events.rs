@@ -119,7 +119,7 @@ async fn is_known(places: &Places, broker: &dyn Broker, action: &ActionId) -> Do
 }
 
 /// Says of a broker that is only asked, and whose folder can only be read, who can ask it.
-fn only_read(failure: Failure) -> Failure {
+pub(crate) fn only_read(failure: Failure) -> Failure {
     match failure {
         Failure::Error(error) if error.kind() == ErrorKind::Refused => Error::new(
             ErrorKind::Refused,

@@ -184,3 +184,36 @@ pub(crate) const DEAD_LETTERS: &str = help!(
     "Once the store takes them, `copy` sends the run again from another store that has it: what is there already \
      changes nothing, the holes are filled, and `verify` says whether the store agrees.",
 );
+
+pub(crate) const DEAD_LETTERS_LIST: &str = help!(
+    "pipeline dead-letters list",
+    "pipeline dead-letters list --group 'build@build-requested:*' --limit 10 --json",
+    "",
+    "A line for each event: its id, when it became one, its group, action, and why. Lines that a store refused follow, \
+     where no group is named.",
+);
+
+pub(crate) const DEAD_LETTERS_REPLAY: &str = help!(
+    "pipeline dead-letters replay 4f1c0a",
+    "pipeline dead-letters replay 4f1c0a --group 'build@build-requested:*'",
+    "",
+    "The new event has an id of its own and goes to that group alone; the dead letter is gone then.",
+);
+
+pub(crate) const GROUPS: &str =
+    help!("pipeline groups list", "pipeline groups drop 'build@build-requested:*'");
+
+pub(crate) const GROUPS_LIST: &str = help!(
+    "pipeline groups list",
+    "pipeline groups list --action action-123 --json",
+    "",
+    "A line for each: name, stage, patterns, how many workers are in it, and how many events wait, are delayed, and are \
+     leased by a worker.",
+);
+
+pub(crate) const GROUPS_DROP: &str = help!(
+    "pipeline groups drop 'build@build-requested:*'",
+    "",
+    "While a worker is in it, it is not dropped. What it had not settled is lost to it; a worker that makes it anew \
+     begins at the earliest event that is kept, and what its stage has done already is not done again.",
+);

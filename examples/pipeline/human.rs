@@ -9,13 +9,13 @@ const COLUMNS: [&str; 8] = ["STARTED", "ACTION", "STAGE", "ATTEMPT", "STATE", "T
 /// One run of a list.
 pub(crate) type Row = [String; COLUMNS.len()];
 
-pub(crate) fn row(record: &RunRecord, now: Timestamp) -> Row {
+pub(crate) fn row(record: &RunRecord, judged: Judgement, now: Timestamp) -> Row {
     [
         seconds(record.started_at),
         record.key.action_id.to_string(),
         record.key.stage.to_string(),
         record.key.attempt.to_string(),
-        state(record, now).to_owned(),
+        state(record, judged).to_owned(),
         took(record, now),
         record.counts.lines.to_string(),
         record.key.run_id.to_string(),
@@ -53,19 +53,19 @@ pub(crate) fn columns(rows: &[Row]) -> Vec<String> {
 }
 
 /// All that is known of a run, a line each.
-pub(crate) fn status(record: &RunRecord, now: Timestamp) -> Vec<String> {
+pub(crate) fn status(record: &RunRecord, judged: Judgement, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
     let mut say = |name: &str, value: String| lines.push(format!("{name:<10}{value}"));
     say("action", record.key.action_id.to_string());
     say("stage", record.key.stage.to_string());
-    say("status", standing(record, now));
+    say("status", standing(record, judged));
     if record.outcome.is_some() {
         say("outcome", format!("{}; {}", ending(record), following(record)));
     }
     if let Some(detail) = &record.detail {
         say("detail", detail.clone());
     }
-    say("output", printed(record, now));
+    say("output", printed(record, judged));
     say("started", seconds(record.started_at));
     if let Some(finished) = record.finished_at {
         say("finished", format!("{} after {}", seconds(finished), took(record, now)));
@@ -106,27 +106,29 @@ pub(crate) fn summary(record: &RunRecord, now: Timestamp) -> String {
 }
 
 /// How many bytes a run has printed is known once it has ended.
-fn printed(record: &RunRecord, now: Timestamp) -> String {
-    match record.judge(now) {
+fn printed(record: &RunRecord, judged: Judgement) -> String {
+    match judged {
         Judgement::Completed => size(record.counts.lines, record.counts.bytes),
         Judgement::Running => format!("{} so far", lines(record.counts.lines)),
         Judgement::Lost => lines(record.counts.lines),
     }
 }
 
-fn standing(record: &RunRecord, now: Timestamp) -> String {
-    let status = match record.judge(now) {
+fn standing(record: &RunRecord, judged: Judgement) -> String {
+    let status = match judged {
         Judgement::Running => "running",
         Judgement::Completed if record.is_final => "completed, final",
         Judgement::Completed => "completed, not final",
-        Judgement::Lost => "lost: nobody has heard of its worker for three intervals",
+        Judgement::Lost => {
+            "lost: nobody has heard of its worker for three intervals, or a later attempt has begun"
+        }
     };
     format!("{status}, attempt {}", record.key.attempt)
 }
 
 /// What a list shows: the outcome of what has ended.
-fn state(record: &RunRecord, now: Timestamp) -> &'static str {
-    match record.judge(now) {
+fn state(record: &RunRecord, judged: Judgement) -> &'static str {
+    match judged {
         Judgement::Running => "running",
         Judgement::Lost => "lost",
         Judgement::Completed => record.outcome.map_or("completed", Outcome::as_str),
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn a_run_is_told_in_words() {
         let record = failed();
-        let lines = status(&record, record.started_at);
+        let lines = status(&record, record.judge(record.started_at), record.started_at);
         assert!(lines.contains(&"status    completed, not final, attempt 2".to_owned()), "{lines:?}");
         let outcome = "outcome   failed (exit 3); not final: it is to be tried again".to_owned();
         assert!(lines.contains(&outcome), "{lines:?}");
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn a_list_is_aligned_for_people_and_tabbed_for_programs() {
         let record = failed();
-        let rows = [row(&record, record.started_at)];
+        let rows = [row(&record, record.judge(record.started_at), record.started_at)];
         let shown = table(&rows);
         assert_eq!(shown[0].find("STAGE"), shown[1].find("build"));
         let columns = columns(&rows);

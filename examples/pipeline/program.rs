@@ -6,6 +6,7 @@ mod display;
 mod documents;
 mod events;
 mod follow;
+mod groups;
 mod help;
 mod human;
 mod keep;
@@ -108,6 +109,7 @@ async fn subcommand(cli: Cli, form: Form, signals: Option<Signals>) -> Done {
         (Command::Cancel(args), _) => events::cancel(&places, to, args).await,
         (Command::Spool, _) => keep::spooled(&places, to).await,
         (Command::DeadLetters(args), _) => events::dead_letters(&places, to, args).await,
+        (Command::Groups(args), _) => groups::groups(&places, to, args).await,
         (Command::Work(_) | Command::Stream(_), None) => {
             Err(Error::new(ErrorKind::Internal, "this subcommand takes the signals").into())
         }

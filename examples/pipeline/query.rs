@@ -24,14 +24,14 @@ pub(crate) async fn get_status(places: &Places, screen: &mut Screen, args: &args
     };
     let records = counted(&*store, found).await;
     let now = Timestamp::now();
-    for (index, record) in records.iter().enumerate() {
+    for (index, (record, judged)) in records.iter().zip(RunRecord::judge_all(&records, now)).enumerate() {
         match screen.form {
-            Form::Json => screen.document(&StatusDocument::new(record, now))?,
+            Form::Json => screen.document(&StatusDocument::judged(record, judged))?,
             Form::Text => {
                 if index > 0 {
                     screen.text("")?;
                 }
-                human::status(record, now).iter().try_for_each(|line| screen.text(line))?;
+                human::status(record, judged, now).iter().try_for_each(|line| screen.text(line))?;
             }
         }
     }
@@ -97,13 +97,14 @@ pub(crate) async fn list(places: &Places, screen: &mut Screen, args: &args::List
     query.outcome = args.outcome;
     query.since = args.since.map(|since| now.minus(since));
     let records = counted(&*store, store.runs(&query).await?).await;
+    let judged = records.iter().zip(RunRecord::judge_all(&records, now));
     if screen.form == Form::Json {
-        for record in &records {
-            screen.document(&StatusDocument::new(record, now))?;
+        for (record, judged) in judged {
+            screen.document(&StatusDocument::judged(record, judged))?;
         }
         return Ok(DONE);
     }
-    let rows: Vec<_> = records.iter().map(|record| human::row(record, now)).collect();
+    let rows: Vec<_> = judged.map(|(record, judged)| human::row(record, judged, now)).collect();
     let lines = if screen.terminal { human::table(&rows) } else { human::columns(&rows) };
     lines.iter().try_for_each(|line| screen.text(line))?;
     Ok(DONE)

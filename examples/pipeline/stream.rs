@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use pubsub_pipeline::{Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop};
+use pubsub_pipeline::{
+    ErrorKind, Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop,
+};
 
 use crate::args;
-use crate::codes::{Done, of_run};
+use crate::codes::{Done, Failure, TIMED_OUT, of_run};
 use crate::display::Display;
 use crate::places::Places;
 use crate::runs;
-use crate::screen::{Form, Screen};
+use crate::screen::{self, Form, Screen};
 use crate::signals::{Asked, Signals};
 
 /// Runs it, stores its output, and shows it. No event is published: the run has an id of its own.
@@ -29,7 +31,7 @@ pub(crate) async fn stream(
     let bringing = places.bring_tails(&stores);
     let mut sinks = runs::sinks(places, &stores);
     sinks.push(display.sink());
-    let fan_out = Arc::new(FanOut::new(sinks));
+    let fan_out = Arc::new(limited(FanOut::new(sinks), args));
     let event = Event::new(EventType::new("stream")?, args.action_id.clone());
     let key = RunKey::new(args.action_id.clone(), args.stage.clone(), event.id.clone(), 1);
     let (stopper, stop) = Stop::pair();
@@ -48,7 +50,10 @@ pub(crate) async fn stream(
     };
     // The command's own grace, and what a store needs that is in reach.
     let limit = args.run.grace.saturating_add(runs::LATE);
-    let (record, asked) = signals.watch(ended, &stopper, || Ok(()), Some(limit)).await?;
+    let (record, asked) = match signals.watch(ended, &stopper, || Ok(()), Some(limit)).await {
+        Err(failure) => return not_begun(failure, screen, args),
+        Ok(watched) => watched,
+    };
     let Some(record) = record else {
         screen.notice("its end was not stored in time; where the run had begun it will be told as lost")?;
         return Ok(asked.map_or(1, Asked::code));
@@ -74,4 +79,23 @@ pub(crate) async fn stream(
         )?;
     }
     Ok(asked.map_or_else(|| of_run(&record, args.run.pass_code), Asked::code))
+}
+
+/// A store that is away must not hold up for longer whoever limits the command.
+fn limited(fan_out: FanOut, args: &args::Stream) -> FanOut {
+    match args.run.timeout {
+        Some(limit) => fan_out.with_begin_limit(limit),
+        None => fan_out,
+    }
+}
+
+/// Nothing was run. Where that is for our limit, the command's own code for it is what --pass-code passes.
+fn not_begun(failure: Failure, screen: &Screen, args: &args::Stream) -> Done {
+    match failure {
+        Failure::Error(error) if error.kind() == ErrorKind::TimedOut && args.run.pass_code => {
+            screen::error(screen.form, &error);
+            Ok(TIMED_OUT)
+        }
+        failure => Err(failure),
+    }
 }

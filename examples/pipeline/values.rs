@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pubsub_pipeline::{
     ElasticStoreConfig, Error, LineNumber, MongoStoreConfig, Place, RedisBrokerConfig, RedisConfig,
-    S3StoreConfig, Scheme, Stage, Subscription,
+    S3StoreConfig, Scheme, Stage, Subscription, check_broker,
 };
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
@@ -78,6 +78,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 /// A broker that outlives this program.
 pub(crate) fn broker(url: &str) -> Result<Place, String> {
     let place = outliving(url)?;
+    checked(check_broker(&place))?;
     checked(match place.scheme() {
         Scheme::Redis(address) => RedisBrokerConfig::from_url(address.with_secrets()).map(drop),
         _ => Ok(()),

@@ -26,7 +26,8 @@ pub enum ErrorKind {
     TooLarge,
     /// Out of reach or overloaded; the same call may succeed later.
     Unavailable,
-    /// The other side understood and will not do it: no permission, wrong password, read-only.
+    /// The other side understood and will not do it for whoever asks: no permission, wrong password, read-only. The same
+    /// call succeeds once somebody changes that.
     Refused,
     /// What is stored cannot be read.
     Corrupt,
@@ -165,10 +166,14 @@ impl Error {
         &self.0.message
     }
 
-    /// The same failure once more, for another who waits for it: its chain is the message.
+    /// The same failure once more, for another who waits for it: its causes are one text.
     #[must_use]
     pub fn again(&self) -> Self {
-        Self::new(self.kind(), self.chain())
+        let Inner { kind, message, context, .. } = &*self.0;
+        let (message, context) = (message.clone(), context.clone());
+        let causes = self.causes(&self.to_string());
+        let source = (!causes.is_empty()).then(|| causes.join(": ").into());
+        Self(Box::new(Inner { kind: *kind, message, context, source }))
     }
 
     /// The same failure for each of so many, where a call answers for every item.
@@ -183,17 +188,27 @@ impl Error {
         self.0.kind.is_retryable()
     }
 
-    /// This error and all its causes on one line, for people and logs.
+    /// This error and all its causes on one line, for people and logs: a cause that was said already is not said again.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
+        let mut texts = vec![self.to_string()];
+        texts.extend(self.causes(&texts.join(": ")));
+        texts.join(": ")
+    }
+
+    /// What each cause adds to this text. Drivers often repeat theirs.
+    fn causes(&self, text: &str) -> Vec<String> {
+        let (mut said, mut causes) = (text.to_owned(), Vec::new());
         let mut next = self.source();
         while let Some(cause) = next {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                said.push_str(&text);
+                causes.push(text);
+            }
             next = cause.source();
         }
-        text
+        causes
     }
 }
 
@@ -206,6 +221,19 @@ impl fmt::Debug for Error {
 #[cfg(test)]
 mod tests {
     use super::{Error, ErrorKind};
+
+    #[test]
+    fn a_cause_is_said_once_also_where_each_repeats_the_one_below_it() {
+        let refused = || std::io::Error::other("connection refused");
+        let driver = Error::new(ErrorKind::Unavailable, "connect: connection refused").with_source(refused());
+        let error = Error::new(ErrorKind::Unavailable, "append lines").with("run", "r1").with_source(driver);
+        let text = "append lines (run=r1): unavailable: connect: connection refused: unavailable";
+        assert_eq!(error.chain(), text);
+        for again in [error.again(), error.again().again()] {
+            assert_eq!((again.chain().as_str(), again.to_string()), (text, error.to_string()));
+        }
+        assert!(std::error::Error::source(&Error::invalid("no").again()).is_none());
+    }
 
     #[test]
     fn the_text_never_repeats_the_cause_and_the_chain_has_it_once() {

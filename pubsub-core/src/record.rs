@@ -1,6 +1,6 @@
 //! What is known of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -269,6 +269,23 @@ impl RunRecord {
         let beats = Duration::from_millis(self.beat_every_ms.saturating_mul(3));
         if now.since(self.beat_at) > beats { Judgement::Lost } else { Judgement::Running }
     }
+
+    /// What is judged of each of these at `now`: as [`judge`](Self::judge) says, and one without an end of which a later
+    /// attempt at the same event and stage is among them is lost, however lately its owner was heard of.
+    #[must_use]
+    pub fn judge_all(records: &[Self], now: Timestamp) -> Vec<Judgement> {
+        let mut latest: HashMap<(&EventId, &Stage), Attempt> = HashMap::new();
+        for Self { key, .. } in records {
+            let latest = latest.entry((&key.event_id, &key.stage)).or_insert(key.attempt);
+            *latest = key.attempt.max(*latest);
+        }
+        let has_later = |key: &RunKey| latest.get(&(&key.event_id, &key.stage)) > Some(&key.attempt);
+        let judged = records.iter().map(|record| match record.judge(now) {
+            Judgement::Running if has_later(&record.key) => Judgement::Lost,
+            judgement => judgement,
+        });
+        judged.collect()
+    }
 }
 
 /// What a reader sees of a run's state.
@@ -279,14 +296,16 @@ pub enum Judgement {
     Running,
     /// It has ended.
     Completed,
-    /// Nobody heard of its owner for three intervals; a later record overrules this.
+    /// Nobody heard of its owner for three intervals, or a later attempt is known; a later record overrules this.
     Lost,
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Judgement, RunKey, RunRecord};
-    use crate::{ActionId, ErrorKind, EventId, Exit, ExitClassification, ExitTable, SealBuilder, Stage};
+    use crate::{
+        ActionId, ErrorKind, EventId, Exit, ExitClassification, ExitTable, SealBuilder, Stage, Timestamp,
+    };
     use std::time::Duration;
 
     fn record() -> RunRecord {
@@ -323,6 +342,25 @@ mod tests {
         let exit = Exit::code(0);
         record.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
         assert_eq!(after(&record, 3100), Judgement::Completed);
+    }
+
+    #[test]
+    fn what_has_a_later_attempt_is_not_running() {
+        let attempt = |stage: &str, event: &str, attempt| {
+            let (stage, event) = (Stage::new(stage).unwrap(), EventId::new(event).unwrap());
+            RunRecord::begun(RunKey::new(ActionId::new("a").unwrap(), stage, event, attempt), "w")
+        };
+        let mut ended = attempt("build", "e1", 1);
+        let exit = Exit::code(1);
+        ended.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
+        let (dead, current) = (attempt("build", "e1", 2), attempt("build", "e1", 3));
+        let others = [attempt("test", "e1", 1), attempt("build", "e2", 1)];
+        let [test, other] = others;
+        let records = [current, test, dead, other, ended];
+        let (running, lost) = (Judgement::Running, Judgement::Lost);
+        let expected = [running, running, lost, running, Judgement::Completed];
+        assert_eq!(RunRecord::judge_all(&records, Timestamp::now()), expected);
+        assert_eq!(RunRecord::judge_all(&[], Timestamp::now()), []);
     }
 
     #[test]

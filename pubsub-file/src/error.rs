@@ -18,7 +18,7 @@ pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
         _ => {
             // ELOOP: a symbolic link where a file of ours should be ("open(2)", O_NOFOLLOW).
             if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
-                ErrorKind::Refused
+                ErrorKind::Conflict
             } else {
                 ErrorKind::Unavailable
             }
@@ -53,7 +53,7 @@ mod tests {
             (Errno::DQUOT, ErrorKind::Full),
             (Errno::ACCESS, ErrorKind::Refused),
             (Errno::ROFS, ErrorKind::Refused),
-            (Errno::LOOP, ErrorKind::Refused),
+            (Errno::LOOP, ErrorKind::Conflict),
             (Errno::MFILE, ErrorKind::Unavailable),
             (Errno::IO, ErrorKind::Unavailable),
         ];

@@ -52,7 +52,7 @@ pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     if meta.is_dir() {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Refused, "a folder of a run is a link or a file")
+    Err(Error::new(ErrorKind::Conflict, "a folder of a run is a link or a file")
         .with("path", folder.display()))
 }
 

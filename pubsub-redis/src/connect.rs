@@ -21,6 +21,7 @@ use redis::{Client, ConnectionInfo, RedisResult};
 use tokio::sync::OnceCell;
 
 use crate::config::RedisConfig;
+use crate::denied::with_user;
 use crate::error::failed;
 use address::{Places, places};
 use cluster::Cluster;
@@ -38,6 +39,8 @@ pub(crate) struct Link(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: RedisConfig,
+    /// As whom, where that is said.
+    user: Option<String>,
     commands: Connection,
     checked: OnceCell<Most>,
 }
@@ -48,7 +51,9 @@ impl Link {
         config.check()?;
         let limits = Limits { connect: config.connect_limit(), answer: config.answer_limit() };
         let node = |place| Connection::One(Arc::new(Node::new(place, limits)));
-        let commands = match places(&config)? {
+        let places = places(&config)?;
+        let user = places.user().map(str::to_owned);
+        let commands = match places {
             Places::Server(info) => node(Place::At(Box::new(info))),
             Places::Sentinels { addresses, master, servers } => {
                 node(Place::Master(Arc::new(Sentinels::new(addresses, master, servers))))
@@ -57,11 +62,16 @@ impl Link {
                 Connection::Cluster(Arc::new(Cluster::new(&seeds, servers, limits)))
             }
         };
-        Ok(Self(Arc::new(Inner { config, commands, checked: OnceCell::new() })))
+        Ok(Self(Arc::new(Inner { config, user, commands, checked: OnceCell::new() })))
     }
 
     pub(crate) fn config(&self) -> &RedisConfig {
         &self.0.config
+    }
+
+    /// As whom the servers are asked, where that is said.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.0.user.as_deref()
     }
 
     /// For commands that answer at once. All handles share their connections.
@@ -83,7 +93,8 @@ impl Link {
         }
         // On the heap: it happens once, and is a part of every call's future.
         let checking = || check::check(&self.0.commands, self.config().deployment());
-        Box::pin(self.0.checked.get_or_try_init(checking)).await.copied()
+        let checked = Box::pin(self.0.checked.get_or_try_init(checking)).await.copied();
+        checked.map_err(|error| with_user(error, self.user()))
     }
 
     /// A connection for one read that waits at this key, as long as it wants; who uses it says how long. Once it fails, a

@@ -12,6 +12,8 @@ pub(crate) fn kind_of(error: &RedisError) -> ErrorKind {
     let refusals = error.clone().into_server_errors();
     match refusals.as_deref().and_then(|refusals| refusals.first()) {
         Some((_, refusal)) => of_server(refusal),
+        // What is asked of a server while a connection is opened.
+        None if matches!(error.kind(), Driver::Server(_)) => of_text(error.detail().unwrap_or_default()),
         None => of_driver(error),
     }
 }
@@ -37,10 +39,11 @@ fn of_server(error: &ServerError) -> ErrorKind {
 
 /// By the text, where the code says nothing.
 fn of_text(text: &str) -> ErrorKind {
-    const KNOWN: [(&str, ErrorKind); 11] = [
+    const KNOWN: [(&str, ErrorKind); 12] = [
         // What NOPERM is outside of scripts.
         ("can't run this command or subcommand", ErrorKind::Refused),
         ("can't access at least one of the keys", ErrorKind::Refused),
+        ("has no permissions", ErrorKind::Refused),
         ("max number of clients", ErrorKind::Unavailable),
         // It is no master any more.
         ("WAIT cannot be used with replica", ErrorKind::Unavailable),

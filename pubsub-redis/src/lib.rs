@@ -14,6 +14,7 @@
 mod broker;
 mod config;
 mod connect;
+mod denied;
 mod error;
 mod replicated;
 mod reply;

@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use pubsub_core::Result;
+use pubsub_core::{Error, Result};
 use redis::{Cmd, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use crate::connect::{Link, Most, TooLong};
+use crate::denied::Denied;
 use crate::error::failed;
 use crate::replicated::{Answered, Replicated, TooFew};
 
@@ -121,7 +122,7 @@ impl Commands {
     /// # Errors
     /// Where a server could not be asked, or its answer is lost: each may or may not have happened.
     pub(crate) async fn all(&self, requests: Vec<Request>, doing: &'static str) -> Result<Vec<Answer>> {
-        answered(self.each(requests).await?, doing)
+        self.answered(self.each(requests).await?, doing)
     }
 
     /// As [`all`](Self::all), where in a cluster what one node does not answer is no failure of the others.
@@ -145,26 +146,27 @@ impl Commands {
     }
 
     async fn each_fitting(&self, requests: Vec<Request>) -> Vec<Answer> {
-        let (pipeline, mut scripts) = packed(requests);
+        let (pipeline, scripts) = packed(requests);
         let (mut answers, mut few) = self.send(&pipeline).await;
-        scripts.retain(|(at, _)| answers.get(*at).is_some_and(lacks_script));
-        if !scripts.is_empty() {
+        let is_missing = |(at, _): &&(usize, _)| answers.get(*at).is_some_and(lacks_script);
+        let missing: Vec<_> = scripts.iter().filter(is_missing).collect();
+        if !missing.is_empty() {
             // A server that was started anew, or told to forget its scripts: it is told them along with what they are to do.
-            let mut whole = Pipeline::with_capacity(scripts.len());
+            let mut whole = Pipeline::with_capacity(missing.len());
             let mut calls = (0..).zip(pipeline.cmd_iter());
-            for (at, script) in &scripts {
+            for (at, script) in &missing {
                 let call = calls.find(|(of, _)| of == at);
                 whole.add_command(call.map_or_else(Cmd::new, |(_, call)| with_code(script, call)));
             }
             let (repeated, also_few) = self.send(&Arc::new(whole)).await;
             few = few.or(also_few);
-            for ((at, _), answer) in scripts.iter().zip(repeated) {
+            for ((at, _), answer) in missing.into_iter().zip(repeated) {
                 if let Some(place) = answers.get_mut(*at) {
                     *place = answer;
                 }
             }
         }
-        answers.into_iter().map(|value| Answer { value, few, refused: None }).collect()
+        self.read(answers, &scripts, few)
     }
 
     /// As [`all`](Self::all), for commands that may be repeated: where the server does not know a script all are sent again,
@@ -185,15 +187,15 @@ impl Commands {
             (answers, few) = self.send(&pipeline).await;
         }
         if answers.iter().any(lacks_script) {
-            let (mut whole, mut scripts) =
+            let (mut whole, mut called) =
                 (Pipeline::with_capacity(pipeline.len()), scripts.iter().peekable());
             for (at, call) in (0..).zip(pipeline.cmd_iter()) {
-                let script = scripts.next_if(|(of, _)| *of == at);
+                let script = called.next_if(|(of, _)| *of == at);
                 whole.add_command(script.map_or_else(|| call.clone(), |(_, script)| with_code(script, call)));
             }
             (answers, few) = self.send(&Arc::new(whole)).await;
         }
-        answered(answers.into_iter().map(|value| Answer { value, few, refused: None }).collect(), doing)
+        self.answered(self.read(answers, &scripts, few), doing)
     }
 
     /// As [`repeatable`](Self::repeatable), of steps each of which needs that those before it are done: one round trip, or in a
@@ -235,6 +237,34 @@ impl Commands {
         refused.map_or(Ok(()), |refused| Err(refused.error(doing)))
     }
 
+    /// Answers, with the right that is missing where one is refused.
+    fn read(
+        &self,
+        answers: Vec<RedisResult<Value>>,
+        scripts: &[(usize, &'static Script)],
+        few: Option<TooFew>,
+    ) -> Vec<Answer> {
+        let read = |(at, value): (usize, RedisResult<Value>)| {
+            let is_good = !matches!(value, Ok(Value::ServerError(_)) | Err(_));
+            let denied = if is_good {
+                None
+            } else {
+                let script = scripts.iter().find(|(of, _)| *of == at);
+                Denied::read(&value, script.map(|(_, script)| script.code), self.link.user())
+            };
+            Answer { value, few, refused: None, denied }
+        };
+        (0..).zip(answers).map(read).collect()
+    }
+
+    /// The answers, where there is one to each.
+    fn answered(&self, answers: Vec<Answer>, doing: &'static str) -> Result<Vec<Answer>> {
+        match answers.iter().find(|answer| answer.value.is_err()) {
+            Some(Answer { value: Err(error), denied, .. }) => Err(told(error.clone(), denied.clone(), doing)),
+            _ => Ok(answers),
+        }
+    }
+
     async fn send(&self, pipeline: &Arc<Pipeline>) -> Answered {
         if pipeline.is_empty() {
             return (Vec::new(), None);
@@ -247,12 +277,9 @@ impl Commands {
     }
 }
 
-/// The answers, where there is one to each.
-fn answered(answers: Vec<Answer>, doing: &'static str) -> Result<Vec<Answer>> {
-    match answers.iter().find_map(|answer| answer.value.as_ref().err()) {
-        Some(error) => Err(failed(doing)(error.clone())),
-        None => Ok(answers),
-    }
+fn told(error: RedisError, denied: Option<Box<Denied>>, doing: &'static str) -> Error {
+    let error = failed(doing)(error);
+    if let Some(denied) = denied { denied.told(error) } else { error }
 }
 
 /// The commands as one pipeline, and which of them are calls of scripts.
@@ -279,11 +306,13 @@ pub(crate) struct Answer {
     few: Option<TooFew>,
     /// It was not sent.
     refused: Option<TooLong>,
+    /// On the heap, for it is seldom there.
+    denied: Option<Box<Denied>>,
 }
 
 impl Answer {
     const fn refused(refused: TooLong) -> Self {
-        Self { value: Ok(Value::Nil), few: None, refused: Some(refused) }
+        Self { value: Ok(Value::Nil), few: None, refused: Some(refused), denied: None }
     }
 
     /// The value.
@@ -295,7 +324,7 @@ impl Answer {
         if let Some(refused) = self.refused {
             return Err(refused.error(doing));
         }
-        let value = self.value.and_then(plain).map_err(failed(doing))?;
+        let value = self.value.and_then(plain).map_err(|error| told(error, self.denied, doing))?;
         self.few.map_or(Ok(value), |few| Err(few.error(doing)))
     }
 

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, TryStreamExt as _};
 use own::{LONG, blocked, until};
 use pubsub_core::conformance::broker::{Member, named, on};
+use pubsub_core::conformance::store::{SampleRun, lines};
 use pubsub_core::{
-    BrokerAdmin as _, Command, DeadLetters as _, Deliveries, ErrorKind, FanOut, Follow, FollowFrom,
-    GroupName, Keep, LeaseState, LineNumber, Lines, OutputReader as _, Publisher as _, PublisherExt as _,
-    Retention as _, RetryPolicy, RunQuery, Scope, Search, Settlement, SinkConfig, Stage, Stop, Subscription,
-    Target, Worker, follow,
+    BrokerAdmin as _, Command, DeadLetters as _, Deliveries, ErrorKind, FanOut, FanOutRun, Follow,
+    FollowFrom, GroupName, Keep, LeaseState, LineNumber, Lines, OutputReader as _, OutputSink as _,
+    Publisher as _, PublisherExt as _, Retention as _, RetryPolicy, RunQuery, Scope, Search, Settlement,
+    SinkConfig, Stage, Stop, Subscription, Target, Worker, follow,
 };
 use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore, RedisStoreConfig};
 use services::{Redis, RedisCluster, RedisOptions, RedisSentinel};
@@ -89,10 +90,11 @@ async fn look_after(broker: &RedisBroker) {
     listener.next().await.unwrap().unwrap();
     let leased = dead.next().await;
     dead.settle(&leased, Settlement::DeadLetter { reason: "no good".to_owned() }).await.unwrap();
+    // At once, for it is old soon.
+    broker.replay("1", None).await.unwrap();
     let left = dead.next().await;
     dead.begin(&left).await.unwrap();
     drop(dead);
-    broker.replay("1", None).await.unwrap();
     let mut next = Deliveries::open(broker, brief()).await.unwrap();
     let held = [own::next(&mut next).await, own::next(&mut next).await];
     broker.cancel(&"action-2".parse().unwrap()).await.unwrap();
@@ -237,4 +239,116 @@ async fn what_was_taken_and_may_not_be_given_back_comes_after_its_lease() {
         }
     };
     tokio::time::timeout(LONG, all).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn whatever_right_is_missing_an_event_that_may_not_be_moved_is_there_once() {
+    let (redis, config) = server(&documented());
+    let (broker, other) = brokers(&redis, config).await;
+    let mut member = Member::join(&broker, brief(LONG)).await;
+    other.publish_one(named("t", "action-1", "1")).await.unwrap();
+    let leased = member.next().await;
+    member.begin(&leased).await.unwrap();
+    let dead = || Settlement::DeadLetter { reason: "no good".to_owned() };
+    for (right, settlement) in [
+        ("xadd", Settlement::Retry { after: Duration::ZERO }),
+        ("hincrby", Settlement::Retry { after: Duration::ZERO }),
+        ("hincrby", Settlement::Retry { after: LONG }),
+        ("hset", Settlement::Retry { after: LONG }),
+        ("zadd", Settlement::Release { after: LONG }),
+        ("xadd", dead()),
+        ("hset", dead()),
+        ("xack", dead()),
+    ] {
+        redis.ask(&["ACL", "SETUSER", "ci", &format!("-{right}")]).unwrap();
+        let error = member.settle(&leased, settlement).await.unwrap_err();
+        redis.ask(&["ACL", "SETUSER", "ci", &format!("+{right}")]).unwrap();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert!(error.chain().contains(&format!("user=ci, right=+{right}")), "{}", error.chain());
+        let depth = other.groups(&Scope::default()).await.unwrap()[0].depth;
+        assert_eq!((depth.waiting, depth.delayed, depth.leased), (0, 0, 1), "without {right}");
+        assert_eq!(other.list(None, 10).await.unwrap(), [], "without {right}");
+    }
+    member.settle(&leased, Settlement::Ack).await.unwrap();
+    assert!(other.groups(&Scope::default()).await.unwrap()[0].depth.is_idle());
+    assert_eq!(redis.ask(&["KEYS", "pipeline:*:away"]).unwrap(), "", "nothing counts as away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn who_may_not_take_over_takes_what_is_new_and_the_rest_once_it_may() {
+    let (redis, config) = server(&documented());
+    let (broker, other) = brokers(&redis, config).await;
+    let mut dead = Member::join(&broker, brief(Duration::from_millis(300))).await;
+    other.publish_one(named("t", "action-1", "left")).await.unwrap();
+    let left = dead.next().await;
+    dead.begin(&left).await.unwrap();
+    drop(dead);
+    redis.ask(&["ACL", "SETUSER", "ci", "-xack"]).unwrap();
+    let mut deliveries = Deliveries::open(&broker, brief(Duration::from_millis(300))).await.unwrap();
+    let tried = || denied(&redis).iter().any(|what| what == "xack");
+    let none = tokio::select! {
+        delivery = own::next(&mut deliveries) => Some(delivery),
+        () = until("it was to be taken over", || async { tried() }) => None,
+    };
+    assert!(none.is_none(), "what was begun there is not delivered beside it");
+    other.publish_one(named("t", "action-2", "new")).await.unwrap();
+    let new = own::next(&mut deliveries).await;
+    assert_eq!(new.event().id.as_str(), "new");
+    redis.ask(&["ACL", "SETUSER", "ci", "+xack"]).unwrap();
+    new.ack().await.unwrap();
+    let again = own::next(&mut deliveries).await;
+    assert_eq!(again.event().id.as_str(), "left");
+    again.ack().await.unwrap();
+    assert!(other.groups(&Scope::default()).await.unwrap()[0].depth.is_idle());
+}
+
+/// Two lines of a run that has begun.
+async fn two_lines(run: &FanOutRun, first: u64) {
+    run.append(&[lines(first, ["one", "two"])]);
+    run.room().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn a_right_or_a_password_that_is_wrong_for_a_while_costs_a_required_store_nothing() {
+    let (redis, config) = server(&documented());
+    let store = RedisStore::connect(RedisStoreConfig::new(config)).await.unwrap();
+    let stores = FanOut::new(vec![SinkConfig::required("redis", Arc::new(store.clone()))]);
+    let mut sample = SampleRun::new();
+    let run = stores.begin(&sample.record).await.unwrap();
+    two_lines(&run, 1).await;
+    run.drained().await;
+    let user = |words: &[&str]| redis.ask(&[&["ACL", "SETUSER", "ci"], words].concat()).unwrap();
+    let refused = |first| {
+        let (store, key) = (store.clone(), sample.record.key.clone());
+        async move { store.append(&key, &[lines(first, ["x"])]).await.unwrap_err().chain() }
+    };
+    user(&["-xadd"]);
+    let text = refused(3).await;
+    assert!(text.starts_with("append lines (user=ci, right=+xadd): refused: "), "{text}");
+    two_lines(&run, 3).await;
+    until("it is refused", || async { denied(&redis).iter().any(|what| what == "xadd") }).await;
+    user(&["+xadd"]);
+    run.drained().await;
+    user(&["resetpass", ">another"]);
+    redis.ask(&["CLIENT", "KILL", "USER", "ci"]).unwrap();
+    let text = refused(5).await;
+    assert!(text.contains("(user=ci): refused: ") && !text.contains("secret"), "{text}");
+    two_lines(&run, 5).await;
+    let begun = async { stores.begin(&SampleRun::new().record).await };
+    let early = tokio::time::timeout(Duration::from_millis(500), begun).await;
+    assert!(early.is_err(), "it waits as for one that is away");
+    user(&["resetpass", ">secret"]);
+    sample.record.revision += 1;
+    let report = run.finish(sample.record.clone()).await.unwrap();
+    assert!(!report.record.output_incomplete);
+    assert_eq!((report.sinks[0].stored, report.sinks[0].dead_lettered), (6, 0));
+    // One that was never right is told at once.
+    let wrong = RedisConfig::new(redis.url()).with_user("ci").with_password("wrong");
+    let wrong = RedisStore::connect(RedisStoreConfig::new(wrong)).await.unwrap();
+    let wrong = FanOut::new(vec![SinkConfig::required("redis", Arc::new(wrong))]);
+    let error = wrong.begin(&SampleRun::new().record).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
 }

@@ -81,6 +81,23 @@ fn a_signal_ends_the_wait_for_a_store_with_its_own_code_and_nothing_was_started(
 }
 
 #[test]
+fn a_limit_ends_the_wait_for_a_store_with_its_name_and_nothing_was_started() {
+    let place = Place::new();
+    block(&place);
+    let stream = ["stream", "a", "s", "--timeout", "300ms"];
+    for (options, code) in [(&[][..], 5), (&["--pass-code"], 124)] {
+        let ended = place.expect(code, &[&FAR[..], &stream, options, &["--", "touch", "began"]].concat());
+        assert!(
+            ended.err.contains("nothing was started") && ended.err.contains("store=file:mount/far"),
+            "{ended:?}"
+        );
+        assert!(!place.path().join("began").exists());
+    }
+    unblock(&place);
+    place.expect(0, &[&FAR[..], &["stream", "a", "s", "--timeout", "60s", "--", "true"]].concat());
+}
+
+#[test]
 fn a_store_whose_version_cannot_be_read_is_told_before_anything_is_run() {
     let place = Place::new();
     place.expect(0, &["stream", "a", "s", "--", "true"]);

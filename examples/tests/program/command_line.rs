@@ -2,7 +2,7 @@
 
 use crash::Place;
 
-const SUBCOMMANDS: [&str; 16] = [
+const SUBCOMMANDS: [&str; 17] = [
     "publish",
     "work",
     "stream",
@@ -19,6 +19,7 @@ const SUBCOMMANDS: [&str; 16] = [
     "list",
     "cancel",
     "dead-letters",
+    "groups",
 ];
 
 #[test]
@@ -31,6 +32,25 @@ fn help_teaches_examples_and_exit_codes() {
         let help = place.expect(0, &[name, "--help"]).out;
         assert!(help.contains("Examples:") && help.contains(&format!("  pipeline {name}")), "{help}");
         assert!(help.contains("Exit codes:") && help.contains("--store <URL>"), "{help}");
+    }
+    for words in
+        [["dead-letters", "list"], ["dead-letters", "replay"], ["groups", "list"], ["groups", "drop"]]
+    {
+        let help = place.expect(0, &[&words[..], &["--help"]].concat()).out;
+        assert!(help.contains("Examples:\n  pipeline ") && help.contains(&words.join(" ")), "{help}");
+        assert!(help.contains("Exit codes:"), "{help}");
+    }
+}
+
+#[test]
+fn an_option_of_stores_is_refused_for_a_broker_with_those_that_it_takes() {
+    let place = Place::new();
+    for (url, takes) in [("file:a?required=true", ": none"), ("redis://h?required=false", "replica-limit")] {
+        let told = place.expect(2, &["list", "--broker", url]);
+        assert!(
+            told.err.contains("required is an option of a store") && told.err.contains(takes),
+            "{told:?}"
+        );
     }
 }
 

@@ -229,6 +229,10 @@ fn a_worker_that_was_killed_leaves_no_command_and_its_event_runs_again() {
     worker.signal("KILL");
     let ended = work(&place, &["--on", "t:*", "--stage", "s", "--lease", "1s"], "true");
     assert!(ended.err.contains("attempt 2: succeeded"), "{ended:?}");
+    // Though its last sign of life is not old.
+    let listed = place.expect(0, &["list", "--json"]).documents();
+    let listed: Vec<_> = listed.iter().map(|run| (&run["attempt"], &run["status"])).collect();
+    assert_eq!(listed, [(&2.into(), &"completed".into()), (&1.into(), &"lost".into())]);
     let pid = fs::read_to_string(place.path().join("pid")).unwrap();
     // What nobody has waited for yet is a zombie: it works no more.
     let state = Command::new("ps").args(["-o", "stat=", "-p", pid.trim()]).output().unwrap().stdout;
@@ -262,6 +266,32 @@ fn an_event_that_kills_its_worker_is_dead_after_three_and_can_be_replayed() {
     let replayed = place.expect(0, &["get-status", "a", "s", "--json"]).documents().remove(0);
     assert_eq!((&replayed["event_id"], &replayed["outcome"]), (&id.trim_end().into(), &"succeeded".into()));
     assert_eq!(place.expect(0, &["dead-letters", "list"]).out, "");
+}
+
+#[test]
+fn groups_are_listed_with_what_they_have_to_do_and_dropped_by_name() {
+    let place = Place::new();
+    place.expect(3, &["groups", "list"]);
+    place.expect(0, &["publish", "a", "t"]);
+    assert_eq!(place.expect(0, &["groups", "list"]).out, "");
+    work(&place, &["--on", "t:*", "--stage", "s", "--group", "g"], "true");
+    place.expect(0, &["publish", "a", "t"]);
+    place.expect(0, &["publish", "b", "t"]);
+    let listed = place.expect(0, &["groups", "list"]).out;
+    assert_eq!(listed, "g\ts\tt:*\t0 members\t2 waiting\t0 delayed\t0 leased\n");
+    let of_a = place.expect(0, &["groups", "list", "--action", "a", "--json"]).documents().remove(0);
+    assert_eq!((&of_a["group"], &of_a["waiting"]), (&"g".into(), &1.into()));
+    let script = "echo ready; while :; do sleep 0.02; done";
+    let words = ["work", "--on", "t:*", "--stage", "s", "--group", "g", "--", "sh", "-c", script];
+    let worker = place.start(&words);
+    assert_eq!(place.start(&["stream-logs", "a", "s"]).line(), "ready\n");
+    assert!(place.expect(4, &["groups", "drop", "g"]).err.contains("conflict"));
+    worker.signal("TERM");
+    worker.signal("TERM");
+    worker.ended();
+    assert!(place.expect(0, &["groups", "drop", "g"]).out.starts_with("g dropped, with 2 waiting, "));
+    place.expect(3, &["groups", "drop", "g"]);
+    assert_eq!(place.expect(0, &["groups", "list"]).out, "");
 }
 
 #[test]

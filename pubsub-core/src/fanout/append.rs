@@ -39,7 +39,7 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
                 stack.push(back);
                 stack.push(front);
             }
-            Err(error) if error.is_retryable() => stack.push(batches),
+            Err(error) if lane.sink.gate.is_to_be_repeated(&error) => stack.push(batches),
             // It began there, so it was removed: its lines are gone as was wanted, and not kept elsewhere.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 lane.set_gone();

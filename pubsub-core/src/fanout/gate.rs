@@ -2,12 +2,14 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::{Need, SinkConfig};
 use crate::retry::limited;
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Backoff, Error, ErrorKind, Result};
@@ -19,6 +21,10 @@ pub(super) struct Gate {
     backoff: Backoff,
     /// How long one call may take.
     limit: Duration,
+    /// Whether a right that is taken away for a while costs nothing.
+    is_patient: bool,
+    /// Whether a call ever succeeded.
+    has_taken: AtomicBool,
     probe: Semaphore,
     failing: Mutex<Failing>,
 }
@@ -32,8 +38,23 @@ struct Failing {
 }
 
 impl Gate {
-    pub(super) fn new(name: String, backoff: Backoff, limit: Duration) -> Self {
-        Self { name, backoff, limit, probe: Semaphore::new(1), failing: Mutex::default() }
+    pub(super) fn new(config: &SinkConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            backoff: config.backoff,
+            limit: config.call_limit,
+            is_patient: config.need == Need::Required,
+            has_taken: AtomicBool::new(false),
+            probe: Semaphore::new(1),
+            failing: Mutex::default(),
+        }
+    }
+
+    /// Whether the same call is to be made again. A required sink that took something and then says that it may not be
+    /// asked lost a right or a password, which somebody will give back; one that never took anything is set up wrongly.
+    pub(super) fn is_to_be_repeated(&self, error: &Error) -> bool {
+        let is_denied = error.kind() == ErrorKind::Refused;
+        error.is_retryable() || (is_denied && self.is_patient && self.has_taken.load(Ordering::Relaxed))
     }
 
     /// Repeats a call until it succeeds or fails for good.
@@ -43,7 +64,7 @@ impl Gate {
     {
         loop {
             match self.once(&mut call).await {
-                Err(error) if error.is_retryable() => {}
+                Err(error) if self.is_to_be_repeated(&error) => {}
                 answer => return answer,
             }
         }
@@ -68,8 +89,11 @@ impl Gate {
             Err(Error::new(ErrorKind::Internal, "the sink panicked"))
         });
         match &answer {
-            Err(error) if error.is_retryable() => self.failed(started, error),
-            _ => self.answered(),
+            Err(error) if self.is_to_be_repeated(error) => self.failed(started, error),
+            answer => {
+                self.has_taken.fetch_or(answer.is_ok(), Ordering::Relaxed);
+                self.answered();
+            }
         }
         // Only now, or whoever has the next turn would not know yet how long to wait.
         drop(permit);

@@ -305,6 +305,10 @@ impl Lane {
         }
     }
 
+    pub(super) fn is_beginning(&self) -> bool {
+        matches!(self.lock().begun, Begun::Not)
+    }
+
     /// Waits until it is so, or never will be because the task has ended.
     async fn until(&self, fits: impl Fn(&State) -> bool) {
         let fits = |state: &State| state.ended || fits(state);

@@ -35,20 +35,29 @@ use crate::{Error, ErrorKind, LineBatch, Result, RunRecord};
 pub struct FanOut {
     sinks: Vec<Arc<Sink>>,
     tasks: Arc<Tasks>,
+    begin_limit: Option<Duration>,
 }
 
 impl FanOut {
     /// Of these sinks.
     #[must_use]
     pub fn new(sinks: Vec<SinkConfig>) -> Self {
-        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Arc::default() }
+        Self { sinks: sinks.into_iter().map(Sink::new).collect(), tasks: Arc::default(), begin_limit: None }
+    }
+
+    /// With a limit on the time in which the required sinks have to take a run; by default they are waited for.
+    #[must_use]
+    pub const fn with_begin_limit(mut self, limit: Duration) -> Self {
+        self.begin_limit = Some(limit);
+        self
     }
 
     /// Begins a run in every sink. Returns once the required ones have it; while one is out of reach, it waits and tries
     /// again. The others begin by themselves.
     ///
     /// # Errors
-    /// Where a required sink refuses the run for good; [`Closed`](ErrorKind::Closed) once the sinks were given up.
+    /// Where a required sink refuses the run for good; [`TimedOut`](ErrorKind::TimedOut) with the sinks that did not take it
+    /// within the [limit](Self::with_begin_limit); [`Closed`](ErrorKind::Closed) once the sinks were given up.
     ///
     /// # Cancel safety
     /// Dropped, as after an error, it leaves nothing under way and nothing in memory. Sinks that were in reach have the
@@ -88,7 +97,13 @@ impl FanOut {
             }
             lane.begun().await.or_else(refused)
         });
-        try_join_all(begins).await?;
+        let begun = try_join_all(begins);
+        match self.begin_limit {
+            Some(limit) => {
+                tokio::time::timeout(limit, begun).await.unwrap_or_else(|_| Err(not_taken(&run, limit)))?
+            }
+            None => begun.await?,
+        };
         beginning.done();
         Ok(run)
     }
@@ -162,6 +177,16 @@ impl FanOut {
         self.tasks.ended().await;
         Err(Error::new(ErrorKind::TimedOut, "sinks were still behind").with("tasks", behind))
     }
+}
+
+fn not_taken(run: &FanOutRun, limit: Duration) -> Error {
+    let error = Error::new(
+        ErrorKind::TimedOut,
+        "nothing was started, for a required store did not take the run in time",
+    )
+    .with("limit", format!("{limit:?}"));
+    let missing = run.required().filter(|lane| lane.is_beginning());
+    missing.fold(error, |error, lane| error.with("store", &lane.sink.config.name))
 }
 
 fn closed() -> Error {

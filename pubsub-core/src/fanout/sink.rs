@@ -31,7 +31,7 @@ impl Sink {
     pub(super) fn new(mut config: SinkConfig) -> Arc<Self> {
         // A bound of nothing is never kept, and whoever waits for room would wait for ever.
         config.queue_bytes = config.queue_bytes.max(1);
-        let gate = Gate::new(config.name.clone(), config.backoff, config.call_limit);
+        let gate = Gate::new(&config);
         let refusals = config.refused_lines.clone().map(|lines| Refusals::new(&config.name, lines));
         let refusing = RefusalLog::new(&config.name);
         let (queued, behind) = (AtomicUsize::new(0), AtomicUsize::new(0));

@@ -65,6 +65,8 @@ pub(super) struct Member {
     pub(super) stopped: watch::Sender<bool>,
     /// Something could not be given back.
     pub(super) in_vain: Seldom,
+    /// What it lacks a right for.
+    pub(super) denied: Seldom,
 }
 
 /// What is known of a lease of this member.
@@ -157,6 +159,7 @@ impl Member {
             sooner: Notify::new(),
             stopped: watch::Sender::new(false),
             in_vain: Seldom::default(),
+            denied: Seldom::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pubsub_core::Result;
+use pubsub_core::{ErrorKind, Result};
 use redis::Value;
 use tokio::time::Instant;
 
@@ -24,6 +24,8 @@ pub(super) struct Look {
     pub(super) more: bool,
     /// How many were passed over that cannot be this group's.
     pub(super) passed: usize,
+    /// Nothing could be taken over for want of a right.
+    pub(super) denied: bool,
 }
 
 fn raws(at: usize, again: Value, events: Value) -> Result<Vec<Raw>> {
@@ -62,7 +64,7 @@ impl Member {
         let [again, events, due, more, passed] = fixed::<5>(answer)?;
         self.due_in(at, wait(due)?);
         let passed = usize::try_from(count(passed)?).unwrap_or(usize::MAX);
-        Ok(Look { raws: raws(at, again, events)?, more: count(more)? > 0, passed })
+        Ok(Look { raws: raws(at, again, events)?, more: count(more)? > 0, passed, denied: false })
     }
 
     /// As [`look`](Self::look) without a script, which costs the server a quarter: what is due does not come back, nothing is
@@ -88,7 +90,7 @@ impl Member {
             let kind = if stream == place.of.events { Kind::Event } else { Kind::Again };
             raws.extend(entries.into_iter().map(|entry| Raw { at, kind, entry }));
         }
-        Ok(Look { more: raws.len() >= many, raws, passed: 0 })
+        Ok(Look { more: raws.len() >= many, raws, ..Look::default() })
     }
 
     /// Says that this member is there; answers how long ago the member was seen that was seen longest ago.
@@ -139,14 +141,24 @@ impl Member {
         for name in silent {
             request.push(name);
         }
-        let answer = self.ask(request, doing).await?;
+        let answer = match self.ask(request, doing).await {
+            // What is left waits until somebody has the right; what is new is taken all the same.
+            Err(error) if error.kind() == ErrorKind::Refused => {
+                if let Some(times) = self.denied.happened(1) {
+                    let (group, error) = (&self.group.name, error.chain());
+                    tracing::warn!(%group, error, times, "what others left cannot be taken over; it waits");
+                }
+                return Ok((Look { denied: true, ..Look::default() }, None));
+            }
+            answer => answer?,
+        };
         let [again, events, dropped, more, next, due] = fixed::<6>(answer)?;
         let dropped = count(dropped)?;
         if dropped > 0 {
             tracing::warn!(group = %self.group.name, events = dropped, "what was to be delivered is gone");
         }
         self.due_in(at, wait(due)?);
-        let look = Look { raws: raws(at, again, events)?, more: count(more)? > 0, passed: 0 };
+        let look = Look { raws: raws(at, again, events)?, more: count(more)? > 0, ..Look::default() };
         Ok((look, wait(next)?))
     }
 

@@ -299,19 +299,21 @@ impl Taker {
         let mut found = Batch::nothing(&member);
         if !silent.is_empty() || sweeps || !own.is_empty() {
             let mut raws: Vec<Raw> = Vec::new();
-            let (mut wait, mut more) = (None, false);
+            let (mut wait, mut more, mut denied) = (None, false, false);
             let since = Instant::now();
             for at in 0..member.places.len() {
                 let many = member.on.prefetch().saturating_sub(raws.len());
                 let (look, left) = member.take_over(at, many, &silent).await?;
                 raws.extend(look.raws);
-                more |= look.more;
+                (more, denied) = (more || look.more, denied || look.denied);
                 wait = [wait, left].into_iter().flatten().min();
             }
-            self.swept = Instant::now();
+            if !denied {
+                self.swept = Instant::now();
+            }
             if more {
                 wait = Some(Duration::ZERO);
-            } else {
+            } else if !denied {
                 // Others have what was not found.
                 member.forget_left(since);
                 if wait.is_none() {

@@ -21,6 +21,16 @@ pub(crate) enum Places {
     Cluster { seeds: Vec<ConnectionInfo>, servers: Servers },
 }
 
+impl Places {
+    /// As whom the servers are asked.
+    pub(crate) fn user(&self) -> Option<&str> {
+        let (Self::Server(info)
+        | Self::Sentinels { servers: Servers { like: info }, .. }
+        | Self::Cluster { servers: Servers { like: info }, .. }) = self;
+        info.redis_settings().username()
+    }
+}
+
 /// How servers are reached that others tell of: as those that were configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Servers {

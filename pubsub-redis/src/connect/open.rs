@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use pubsub_core::ErrorKind as Kind;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult,
@@ -11,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::error::io_error;
+use crate::error::{io_error, kind_of};
 
 /// Longest time that is spent on finding out why a connection could not be opened.
 const PROBE: Duration = Duration::from_secs(1);
@@ -44,6 +45,12 @@ pub(crate) async fn open(
 
 /// The same failure with the address, and with what is wrong where that can be seen.
 pub(crate) async fn explained(info: &ConnectionInfo, error: RedisError) -> RedisError {
+    let database = info.redis_settings().db();
+    if database != 0 && kind_of(&error) == Kind::Invalid {
+        let text =
+            format!("database {database} is none of the server's, which the URL or db= names: {error}");
+        return io::Error::new(io::ErrorKind::InvalidInput, text).into();
+    }
     if !matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse | ErrorKind::Client) {
         // What the server answered; the driver's text for a wrong password holds neither it nor the user.
         return error;
@@ -60,6 +67,14 @@ pub(crate) async fn explained(info: &ConnectionInfo, error: RedisError) -> Redis
             (
                 ": the server does not speak TLS here, so the URL has to be redis://",
                 io::ErrorKind::InvalidInput,
+            )
+        }
+        ConnectionAddr::TcpTls { .. }
+            if io_error(&error).is_some_and(|error| error.kind() == io::ErrorKind::InvalidData) =>
+        {
+            (
+                ": where an authority of your own vouches for the server, the setting ca names its certificate",
+                io::ErrorKind::InvalidData,
             )
         }
         _ => ("", io_error(&error).map_or(io::ErrorKind::NotConnected, io::Error::kind)),

@@ -138,6 +138,16 @@ fn a_malformed_address_is_refused_and_not_told() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Redis"]
+async fn a_database_that_the_server_does_not_have_is_named() {
+    let redis = Redis::start(&RedisOptions::new()).unwrap();
+    works(&link(RedisConfig::new(format!("{}/15", redis.url())))).await.unwrap();
+    let error = works(&link(RedisConfig::new(format!("{}/99", redis.url())))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{}", told(&error));
+    assert!(told(&error).contains("database 99 "), "{}", told(&error));
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_refused() {
     let sentinel = || Deployment::Sentinel { master: "main".to_owned() };

@@ -73,7 +73,7 @@ async fn what_is_needed_and_not_used_or_used_and_not_spoken_is_told() {
     for (url, says) in [
         (format!("redis://127.0.0.1:{}", tls.port()), "has to be rediss://"),
         (format!("rediss://127.0.0.1:{}", plain.port()), "has to be redis://"),
-        (format!("rediss://127.0.0.1:{}", tls.port()), "certificate"),
+        (format!("rediss://127.0.0.1:{}", tls.port()), "the setting ca names"),
     ] {
         let error = works(&link(RedisConfig::new(&url).with_connect_limit(BRIEF))).await.unwrap_err();
         assert!(told(&error).contains(says), "{url}: {}", told(&error));

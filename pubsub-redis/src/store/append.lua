@@ -114,5 +114,9 @@ if sealed and (last or late > 0) then
     redis.call('PEXPIREAT', KEYS[3], ends)
   end
 end
-if failure then return failure end
+if failure then
+  -- Only where a call is not caught, its line is told.
+  if string.find(failure.err, "can't run this command", 1, true) then failure.err = failure.err .. " ('xadd')" end
+  return failure
+end
 return {'done', refused, dropped}

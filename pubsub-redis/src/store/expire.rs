@@ -1,6 +1,6 @@
 //! Removes runs: one, or the oldest.
 
-use pubsub_core::{Judgement, Keep, Result, RunId, RunKey, Timestamp};
+use pubsub_core::{Judgement, Keep, Result, RunId, RunKey};
 use redis::Value;
 
 use super::Inner;
@@ -82,7 +82,7 @@ impl Inner {
 
     /// Removes it where it is not running, by the record that was looked at.
     async fn has_gone(&self, stored: &Stored) -> Result<bool> {
-        if stored.record.judge(Timestamp::now()) == Judgement::Running
+        if self.seen(stored).judge((self.now)()) == Judgement::Running
             || self.remove_if(&stored.keys, &stored.text).await? != Said::Done
         {
             return Ok(false);

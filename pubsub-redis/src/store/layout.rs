@@ -7,7 +7,8 @@
 //!   (`revision`, `status`, `outcome`, `code`, `action_id`, `stage`, `event_id`, `started_at`); `made`, a name that no other
 //!   run had, nor this one before it was removed and began again; `bytes` of the lines that are there, ends included;
 //!   `last_line`, the largest number in the stream; `late`, how many lines lie beside it; `dropped_through` and
-//!   `dropped_bytes`, what went for the bound of the run.
+//!   `dropped_bytes`, what went for the bound of the run; `clock_ahead`, by how many microseconds the server's clock was ahead
+//!   of its owner's at the last sign of life.
 //! - `P:<action>:<stage>:{<run>}`, a stream: an entry for each line with the id `<number>-0`, so that a range of numbers is
 //!   a seek (`XRANGE key 100 199`) and the server refuses a number that it has. Fields: `type` (`output`), `line_number`,
 //!   `content` (the bytes as printed, without the end), `timestamp` (RFC 3339), `stream` (`stdout` or `stderr`); where a line

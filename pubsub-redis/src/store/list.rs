@@ -95,14 +95,13 @@ impl Inner {
 
     /// The records of these. What is not there any more is taken out of the set.
     pub(super) async fn records(&self, set: &str, entered: Vec<Entered>) -> Result<Vec<Stored>> {
-        if entered.is_empty() {
-            return Ok(Vec::new());
-        }
-        let requests = entered.iter().map(|entered| asked(&self.layout.record(&entered.run))).collect();
-        let mut answers = self.run(DOING, requests).await?;
+        let keys: Vec<String> = entered.iter().map(|entered| self.layout.record(&entered.run)).collect();
+        let Some(any) = keys.first() else { return Ok(Vec::new()) };
+        let requests = keys.iter().map(|key| asked(key)).collect();
+        let (mut answers, ours) = self.timed(DOING, any, requests).await?;
         let (mut found, mut gone) = (Vec::with_capacity(entered.len()), Vec::new());
         for entry in entered {
-            match self.stored(DOING, server::list(DOING, &mut answers)?) {
+            match self.stored(DOING, ours, server::list(DOING, &mut answers)?) {
                 Ok(Some(stored)) => found.push(stored),
                 Ok(None) => gone.push(entry),
                 // One that cannot be read must not hide all others; asked for by its id, it is an error.

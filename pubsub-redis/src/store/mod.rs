@@ -1,6 +1,7 @@
 //! The output store on Redis Streams.
 
 mod append;
+mod clock;
 mod config;
 mod entry;
 mod expire;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use pubsub_core::{
     Appended, Durability, Hit, Keep, LineBatch, Lines, Output, OutputReader, OutputSink, Result, Retention,
-    RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support, async_trait,
+    RunId, RunKey, RunQuery, RunRecord, Search, Seldom, StoreCapabilities, Support, Timestamp, async_trait,
 };
 use redis::Value;
 
@@ -75,6 +76,8 @@ struct Inner {
     layout: Layout,
     config: RedisStoreConfig,
     watch: Watch,
+    /// The clock of this machine.
+    now: fn() -> Timestamp,
     /// Records in lists that could not be read.
     unreadable: Seldom,
 }
@@ -86,11 +89,7 @@ impl RedisStore {
     /// [`Invalid`](pubsub_core::ErrorKind::Invalid) for a setting that cannot be right, with its name.
     pub async fn connect(config: RedisStoreConfig) -> Result<Self> {
         config.check()?;
-        let link = Link::new(config.redis().clone())?;
-        let layout = Layout::new(config.redis().prefix());
-        let commands = Commands::new(link.clone());
-        let watch = Watch::new(link, layout.wakes());
-        Ok(Self(Arc::new(Inner { commands, layout, config, watch, unreadable: Seldom::default() })))
+        Ok(Self(Arc::new(Inner::new(config, Timestamp::now)?)))
     }
 
     /// What an acknowledged append survives by the server's settings: [`PowerLoss`](Durability::PowerLoss) with an
@@ -122,6 +121,14 @@ impl RedisStore {
 }
 
 impl Inner {
+    fn new(config: RedisStoreConfig, now: fn() -> Timestamp) -> Result<Self> {
+        let link = Link::new(config.redis().clone())?;
+        let layout = Layout::new(config.redis().prefix());
+        let commands = Commands::new(link.clone());
+        let watch = Watch::new(link, layout.wakes());
+        Ok(Self { commands, layout, config, watch, now, unreadable: Seldom::default() })
+    }
+
     /// Runs all of these, which may be repeated, in one round trip; in a cluster only those of one hash tag in their order.
     async fn run(&self, doing: &'static str, requests: Vec<Request>) -> Result<Answers> {
         Ok(self.commands.repeatable(requests, doing).await?.into_iter())

@@ -6,9 +6,9 @@ use pubsub_core::{
 use redis::Value;
 
 use super::Inner;
+use super::clock::{self, Ahead};
 use super::layout::{FORMAT, RunKeys, score};
-use super::server::{self, PUT, Said, call, said, taken};
-use crate::reply::items;
+use super::server::{self, Answers, PUT, Said, call, said, taken};
 use crate::script::Request;
 
 /// How often a record is written anew where others are faster each time.
@@ -26,6 +26,9 @@ pub(super) struct Stored {
     pub(super) last_line: u64,
     pub(super) late: u64,
     pub(super) dropped: Dropped,
+    /// How far the server's clock was ahead of that of who wrote the last sign of life, and is ahead of ours.
+    writers: Ahead,
+    ours: Ahead,
 }
 
 /// The first lines of a run, which went for its bound.
@@ -35,8 +38,17 @@ pub(super) struct Dropped {
     bytes: u64,
 }
 
-const FIELDS: [&str; 8] =
-    ["version", "record", "made", "bytes", "last_line", "late", "dropped_through", "dropped_bytes"];
+const FIELDS: [&str; 9] = [
+    "version",
+    "record",
+    "made",
+    "bytes",
+    "last_line",
+    "late",
+    "dropped_through",
+    "dropped_bytes",
+    clock::FIELD,
+];
 
 /// Asks for what the hash of a run says.
 pub(super) fn asked(record_key: &str) -> Request {
@@ -82,8 +94,13 @@ impl Dropped {
 }
 
 impl Inner {
-    /// What [`asked`] got; `None` where the run is not there.
-    pub(super) fn stored(&self, doing: &'static str, values: Vec<Value>) -> Result<Option<Stored>> {
+    /// What [`asked`] got, at a server that is so far ahead of us; `None` where the run is not there.
+    pub(super) fn stored(
+        &self,
+        doing: &'static str,
+        ours: Ahead,
+        values: Vec<Value>,
+    ) -> Result<Option<Stored>> {
         let mut fields = values.into_iter();
         let (version, text) = (bytes(fields.next()), bytes(fields.next()));
         let Some(version) = version else { return Ok(None) };
@@ -101,17 +118,40 @@ impl Inner {
             last_line: number(fields.next()),
             late: number(fields.next()),
             dropped: Dropped { through: number(fields.next()), bytes: number(fields.next()) },
+            writers: Ahead::read(fields.next()),
+            ours,
         }))
     }
 
     pub(super) async fn find(&self, doing: &'static str, run: &RunId) -> Result<Option<Stored>> {
-        let answer = self.ask(doing, asked(&self.layout.record(run))).await?;
-        self.stored(doing, items(answer)?)
+        Ok(self.look(doing, run).await?.0)
     }
 
-    /// As readers see it: with what went for the bound.
+    /// The run, where it is there, and how far the server's clock is ahead of ours.
+    async fn look(&self, doing: &'static str, run: &RunId) -> Result<(Option<Stored>, Ahead)> {
+        let key = self.layout.record(run);
+        let (mut answers, ours) = self.timed(doing, &key, vec![asked(&key)]).await?;
+        Ok((self.stored(doing, ours, server::list(doing, &mut answers)?)?, ours))
+    }
+
+    /// Asks along with these how far the server's clock is ahead of ours.
+    pub(super) async fn timed(
+        &self,
+        doing: &'static str,
+        record_key: &str,
+        mut requests: Vec<Request>,
+    ) -> Result<(Answers, Ahead)> {
+        requests.push(clock::asked(record_key));
+        let before = (self.now)();
+        let mut answers = self.run(doing, requests).await?;
+        let ours = clock::ahead(before, answers.next_back(), (self.now)());
+        Ok((answers, ours))
+    }
+
+    /// As readers see it: with what went for the bound, and by our clock.
     pub(super) fn seen(&self, stored: &Stored) -> RunRecord {
         let mut record = stored.record.clone();
+        stored.ours.translate(stored.writers, &mut record);
         stored.dropped.enter(self.config.max_run_bytes(), &mut record);
         record
     }
@@ -123,7 +163,7 @@ impl Inner {
             return Err(Error::new(ErrorKind::TooNew, doing).with("version", record.version));
         }
         for _ in 0..MAX_TRIES {
-            let stored = self.find(doing, &record.key.run_id).await?;
+            let (stored, ours) = self.look(doing, &record.key.run_id).await?;
             let mut next = match &stored {
                 None => record.clone(),
                 Some(stored) => stored.record.followed_by(record).unwrap_or_else(|| stored.record.clone()),
@@ -134,7 +174,7 @@ impl Inner {
                     return self.repeat(doing, &next).await;
                 }
             }
-            if self.write(doing, stored.as_ref(), &next).await? == Said::Done {
+            if self.write(doing, stored.as_ref(), &next, ours).await? == Said::Done {
                 if next.status == RunStatus::Completed && self.config.keep_finished_ms() > 0 {
                     self.tidy(&next.key).await?;
                 }
@@ -145,7 +185,13 @@ impl Inner {
             .with("run", &record.key.run_id))
     }
 
-    async fn write(&self, doing: &'static str, stored: Option<&Stored>, next: &RunRecord) -> Result<Said> {
+    async fn write(
+        &self,
+        doing: &'static str,
+        stored: Option<&Stored>,
+        next: &RunRecord,
+        ours: Ahead,
+    ) -> Result<Said> {
         let keys = self.layout.of(&next.key);
         let seen = stored.map_or(&[][..], |stored| &stored.text);
         let ended = next.status == RunStatus::Completed;
@@ -154,6 +200,9 @@ impl Inner {
         let mut put = call(&PUT, &keys).arg(seen).arg(next.to_json()?).arg(made).arg(stays);
         for (name, value) in shown(next) {
             put.push((name, value));
+        }
+        if stored.is_none_or(|stored| stored.record.beat_at != next.beat_at) {
+            put.push((clock::FIELD, ours.micros()));
         }
         let is_new = stored.is_none_or(|stored| stored.record.started_at != next.started_at);
         // A run that is there is in its sets, whenever its writer dies.

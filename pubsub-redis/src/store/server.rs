@@ -10,6 +10,7 @@ use crate::reply::items;
 use crate::script::{Answer, Lazy, Request, Script};
 
 pub(super) static APPEND: Lazy = LazyLock::new(|| Script::new(include_str!("append.lua")));
+pub(super) static CLOCK: Lazy = LazyLock::new(|| Script::new(include_str!("clock.lua")));
 pub(super) static NUMBERS: Lazy = LazyLock::new(|| Script::new(include_str!("numbers.lua")));
 pub(super) static PUT: Lazy = LazyLock::new(|| Script::new(include_str!("put.lua")));
 pub(super) static REMOVE: Lazy = LazyLock::new(|| Script::new(include_str!("remove.lua")));

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::{Fake, batch, config, down_until, ended, range, record};
 use crate::{
-    Appended, Cause, Error, ErrorKind, Event, Execution, Exit, FanOut, Finality, Finished, Gap, LineBatch,
-    Masker, Need, OutputSink, Result, RunContext, RunKey, RunOutput, RunRecord, SinkConfig, Stop, Stream,
-    WhenFull, handler_fn,
+    Appended, Cause, Error, ErrorKind, Event, Execution, Exit, FanOut, FanOutRun, Finality, Finished, Gap,
+    LineBatch, Masker, Need, OutputSink, Result, RunContext, RunKey, RunOutput, RunRecord, SinkConfig, Stop,
+    Stream, WhenFull, handler_fn,
 };
 
 /// Takes lines and never answers, until this is set. What it took it has.
@@ -251,33 +251,81 @@ async fn a_shutdown_that_is_cut_counts_what_is_missing_and_shows_no_end() {
     assert_eq!(sink.last_record().revision, 1, "no store says that it has ended");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_store_that_revokes_its_access_at_the_end_leaves_a_run_that_says_so() {
-    let cause = || std::io::Error::other("the token was revoked");
-    let revoked = move || Error::new(ErrorKind::Refused, "append lines").with_source(cause());
-    let sink = Fake::new(move |call, _| if call == 0 { Ok(Appended::all()) } else { Err(revoked()) });
+fn revoked() -> Error {
+    let cause = std::io::Error::other("the token was revoked");
+    Error::new(ErrorKind::Refused, "append lines").with_source(cause)
+}
+
+/// Takes the first 100 lines, and no further ones while its access is revoked.
+async fn revoked_after_100(need: Need, gone: &Arc<AtomicBool>) -> (Arc<Fake>, FanOut, FanOutRun, RunRecord) {
+    let told = Arc::clone(gone);
     let good = Fake::good();
-    let fan_out = FanOut::new(vec![config("revoked", &sink), config("good", &good)]);
+    let sink =
+        Fake::new(move |_, _| if told.load(Ordering::SeqCst) { Err(revoked()) } else { Ok(Appended::all()) });
+    let mut first = config("revoked", &sink);
+    first.need = need;
+    let fan_out = FanOut::new(vec![first, config("good", &good)]);
     let record = record();
     let run = fan_out.begin(&record).await.unwrap();
     run.append(&[batch(1, 100)]);
     while run.accounts()[0].stored < 100 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    gone.store(true, Ordering::SeqCst);
     run.append(&[batch(101, 100)]);
-    let report = run.finish(ended(record)).await.unwrap();
-    assert!(report.record.output_incomplete && report.sinks[0].balances());
-    assert_eq!((report.sinks[0].stored, report.sinks[0].dead_lettered), (100, 100));
-    let hole = &report.sinks[0].holes[0];
+    (good, fan_out, run, ended(record))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_best_effort_store_that_revokes_its_access_at_the_end_has_a_hole_that_says_so() {
+    let gone = Arc::default();
+    let (good, fan_out, run, end) = revoked_after_100(Need::BestEffort, &gone).await;
+    run.finish(end).await.unwrap();
+    let lanes = run.clone();
+    drop(run);
+    while lanes.accounts()[0].dead_lettered < 100 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let account = &lanes.accounts()[0];
+    assert!(account.balances() && account.stored == 100, "{account:?}");
+    let hole = &account.holes[0];
     assert_eq!(
         (hole.range, hole.reason.as_str()),
         (range(101, 200), "append lines: refused: the token was revoked")
     );
-    let told = good.last_record();
-    assert!(
-        told.output_incomplete && told.holes.is_empty(),
-        "the store that has all of it says that another lacks some"
-    );
+    assert!(good.last_record().holes.is_empty(), "the store that has all of it lacks nothing");
+    drop(lanes);
+    fan_out.close(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_required_store_whose_access_is_revoked_for_a_while_gets_all_of_it() {
+    let gone = Arc::default();
+    let (good, _fan_out, run, end) = revoked_after_100(Need::Required, &gone).await;
+    let finish = run.finish(end);
+    let mut finish = std::pin::pin!(finish);
+    assert!(tokio::time::timeout(Duration::from_secs(600), &mut finish).await.is_err(), "it waits");
+    assert_eq!(run.accounts()[0].waiting, 100);
+    gone.store(false, Ordering::SeqCst);
+    let report = finish.await.unwrap();
+    assert!(!report.record.output_incomplete && report.sinks[0].balances());
+    assert_eq!((report.sinks[0].stored, report.sinks[0].dead_lettered), (200, 0));
+    assert!(good.last_record().holes.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_required_store_whose_access_stays_revoked_is_given_up_with_what_it_lacks() {
+    let gone = Arc::default();
+    let (_good, fan_out, run, end) = revoked_after_100(Need::Required, &gone).await;
+    let close = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        fan_out.close(Duration::from_secs(10)).await
+    };
+    let (finished, closed) = tokio::join!(run.finish(end), close);
+    assert_eq!(closed.unwrap_err().kind(), ErrorKind::TimedOut);
+    let error = finished.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    assert!(error.to_string().contains("sink=revoked, waiting=100"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,10 @@ redis.call('XDEL', KEYS[2], entry)
 redis.call('INCR', KEYS[6])
 local fields = {}
 for at = 3, #ARGV do fields[#fields + 1] = ARGV[at] end
-redis.call('XADD', KEYS[3], '*', unpack(kept(fields, entry, 0)))
-redis.call('HINCRBY', KEYS[5], entry, 1)
-redis.call('XDEL', KEYS[1], ARGV[1])
+local failure = failed(function(undo)
+  goes_away(KEYS[5], entry, undo)
+  undo[#undo + 1] = { 'XDEL', KEYS[3], redis.call('XADD', KEYS[3], '*', unpack(kept(fields, entry, 0))) }
+  redis.call('XDEL', KEYS[1], ARGV[1])
+end)
+if failure then error(failure) end
 return 1

@@ -10,6 +10,8 @@ local letter = {
   '_time', whole(time[1] * 1000000 + time[2]),
 }
 for _, part in ipairs(found[2]) do letter[#letter + 1] = part end
+-- No entry is called so. Who may not remove it is told before there is a letter.
+redis.call('XDEL', KEYS[1], '0-0')
 redis.call('XADD', KEYS[2], '*', unpack(letter))
 redis.call('XDEL', KEYS[1], ARGV[1])
 if redis.call('HGET', KEYS[3], ARGV[3]) == ARGV[1] then redis.call('HDEL', KEYS[3], ARGV[3]) end

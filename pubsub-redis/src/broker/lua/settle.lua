@@ -10,10 +10,11 @@ if owner ~= ARGV[2] or count ~= tonumber(ARGV[4]) then return { 'lost' } end
 local claim, entries = '', ''
 if ARGV[10] ~= '' then claim, entries = claim_of(KEYS[6], ARGV[10], entry, KEYS[11], KEYS[2], KEYS[8]) end
 if ARGV[11] ~= '' and claim ~= ARGV[11] then return { 'other', claim } end
--- No entry is called so. Who may not acknowledge is told before anything is written: a copy would be delivered at once.
-redis.call('XACK', KEYS[1], group, '0-0')
 local comes_from_again = KEYS[1] == KEYS[3]
--- Last: where a call before it fails, the event stays as it was.
+-- No entry is called so. Who may not acknowledge is told before anything is written.
+redis.call('XACK', KEYS[1], group, '0-0')
+if comes_from_again then redis.call('XDEL', KEYS[1], '0-0') end
+-- Last: where a step before it fails, the event stays as it was.
 local function over()
   if ARGV[11] ~= '' then
     write_claim(KEYS[6], KEYS[7], ARGV[10], ARGV[12], entries, entry)
@@ -21,7 +22,6 @@ local function over()
     write_claim(KEYS[6], KEYS[7], ARGV[10], claim, entries, entry)
   end
   redis.call('XACK', KEYS[1], group, id)
-  if comes_from_again then redis.call('XDEL', KEYS[1], id) end
 end
 local found = redis.call('XRANGE', KEYS[1], id, id)[1]
 if not found then
@@ -29,9 +29,9 @@ if not found then
   return { 'done', '' }
 end
 local fields, due = found[2], ''
-local leaves = true
-if how == 'back' or how == 'due' then
-  leaves = false
+local leaves = how ~= 'back' and how ~= 'due'
+
+local function comes_back(undo)
   local copy = kept(fields, entry, tonumber(ARGV[8]))
   local mark = redis.call('HGET', KEYS[9], field(fields, 'subject') or '')
   local at = tonumber(ARGV[6])
@@ -39,13 +39,15 @@ if how == 'back' or how == 'due' then
   if how == 'back' and at > 0 then at = at + now end
   -- What is cancelled is concluded at once, not when its time has come.
   if at <= now or covered(fields, entry, ARGV[9], mark) then
-    redis.call('XADD', KEYS[3], '*', unpack(copy))
+    undo[#undo + 1] = { 'XDEL', KEYS[3], redis.call('XADD', KEYS[3], '*', unpack(copy)) }
   else
     due = whole(at - now)
-    put_off(KEYS[4], KEYS[5], copy, at)
+    put_off(KEYS[4], KEYS[5], copy, at, undo)
   end
-  if not comes_from_again then redis.call('HINCRBY', KEYS[8], entry, 1) end
-elseif how == 'dead' then
+  if not comes_from_again then goes_away(KEYS[8], entry, undo) end
+end
+
+local function dies(undo)
   local known = claim ~= '' and cjson.decode(claim) or {}
   local time = redis.call('TIME')
   local letter = {
@@ -59,9 +61,17 @@ elseif how == 'dead' then
       letter[#letter + 1] = fields[at + 1]
     end
   end
-  redis.call('XADD', KEYS[10], '*', unpack(letter))
+  undo[#undo + 1] = { 'XDEL', KEYS[10], redis.call('XADD', KEYS[10], '*', unpack(letter)) }
 end
-over()
+
+local failure = failed(function(undo)
+  if not leaves then comes_back(undo) end
+  if how == 'dead' then dies(undo) end
+  over()
+end)
+-- As a table, so that its code is that of the answer.
+if failure then error(failure) end
+if comes_from_again then redis.call('XDEL', KEYS[1], id) end
 if leaves and comes_from_again and redis.call('HINCRBY', KEYS[8], entry, -1) <= 0 then
   redis.call('HDEL', KEYS[8], entry)
   local name = field(fields, 'id')

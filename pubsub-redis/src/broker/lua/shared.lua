@@ -118,9 +118,47 @@ local function write_claim(claims, touched, name, text, entries, entry)
   redis.call('ZADD', touched, whole(now_ms()), name)
 end
 
+-- What failed for want of a right, with its name. None of these calls changes anything.
+local function named(failure)
+  if type(failure) ~= 'table' then failure = { err = 'ERR ' .. tostring(failure) } end
+  local function is_denied(told)
+    local text = type(told) == 'table' and told.err or ''
+    return string.find(text, 'user executing the script', 1, true) or string.find(text, 'NOPERM', 1, true)
+  end
+  if not is_denied(failure) then return failure end
+  for _, call in ipairs({
+    { 'XADD', '0-0', 'a', 'b' }, { 'XDEL', '0-0' }, { 'XACK', 'a', '0-0' }, { 'XCLAIM', 'a', 'b', 'c', '0-0' },
+    { 'HSET', 'a', 'b', 'c' }, { 'HINCRBY', 'a', 'b' }, { 'ZADD', 'a', 'b' },
+  }) do
+    table.insert(call, 2, KEYS[1])
+    if is_denied(redis.pcall(unpack(call))) then
+      return { err = failure.err .. " ('" .. string.lower(call[1]) .. "')" }
+    end
+  end
+  return failure
+end
+
+-- Does what is to be done as a whole. Where a step fails, those before it are undone, the last first, as far as they have
+-- said how: a copy of an event beside what is there would be delivered as well. Answers the failure.
+local function failed(steps)
+  local undo = {}
+  local done, failure = pcall(steps, undo)
+  if done then return nil end
+  for at = #undo, 1, -1 do redis.pcall(unpack(undo[at])) end
+  return named(failure)
+end
+
 -- Puts an entry on its group's due list.
-local function put_off(due, held, fields, at)
+local function put_off(due, held, fields, at, undo)
   local member = redis.sha1hex(table.concat(fields, '\0')) .. whole(at)
   redis.call('HSET', held, member, cjson.encode(fields))
+  undo[#undo + 1] = { 'HDEL', held, member }
   redis.call('ZADD', due, whole(at), member)
+  undo[#undo + 1] = { 'ZREM', due, member }
+end
+
+-- Counts an event that is away from `events` with its group.
+local function goes_away(away, entry, undo)
+  local is_first = redis.call('HINCRBY', away, entry, 1) == 1
+  undo[#undo + 1] = is_first and { 'HDEL', away, entry } or { 'HINCRBY', away, entry, -1 }
 end

@@ -10,6 +10,11 @@ local now = now_ms()
 
 local DUE_AT_ONCE = 100
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', whole(now), 'LIMIT', 0, DUE_AT_ONCE)
+if #due > 0 then
+  -- Nothing is called so. Who may not remove them is told before there is a copy.
+  redis.call('HDEL', KEYS[4], '')
+  redis.call('ZREM', KEYS[3], '')
+end
 for _, item in ipairs(due) do
   local fields = redis.call('HGET', KEYS[4], item)
   if fields then redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(fields))) end

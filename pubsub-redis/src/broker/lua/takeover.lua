@@ -9,6 +9,8 @@ local stage, partition = ARGV[5], ARGV[6]
 math.randomseed(tonumber(ARGV[7]))
 local AT_ONCE, MOST_JITTER = 200, 10000
 local dropped, more, now = 0, 0, now_ms()
+-- What keeps an entry from being put off keeps no other from being taken.
+local failure
 
 local function is_suspect(position, id, owner, count)
   if stage == '' then return false end
@@ -28,21 +30,26 @@ local function take_over(stream, kind)
     local id, owner = one[1], one[2]
     local found = redis.call('XRANGE', stream, id, id)[1]
     if not found then
-      redis.call('XACK', stream, group, id)
-      dropped = dropped + 1
+      local gone = failed(function() redis.call('XACK', stream, group, id) end)
+      if gone then failure = gone else dropped = dropped + 1 end
     else
       local fields = found[2]
       local entry = field(fields, '_entry') or id
       local count = one[4] + tonumber(field(fields, '_count') or '0')
       if is_suspect(partition .. kind .. ':' .. id, field(fields, 'id') or '', owner, count) then
-        -- No entry is called so. Who may not acknowledge is told before there is a copy.
-        redis.call('XACK', stream, group, '0-0')
-        put_off(KEYS[3], KEYS[4], kept(fields, entry, count), now + math.random(0, math.min(lease / 4, MOST_JITTER)))
-        redis.call('XACK', stream, group, id)
-        if kind == 'a' then
+        local at = now + math.random(0, math.min(lease / 4, MOST_JITTER))
+        local stays = failed(function(undo)
+          -- No entry is called so. Who may not acknowledge, or remove, is told before there is a copy.
+          redis.call('XACK', stream, group, '0-0')
+          if kind == 'a' then redis.call('XDEL', stream, '0-0') end
+          put_off(KEYS[3], KEYS[4], kept(fields, entry, count), at, undo)
+          if kind ~= 'a' then goes_away(KEYS[6], entry, undo) end
+          redis.call('XACK', stream, group, id)
+        end)
+        if stays then
+          failure = stays
+        elseif kind == 'a' then
           redis.call('XDEL', stream, id)
-        else
-          redis.call('HINCRBY', KEYS[6], entry, 1)
         end
       elseif many > 0 then
         many = many - 1
@@ -57,6 +64,7 @@ local function take_over(stream, kind)
 end
 local again = take_over(KEYS[2], 'a')
 local events = take_over(KEYS[1], '')
+if failure and #again + #events == 0 then error(failure) end
 
 local wait
 for at = 8, #ARGV do
