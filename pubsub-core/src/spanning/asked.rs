@@ -20,8 +20,11 @@ pub struct Unanswered {
     /// Its name.
     pub store: String,
     /// Why.
-    pub error: Error,
+    pub error: Arc<Error>,
 }
+
+/// What a store answers, or why it does not.
+pub(super) type Answer<T> = std::result::Result<T, Arc<Error>>;
 
 /// One of the stores.
 pub(super) struct Store {
@@ -56,7 +59,7 @@ impl Store {
 pub(super) struct Asking {
     stores: Vec<Arc<Store>>,
     pub(super) limit: Duration,
-    unanswered: Arc<Mutex<BTreeMap<usize, (String, Error)>>>,
+    unanswered: Arc<Mutex<BTreeMap<usize, (String, Arc<Error>)>>>,
 }
 
 impl Default for Asking {
@@ -83,15 +86,15 @@ impl Asking {
     pub(super) fn unanswered(&self) -> Vec<Unanswered> {
         let unanswered = self.noted();
         let told = unanswered.values();
-        told.map(|(store, error)| Unanswered { store: store.clone(), error: error.again() }).collect()
+        told.map(|(store, error)| Unanswered { store: store.clone(), error: Arc::clone(error) }).collect()
     }
 
-    fn noted(&self) -> MutexGuard<'_, BTreeMap<usize, (String, Error)>> {
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<usize, (String, Arc<Error>)>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a store answers within the limit; every error is no answer.
-    pub(super) async fn ask<T>(&self, store: &Store, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn ask<T>(&self, store: &Store, call: impl Future<Output = Result<T>>) -> Answer<T> {
         self.ask_within(self.limit, store, call).await
     }
 
@@ -100,7 +103,7 @@ impl Asking {
         limit: Duration,
         store: &Store,
         call: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+    ) -> Answer<T> {
         let slow = *store.outage() == Some(Outage::Slow);
         let limit = if slow { limit / SHARE_OF_SLOW } else { limit };
         match tokio::time::timeout(limit, call).await {
@@ -122,7 +125,8 @@ impl Asking {
         }
     }
 
-    fn failed(&self, store: &Store, error: Error, outage: Outage) -> Error {
+    fn failed(&self, store: &Store, error: Error, outage: Outage) -> Arc<Error> {
+        let error = Arc::new(error);
         // What it declares it cannot do is no outage.
         if error.kind() != ErrorKind::Unsupported && store.outage().replace(outage).is_none() {
             tracing::warn!(
@@ -131,12 +135,12 @@ impl Asking {
                 "a store does not answer: the others do, and what it alone has is missing"
             );
         }
-        self.noted().entry(store.place).or_insert_with(|| (store.name.clone(), error.again()));
+        self.noted().entry(store.place).or_insert_with(|| (store.name.clone(), Arc::clone(&error)));
         error
     }
 
     /// The answers that there are.
-    pub(super) fn answered<T>(&self, answers: Vec<Result<T>>) -> Result<Vec<T>> {
+    pub(super) fn answered<T>(&self, answers: Vec<Answer<T>>) -> Result<Vec<T>> {
         let (mut answered, mut errors) = (Vec::new(), Vec::new());
         for answer in answers {
             match answer {
@@ -144,15 +148,18 @@ impl Asking {
                 Err(error) => errors.push(error),
             }
         }
-        if answered.is_empty() { Err(self.none_answers(errors)) } else { Ok(answered) }
+        if answered.is_empty() { Err(self.none_answers(&errors)) } else { Ok(answered) }
     }
 
     /// Where no store answers: of the kind of one that may answer later, where there is one.
-    pub(super) fn none_answers(&self, mut errors: Vec<Error>) -> Error {
-        let at = errors.iter().position(Error::is_retryable).unwrap_or(0);
+    pub(super) fn none_answers(&self, errors: &[Arc<Error>]) -> Error {
+        let told = errors.iter().find(|error| error.is_retryable()).or(errors.first());
         let names: Vec<_> = self.stores.iter().map(|store| store.name.as_str()).collect();
-        let kind = errors.get(at).map_or(ErrorKind::Unavailable, Error::kind);
+        let kind = told.map_or(ErrorKind::Unavailable, |told| told.kind());
         let error = Error::new(kind, "no store answers").with("stores", names.join(", "));
-        if errors.is_empty() { error } else { error.with_source(errors.swap_remove(at)) }
+        match told {
+            None => error,
+            Some(told) => error.with_source(Arc::clone(told)),
+        }
     }
 }

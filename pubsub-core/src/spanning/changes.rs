@@ -41,7 +41,7 @@ pub(super) async fn joined(asking: &Asking, query: &RunQuery) -> Result<BoxStrea
         watched.push(Watched { asking, store: Arc::clone(store), query, items }.into_items());
     }
     if !answered {
-        return Err(asking.none_answers(errors));
+        return Err(asking.none_answers(&errors));
     }
     Ok(stream::select_all(watched).boxed())
 }

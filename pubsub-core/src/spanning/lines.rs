@@ -35,18 +35,17 @@ impl Heads {
         };
         let calls = asking.stores().iter().enumerate().map(async |(place, store)| {
             let read = place == 0 || of_end;
-            let mut answer = asked(asking, store, run, if read { lines } else { Lines::Last(0) }).await;
-            let source = Source::new(Arc::clone(store), &mut answer, read.then_some(begin));
-            (source, answer)
+            let answer = asked(asking, store, run, if read { lines } else { Lines::Last(0) }).await;
+            Source::new(Arc::clone(store), answer, read.then_some(begin))
         });
         let (mut sources, mut known, mut through) = (Vec::new(), None, 0);
-        for (source, answer) in join_all(calls).await {
+        for (source, said) in join_all(calls).await {
             sources.push(source);
-            if let Ok(Some(output)) = answer {
-                through = through.max(output.complete_through);
+            if let Some((record, complete_through)) = said {
+                through = through.max(complete_through);
                 known = Some(match known {
-                    Some(nearer) => joined(nearer, output.record),
-                    None => output.record,
+                    Some(nearer) => joined(nearer, record),
+                    None => record,
                 });
             }
         }
@@ -71,20 +70,15 @@ impl Heads {
 
 /// Of a run that no store has which answered: one that did not may have it.
 fn nobody_has(asking: &Asking, run: &RunId, sources: &[Source]) -> Error {
-    let errors: Vec<Error> = sources.iter().filter_map(Source::failure).map(Error::again).collect();
-    if errors.is_empty() {
-        return Error::new(ErrorKind::NotFound, "read lines").with("run", run);
+    let errors: Vec<_> = sources.iter().filter_map(Source::failure).cloned().collect();
+    match errors.first() {
+        None => Error::new(ErrorKind::NotFound, "read lines").with("run", run),
+        Some(_) if errors.len() == sources.len() => asking.none_answers(&errors).with("run", run),
+        Some(error) => Error::new(ErrorKind::Unavailable, "the run is in none of the stores that answer")
+            .with("run", run)
+            .with("unanswered", names(sources))
+            .with_source(Arc::clone(error)),
     }
-    if errors.len() == sources.len() {
-        return asking.none_answers(errors).with("run", run);
-    }
-    let unanswered = names(sources);
-    let error = Error::new(ErrorKind::Unavailable, "the run is in none of the stores that answer");
-    let error = error.with("run", run).with("unanswered", unanswered);
-    errors
-        .into_iter()
-        .next()
-        .map_or(Error::new(ErrorKind::NotFound, "read lines"), |cause| error.with_source(cause))
 }
 
 /// The stores that failed.
@@ -209,16 +203,11 @@ impl Merged {
             return Ok(missing.map(|gap| OutputItem::Gap(self.told(gap))));
         }
         // They are there, and whoever follows the run gets them once the store is back.
-        let failed: Vec<Error> = self.sources.iter().filter_map(Source::failure).map(Error::again).collect();
-        match failed.into_iter().next() {
-            None => Ok(None),
-            Some(error) => {
-                Err(Error::new(ErrorKind::Unavailable, "a store failed that alone has the next lines")
-                    .with("run", &self.record.key.run_id)
-                    .with("first", wanted.first)
-                    .with_source(error))
-            }
-        }
+        let Some(error) = self.sources.iter().find_map(Source::failure) else { return Ok(None) };
+        Err(Error::new(ErrorKind::Unavailable, "a store failed that alone has the next lines")
+            .with("run", &self.record.key.run_id)
+            .with("first", wanted.first)
+            .with_source(Arc::clone(error)))
     }
 
     /// A gap that also says who might fill it.

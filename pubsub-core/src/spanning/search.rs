@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
-use super::asked::{Asking, Store};
+use super::asked::{Answer, Asking, Store};
 use crate::{Error, Hit, LineNumber, Result, RunId, RunQuery, RunRecord, Search};
 
 /// Where a hit stands: its run among those that fit, oldest first, and its number.
@@ -32,12 +32,14 @@ pub(super) async fn hits(
     for (store, answer) in join_all(calls).await {
         match answer {
             None => return Err(search.timed_out()),
-            Some(Ok(items)) => lists.push(List { store: Arc::clone(store), items, head: None, ended: false }),
+            Some(Ok(items)) => {
+                lists.push(List { store: Arc::clone(store), items, head: None, failure: None, ended: false })
+            }
             Some(Err(error)) => errors.push(error),
         }
     }
     if lists.is_empty() {
-        return Err(asking.none_answers(errors));
+        return Err(asking.none_answers(&errors));
     }
     let oldest_first = records.into_iter().rev().map(|record| record.key.run_id);
     let places = oldest_first.enumerate().map(|(place, run)| (run, place)).collect();
@@ -85,7 +87,7 @@ impl Times {
         asking: &Asking,
         store: &Store,
         call: impl Future<Output = Result<T>>,
-    ) -> Option<Result<T>> {
+    ) -> Option<Answer<T>> {
         let call = async {
             match call.await {
                 // It says so, and it is no fault of its own.
@@ -108,20 +110,42 @@ struct List {
     store: Arc<Store>,
     items: BoxStream<'static, Result<Hit>>,
     head: Option<(Place, Hit)>,
+    failure: Option<Error>,
     ended: bool,
 }
 
 impl List {
+    /// Takes the next hit where it is there already. A failure is left to [`fill`](Self::fill).
+    fn take_ready(&mut self, places: &HashMap<RunId, usize>) {
+        while self.head.is_none() && !self.ended && self.failure.is_none() {
+            match self.items.next().now_or_never() {
+                None => return,
+                Some(next) => match next.transpose() {
+                    Err(error) => self.failure = Some(error),
+                    Ok(hit) => self.take(hit, places),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, hit: Option<Hit>, places: &HashMap<RunId, usize>) {
+        let Some(hit) = hit else {
+            self.ended = true;
+            return;
+        };
+        // A run that is not among the records began, or came into reach, after they were read.
+        let place = places.get(&hit.run.run_id).copied();
+        self.head = place.map(|place| ((place, hit.line.number), hit));
+    }
+
     async fn fill(&mut self, places: &HashMap<RunId, usize>) -> Result<()> {
         while self.head.is_none() && !self.ended {
-            match self.items.next().await.transpose()? {
-                None => self.ended = true,
-                Some(hit) => {
-                    // A run that is not among the records began, or came into reach, after they were read.
-                    let place = places.get(&hit.run.run_id).copied();
-                    self.head = place.map(|place| ((place, hit.line.number), hit));
-                }
-            }
+            let failure = self.failure.take();
+            let next = match failure {
+                Some(error) => Err(error),
+                None => self.items.next().await.transpose(),
+            };
+            self.take(next?, places);
         }
         Ok(())
     }
@@ -134,7 +158,7 @@ struct Found {
     places: HashMap<RunId, usize>,
     /// The nearest first.
     lists: Vec<List>,
-    failed: Vec<Error>,
+    failed: Vec<Arc<Error>>,
 }
 
 impl Found {
@@ -154,6 +178,10 @@ impl Found {
 
     /// Takes the next hit of each store that has none waiting.
     async fn fill(&mut self) -> Result<()> {
+        // Most have one ready, which costs no clock.
+        for list in &mut self.lists {
+            list.take_ready(&self.places);
+        }
         let Self { asking, times, places, lists, .. } = self;
         let (asking, times, places) = (&*asking, &*times, &*places);
         let filling = lists.iter_mut().filter(|list| list.head.is_none() && !list.ended).map(async |list| {
@@ -168,7 +196,7 @@ impl Found {
             return Err(self.search.timed_out());
         }
         if self.failed.len() == self.lists.len() {
-            return Err(self.asking.none_answers(std::mem::take(&mut self.failed)));
+            return Err(self.asking.none_answers(&self.failed));
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-use super::asked::{Asking, Store};
+use super::asked::{Answer, Asking, Store};
 use crate::missing::NOT_HERE;
 use crate::{
     Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Lines, Output, OutputItem, Result, RunId,
+    RunRecord,
 };
 
 /// How many numbers are read past before a store is asked anew for those behind them.
@@ -20,7 +21,7 @@ pub(super) async fn asked(
     store: &Store,
     run: &RunId,
     lines: Lines,
-) -> Result<Option<Output>> {
+) -> Answer<Option<Output>> {
     let call = async {
         match store.reader.lines(run, lines).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -42,7 +43,7 @@ enum State {
     Read(Cursor),
     /// It does not have the run.
     Lacks,
-    Failed(Error),
+    Failed(Arc<Error>),
 }
 
 struct Cursor {
@@ -64,24 +65,22 @@ pub(super) enum Found {
 }
 
 impl Source {
-    /// After a first question, of which these items are the answer from `at` on, where they are to be used.
+    /// After a first question; from `at` on its answer is read on, where that is to be used. Also answers what the store
+    /// has said of the run.
     pub(super) fn new(
         store: Arc<Store>,
-        answer: &mut Result<Option<Output>>,
+        answer: Answer<Option<Output>>,
         at: Option<LineNumber>,
-    ) -> Self {
-        let state = match answer {
-            Err(error) => State::Failed(error.again()),
-            Ok(None) => State::Lacks,
-            Ok(Some(output)) => match at {
-                Some(at) => {
-                    let items = std::mem::replace(&mut output.items, futures::stream::empty().boxed());
-                    State::Read(Cursor { items, current: None, at, ended: false })
-                }
-                None => State::Has,
-            },
+    ) -> (Self, Option<(RunRecord, u64)>) {
+        let (state, said) = match answer {
+            Err(error) => (State::Failed(error), None),
+            Ok(None) => (State::Lacks, None),
+            Ok(Some(Output { record, complete_through, items })) => {
+                let state = at.map_or(State::Has, |at| State::Read(Cursor::new(items, at)));
+                (state, Some((record, complete_through)))
+            }
         };
-        Self { store, state }
+        (Self { store, state }, said)
     }
 
     /// The same store, read anew.
@@ -89,12 +88,12 @@ impl Source {
         let state = match &self.state {
             State::Has | State::Read(_) => State::Has,
             State::Lacks => State::Lacks,
-            State::Failed(error) => State::Failed(error.again()),
+            State::Failed(error) => State::Failed(Arc::clone(error)),
         };
         Self { store: Arc::clone(&self.store), state }
     }
 
-    pub(super) const fn failure(&self) -> Option<&Error> {
+    pub(super) const fn failure(&self) -> Option<&Arc<Error>> {
         match &self.state {
             State::Failed(error) => Some(error),
             State::Has | State::Read(_) | State::Lacks => None,
@@ -141,7 +140,7 @@ impl Source {
     }
 
     /// What it has there, and whether it was asked just now.
-    async fn find(&mut self, asking: &Asking, run: &RunId, wanted: LineRange) -> Result<(Found, bool)> {
+    async fn find(&mut self, asking: &Asking, run: &RunId, wanted: LineRange) -> Answer<(Found, bool)> {
         let near = matches!(&self.state, State::Read(cursor) if cursor.is_near(wanted.first));
         if matches!(self.state, State::Lacks | State::Failed(_)) {
             return Ok((Found::Nothing, true));
@@ -153,8 +152,7 @@ impl Source {
                 self.state = State::Lacks;
                 return Ok((Found::Nothing, true));
             };
-            let cursor = Cursor { items: output.items, current: None, at: wanted.first, ended: false };
-            self.state = State::Read(cursor);
+            self.state = State::Read(Cursor::new(output.items, wanted.first));
         }
         let State::Read(cursor) = &mut self.state else { return Ok((Found::Nothing, true)) };
         Ok((cursor.find(asking, &self.store, wanted).await?, !near))
@@ -162,11 +160,15 @@ impl Source {
 }
 
 impl Cursor {
+    fn new(items: BoxStream<'static, Result<OutputItem>>, at: LineNumber) -> Self {
+        Self { items, current: None, at, ended: false }
+    }
+
     fn is_near(&self, number: LineNumber) -> bool {
         self.at <= number && (self.ended || number.get() - self.at.get() <= PASSED)
     }
 
-    async fn peek(&mut self, asking: &Asking, store: &Store) -> Result<Option<&OutputItem>> {
+    async fn peek(&mut self, asking: &Asking, store: &Store) -> Answer<Option<&OutputItem>> {
         if self.current.is_none() && !self.ended {
             self.current = asking.ask(store, async { self.items.next().await.transpose() }).await?;
             self.ended = self.current.is_none();
@@ -174,7 +176,7 @@ impl Cursor {
         Ok(self.current.as_ref())
     }
 
-    async fn find(&mut self, asking: &Asking, store: &Store, wanted: LineRange) -> Result<Found> {
+    async fn find(&mut self, asking: &Asking, store: &Store, wanted: LineRange) -> Answer<Found> {
         self.at = wanted.first;
         loop {
             let Some(item) = self.peek(asking, store).await? else { return Ok(Found::Nothing) };

@@ -136,15 +136,16 @@ impl OutputReader for Spanned {
     }
 
     async fn lines(&self, run: &RunId, lines: Lines) -> Result<Output> {
-        let answer = self.reader().lines(run, lines).await;
         if self.share != Share::InTurn {
-            return answer;
+            return self.reader().lines(run, lines).await;
         }
-        match answer {
+        // A run that only one of them has by now may be in neither that answers.
+        let _beginning = self.moving.lock().await;
+        match self.reader().lines(run, lines).await {
             Ok(output) => Ok(told(output)),
             // The one that does not answer may have it: only both together know that nobody has.
             Err(error) if error.kind() == ErrorKind::Unavailable && !self.is_known(run).await => {
-                Self { share: Share::Same, ..self.clone() }.lines(run, lines).await
+                Self { share: Share::Same, ..self.clone() }.reader().lines(run, lines).await
             }
             Err(error) => Err(error),
         }
