@@ -224,11 +224,11 @@ async fn the_later_record_wins_whichever_store_has_it_and_its_outcome_is_found()
     run.record.beat(Counts::default());
     run.begin(&pair.near.store).await;
     let beaten = run.record.clone();
-    assert_eq!(pair.both.runs(&run.query()).await.unwrap(), [beaten.clone()]);
+    assert_eq!(pair.both.runs(&run.query()).await.unwrap(), std::slice::from_ref(&beaten));
     assert_eq!(pair.both.lines(run.id(), Lines::Last(0)).await.unwrap().record, beaten);
     run.finish(&pair.archive.store).await;
     let of_outcome = run.query().with_outcome(Outcome::Succeeded);
-    assert_eq!(pair.both.runs(&of_outcome).await.unwrap(), [run.record.clone()]);
+    assert_eq!(pair.both.runs(&of_outcome).await.unwrap(), std::slice::from_ref(&run.record));
     // Its lines are in the store that does not know how it ended.
     let line = Search::regex("line [24]$").unwrap();
     assert_eq!(found(&pair.both, &of_outcome, &line).await.unwrap(), [2, 4]);
@@ -257,7 +257,7 @@ async fn while_a_store_is_down_the_others_answer_and_it_is_told() {
     let search = Search::regex("line").unwrap();
     assert_eq!(pair.shape(&run, Lines::ALL).await, "1-9");
     pair.archive.set_down(true);
-    assert_eq!(pair.both.runs(&run.query()).await.unwrap(), [run.record.clone()]);
+    assert_eq!(pair.both.runs(&run.query()).await.unwrap(), std::slice::from_ref(&run.record));
     assert_eq!(pair.unanswered(), ["archive"]);
     let short = "gap 1-5 not stored here; archive did not answer, and may have them; 6-9";
     assert_eq!(pair.shape(&run, Lines::ALL).await, short);

@@ -1,4 +1,5 @@
 //! Two stores that are asked as one pass the whole suite as a reader.
+#![expect(clippy::indexing_slicing, reason = "a test")]
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ pub const DEFAULT_ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const SHARE_OF_SLOW: u32 = 10;
 
 /// A store that did not answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Unanswered {
     /// Its name.
@@ -59,7 +59,7 @@ impl Store {
 pub(super) struct Asking {
     stores: Vec<Arc<Store>>,
     pub(super) limit: Duration,
-    unanswered: Arc<Mutex<BTreeMap<usize, (String, Arc<Error>)>>>,
+    unanswered: Arc<Mutex<BTreeMap<usize, Unanswered>>>,
 }
 
 impl Default for Asking {
@@ -84,12 +84,10 @@ impl Asking {
     }
 
     pub(super) fn unanswered(&self) -> Vec<Unanswered> {
-        let unanswered = self.noted();
-        let told = unanswered.values();
-        told.map(|(store, error)| Unanswered { store: store.clone(), error: Arc::clone(error) }).collect()
+        self.noted().values().cloned().collect()
     }
 
-    fn noted(&self) -> MutexGuard<'_, BTreeMap<usize, (String, Arc<Error>)>> {
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<usize, Unanswered>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,7 +133,8 @@ impl Asking {
                 "a store does not answer: the others do, and what it alone has is missing"
             );
         }
-        self.noted().entry(store.place).or_insert_with(|| (store.name.clone(), Arc::clone(&error)));
+        let told = || Unanswered { store: store.name.clone(), error: Arc::clone(&error) };
+        self.noted().entry(store.place).or_insert_with(told);
         error
     }
 
