@@ -22,6 +22,16 @@ pub(crate) enum Failure {
     PipeClosed,
 }
 
+impl Failure {
+    /// Of its error, where it is one.
+    pub(crate) fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Error(error) => Some(error.kind()),
+            Self::PipeClosed => None,
+        }
+    }
+}
+
 /// The exit code, or why there is none.
 pub(crate) type Done<T = u8> = Result<T, Failure>;
 

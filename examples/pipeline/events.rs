@@ -115,7 +115,7 @@ async fn is_known(places: &Places, broker: &dyn Broker, action: &ActionId) -> Do
     if broker.groups(&scope).await?.iter().any(|group| !group.depth.is_idle()) {
         return Ok(true);
     }
-    Ok(has_run(&*places.store().await?, action, None).await?)
+    Ok(has_run(&*places.reader().await?, action, None).await?)
 }
 
 /// Says of a broker that is only asked, and whose folder can only be read, who can ask it.
@@ -185,7 +185,7 @@ async fn refused_lines(places: &Places, screen: &mut Screen, limit: usize) -> Do
 }
 
 pub(crate) async fn waited(places: &Places, screen: &mut Screen, args: &args::Wait) -> Done {
-    let (store, broker) = (places.store().await?, places.broker().await.map_err(only_read)?);
+    let (store, broker) = (places.reader().await?, places.broker().await.map_err(only_read)?);
     waits(&*store, screen, &args.action_id, args.stage.as_ref()).await?;
     let mut what = Wait::new(args.action_id.clone());
     what.stage.clone_from(&args.stage);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use pubsub_pipeline::{Follow, FollowFrom, Followed, LineNumber, OutputItem, OutputReader, Target, follow};
+use pubsub_pipeline::{Follow, FollowFrom, Followed, LineNumber, OutputItem, Target, follow};
 
 use crate::args;
 use crate::codes::{DONE, Done};
@@ -11,7 +11,7 @@ use crate::places::{Places, chosen, fresh, waits};
 use crate::screen::Screen;
 
 pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &args::StreamLogs) -> Done {
-    let store = places.store().await?;
+    let store = places.reader().await?;
     let target = match &args.chosen.run {
         // Its name says that it began: a wrong one is not waited for.
         Some(_) => Target::Run(chosen(&*store, &args.chosen).await?.key.run_id),
@@ -24,8 +24,7 @@ pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &arg
     if let Target::Stage(action, stage) = &target {
         waits(&*store, screen, action, Some(stage)).await?;
     }
-    let reader: Arc<dyn OutputReader> = store;
-    let mut followed = follow(Arc::clone(&reader), Follow { target, from });
+    let mut followed = follow(Arc::clone(&store), Follow { target, from });
     let mut begun = 0_u32;
     while let Some(item) = followed.next().await {
         match item {
@@ -40,7 +39,7 @@ pub(crate) async fn stream_logs(places: &Places, screen: &mut Screen, args: &arg
                 screen.flush()?;
             }
             Ok(Followed::Item(OutputItem::Gap(gap))) => screen.gap(&gap)?,
-            Ok(Followed::Ended(record)) => screen.ended(&fresh(&*reader, record).await)?,
+            Ok(Followed::Ended(record)) => screen.ended(&fresh(&*store, record).await)?,
             Err(error) if error.is_retryable() => {
                 screen.notice(&format!("the store is out of reach, trying on: {}", error.chain()))?;
             }

@@ -86,8 +86,14 @@ pub(crate) const GET_STATUS: &str = help!(
      JSON those of its last sign of life, which comes every 10 seconds.",
 );
 
-pub(crate) const GET_LOGS: &str =
-    help!("pipeline get-logs action-123 build", "pipeline get-logs action-123 build 100");
+pub(crate) const GET_LOGS: &str = help!(
+    "pipeline get-logs action-123 build",
+    "pipeline get-logs action-123 build 100",
+    "pipeline --store file:.pipeline --store file:archive get-logs action-123 build",
+    "",
+    "Each line comes from the first store that has it. A store that does not answer is named on standard error, and so \
+     are lines that it may have and the others lack.",
+);
 
 pub(crate) const STREAM_LOGS: &str = help!(
     "pipeline stream-logs action-123 build",
@@ -102,8 +108,12 @@ pub(crate) const SEARCH: &str = help!(
     "pipeline search action-123 build -- '-begins with a dash'",
 );
 
-pub(crate) const VERIFY: &str =
-    help!("pipeline verify action-123 build", "pipeline verify action-123 build --against file:archive");
+pub(crate) const VERIFY: &str = help!(
+    "pipeline verify action-123 build",
+    "pipeline verify action-123 build --against file:archive",
+    "",
+    "Of several stores the first alone is verified.",
+);
 
 pub(crate) const EXPORT: &str = help!(
     "pipeline export action-123 build > run.json",
@@ -116,7 +126,7 @@ pub(crate) const COPY: &str = help!(
     "pipeline copy action-123 build --to file:archive",
     "pipeline --store file:archive copy action-123 build --to file:.pipeline",
     "",
-    "Lines that the other store has already change nothing. What it lacks is filled in, also of a run that it sealed \
+    "Of several stores it is copied from the first. Lines that the other store has already change nothing. What it lacks is filled in, also of a run that it sealed \
      with holes: afterwards `verify` agrees there.",
 );
 

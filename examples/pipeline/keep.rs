@@ -27,7 +27,7 @@ struct Verified<'a> {
 }
 
 pub(crate) async fn verified(places: &Places, screen: &mut Screen, args: &args::Verify) -> Done {
-    let store = places.existing_store().await?;
+    let store = places.first_store().await?;
     let record = chosen(&*store, &args.chosen).await?;
     let run = &record.key.run_id;
     let found = verify(&*store, run).await?;
@@ -65,7 +65,7 @@ pub(crate) async fn verified(places: &Places, screen: &mut Screen, args: &args::
 
 /// One document, written piece by piece: its lines need not fit in memory.
 pub(crate) async fn export(places: &Places, screen: &mut Screen, args: &args::Chosen) -> Done {
-    let store = places.existing_store().await?;
+    let store = places.existing_reader().await?;
     let run = chosen(&*store, args).await?.key.run_id;
     let output = store.lines(&run, Lines::ALL).await?;
     let head = to_json(&StatusDocument::new(&seen(&output), Timestamp::now()))?;
@@ -108,7 +108,7 @@ struct Copied<'a> {
 }
 
 pub(crate) async fn copied(places: &Places, screen: &mut Screen, args: &args::Copy) -> Done {
-    let store = places.existing_store().await?;
+    let store = places.first_store().await?;
     let run = chosen(&*store, &args.chosen).await?.key.run_id;
     let to = connect_store(&args.to).await?.store;
     let report = copy_verified(&*store, &run, &*to).await?;

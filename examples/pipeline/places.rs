@@ -50,10 +50,15 @@ impl Places {
         self.broker().await
     }
 
-    /// The store of a subcommand that only asks: the first, and it must be there.
-    pub(crate) async fn existing_store(&self) -> Done<Arc<dyn Store>> {
-        self.stores.iter().take(1).try_for_each(exists)?;
-        self.store().await
+    /// The store of a subcommand that is about one: the first, and it must be there.
+    pub(crate) async fn first_store(&self) -> Done<Arc<dyn Store>> {
+        let first = self.asked().first();
+        existing(first.ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?).await
+    }
+
+    /// The places of the stores that questions go to, the nearest first.
+    pub(crate) fn asked(&self) -> &[Place] {
+        &self.stores
     }
 
     /// Every store, by its place, without a spool, or why it cannot be asked.
@@ -146,13 +151,6 @@ impl Places {
             });
         }
         task
-    }
-
-    /// The store that is asked: the first.
-    pub(crate) async fn store(&self) -> Done<Arc<dyn Store>> {
-        let place =
-            self.stores.first().ok_or_else(|| Error::new(ErrorKind::Internal, "no store is named"))?;
-        Ok(connect_store(place).await?.store)
     }
 
     /// Every spool in the folder of `--spool`, whichever stores are named now: its store and its folder.

@@ -1,6 +1,7 @@
 //! `pipeline`: publish events, run commands at them, and ask for their output.
 
 mod args;
+mod asked;
 mod codes;
 mod display;
 mod documents;

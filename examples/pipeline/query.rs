@@ -11,7 +11,7 @@ use crate::places::{Places, chosen, fresh, nothing};
 use crate::screen::{Form, Screen};
 
 pub(crate) async fn get_status(places: &Places, screen: &mut Screen, args: &args::GetStatus) -> Done {
-    let store = places.existing_store().await?;
+    let store = places.existing_reader().await?;
     let found = if args.all {
         let chosen = &args.chosen;
         let runs = store.runs(&RunQuery::of(chosen.action_id.clone(), chosen.stage.clone())).await?;
@@ -47,7 +47,7 @@ async fn counted(store: &dyn OutputReader, records: Vec<RunRecord>) -> Vec<RunRe
 }
 
 pub(crate) async fn get_logs(places: &Places, screen: &mut Screen, args: &args::GetLogs) -> Done {
-    let store = places.existing_store().await?;
+    let store = places.existing_reader().await?;
     let record = chosen(&*store, &args.chosen).await?;
     let lines = args.n.map_or(Lines::ALL, Lines::Last);
     let mut items = store.lines(&record.key.run_id, lines).await?.items;
@@ -62,7 +62,7 @@ pub(crate) async fn get_logs(places: &Places, screen: &mut Screen, args: &args::
 
 pub(crate) async fn search(places: &Places, screen: &mut Screen, args: &args::Search) -> Done {
     let search = if args.fixed_strings { Search::literal(&args.regex) } else { Search::regex(&args.regex) }?;
-    let store = places.existing_store().await?;
+    let store = places.existing_reader().await?;
     let record = chosen(&*store, &args.chosen).await?;
     let mut hits = store.search(&RunQuery::of_run(record.key.run_id.clone()), &search).await?;
     // What is missing was not searched.
@@ -89,7 +89,7 @@ pub(crate) async fn search(places: &Places, screen: &mut Screen, args: &args::Se
 }
 
 pub(crate) async fn list(places: &Places, screen: &mut Screen, args: &args::List) -> Done {
-    let store = places.existing_store().await?;
+    let store = places.existing_reader().await?;
     let now = Timestamp::now();
     let mut query = RunQuery::all().with_limit(args.limit);
     query.action.clone_from(&args.action);

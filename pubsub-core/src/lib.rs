@@ -55,6 +55,7 @@ mod seal;
 mod search;
 mod seldom;
 mod sink;
+mod spanning;
 mod subscriber;
 mod subscription;
 mod sync;
@@ -110,6 +111,7 @@ pub use seal::{Counts, Digest, Seal, SealBuilder};
 pub use search::{MAX_SEARCH_BYTES, Search};
 pub use seldom::{RefusalLog, Seldom};
 pub use sink::{Appended, OutputSink};
+pub use spanning::{DEFAULT_ANSWER_LIMIT, Spanning, Unanswered};
 pub use subscriber::{
     Begin, CRASH_LIMIT, Claims, Conclusion, LeaseId, Leased, Leases, Renewal, Settlement, Subscribed,
     Subscriber, Try,

@@ -10,6 +10,10 @@ impl LineBatch {
     }
 }
 
+/// Why lines are missing where nobody said it: of a run that goes on, and of one that has ended.
+pub(crate) const NOT_YET: &str = "not stored yet";
+pub(crate) const NOT_HERE: &str = "not stored here";
+
 /// Most holes that a record lists; readers tell further ones without their reason.
 pub const MAX_HOLES: usize = 1000;
 
@@ -96,8 +100,8 @@ impl RunRecord {
             range: LineRange::new(first, last),
             bytes: None,
             reason: match self.status {
-                RunStatus::Running => "not stored yet".to_owned(),
-                RunStatus::Completed => "not stored here".to_owned(),
+                RunStatus::Running => NOT_YET.to_owned(),
+                RunStatus::Completed => NOT_HERE.to_owned(),
             },
         };
         let mut gaps = Vec::new();

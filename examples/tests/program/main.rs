@@ -18,6 +18,7 @@ mod removals;
 #[cfg(target_os = "linux")]
 mod shutdowns;
 mod signalled;
+mod spanning;
 mod spooling;
 mod streaming;
 

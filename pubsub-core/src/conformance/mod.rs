@@ -11,7 +11,10 @@
     reason = "a rule fails by panicking"
 )]
 
+pub mod answers;
 pub mod broker;
+pub mod fan_out;
+mod generated;
 pub mod store;
 #[expect(clippy::unwrap_used, clippy::panic, reason = "a rule fails by panicking")]
 pub mod stress;

@@ -42,10 +42,12 @@ pub mod records;
 pub mod retention;
 mod sample;
 pub mod searching;
+mod spanned;
 pub mod volume;
 
 pub use awaited::Awaited;
 pub use sample::{SampleRun, at, batch, lines, read, read_lines, shape, until};
+pub use spanned::{Share, Spanned};
 
 /// Gives a rule a store.
 #[async_trait]
