@@ -272,7 +272,7 @@ fn an_event_that_kills_its_worker_is_dead_after_three_and_can_be_replayed() {
 fn groups_are_listed_with_what_they_have_to_do_and_dropped_by_name() {
     let place = Place::new();
     place.expect(3, &["groups", "list"]);
-    place.expect(0, &["publish", "a", "t"]);
+    place.expect(0, &["publish", "first", "t"]);
     assert_eq!(place.expect(0, &["groups", "list"]).out, "");
     work(&place, &["--on", "t:*", "--stage", "s", "--group", "g"], "true");
     place.expect(0, &["publish", "a", "t"]);
