@@ -34,8 +34,9 @@ pub(crate) struct Global {
     /// redis+sentinel://, redis+cluster://, redis+unix:///path; options as ?prefix=ci&replicas=1
     #[arg(long, global = true, value_parser = broker, value_name = "URL")]
     pub(crate) broker: Option<Place>,
-    /// A store, in place of the folder's; may be given several times, the nearest first. Questions go to all as one. The
-    /// first is required, others by ?required=true
+    /// A store, in place of the folder's: file:, redis:// as above, elastic+http://host:9200, elastic+https://,
+    /// mongodb://host/database, s3://bucket/prefix, gs://, az://. May be given several times, the nearest first. Questions
+    /// go to all as one. The first is required, others by ?required=true
     #[arg(long, global = true, value_parser = store, value_name = "URL")]
     pub(crate) store: Vec<Place>,
     /// A spool in this folder: `work` and `stream` keep output there until the stores have it, and ship what is left.
