@@ -107,7 +107,7 @@ async fn a_link_in_place_of_a_file_is_not_followed() {
     fs::rename(&path, &outside).unwrap();
     std::os::unix::fs::symlink(&outside, &path).unwrap();
     let before = fs::read(&outside).unwrap();
-    assert_eq!(kept.keep(&[odd(&run, 3)]).await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(kept.keep(&[odd(&run, 3)]).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(fs::read(&outside).unwrap(), before);
 }
 

@@ -871,7 +871,7 @@ async fn the_end_of_a_run_puts_every_segment_on_the_disk() {
             std::fs::rename(segment, &aside).unwrap();
             std::os::unix::fs::symlink(&aside, segment).unwrap();
             let error = spooled.finish(&next).await.unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Refused, "{segment:?}");
+            assert_eq!(error.kind(), ErrorKind::Conflict, "{segment:?}");
             std::fs::rename(&aside, segment).unwrap();
         }
         run.finish(&spooled).await;

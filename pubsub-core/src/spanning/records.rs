@@ -63,6 +63,8 @@ mod tests {
         let beaten = |times: u64| {
             let mut record = begun.clone();
             (0..times).for_each(|_| record.beat(Counts::default()));
+            // The same at each call.
+            record.beat_at = begun.beat_at;
             record
         };
         let mut ended = SampleRun::new();
