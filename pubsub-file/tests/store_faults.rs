@@ -63,13 +63,13 @@ async fn a_link_planted_where_ids_are_kept_is_refused() {
     let digits = record.key.run_id.as_str().get(..2).unwrap();
     fs::create_dir(root.path().join("ids")).unwrap();
     symlink(outside.path(), root.path().join("ids").join(digits)).unwrap();
-    assert_eq!(store.begin(&record).await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(store.begin(&record).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(count(outside.path()), 0);
     // Nor is anything read from there.
     let planted = format!("runs/a/s/{}", record.key.run_id);
     fs::write(outside.path().join(record.key.run_id.as_str()), planted).unwrap();
     let error = store.lines(&record.key.run_id, Lines::ALL).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert_eq!(error.kind(), ErrorKind::Conflict);
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn a_link_planted_for_the_trash_moves_no_run_out_of_the_folder() {
     store.begin(&record).await.unwrap();
     fs::remove_dir(root.path().join("trash")).unwrap();
     symlink(outside.path(), root.path().join("trash")).unwrap();
-    assert_eq!(store.remove(&record.key.run_id).await.unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(store.remove(&record.key.run_id).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert!(folder_of(root.path(), &record).is_dir());
     assert_eq!(count(outside.path()), 0);
 }
@@ -92,7 +92,7 @@ async fn a_link_planted_before_the_store_was_made_is_refused() {
         symlink(outside.path(), root.path().join(name)).unwrap();
         fs::create_dir(outside.path().join("theirs")).unwrap();
         let error = open(root.path()).await.begin(&record()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{name}");
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{name}");
         assert_eq!(count(outside.path()), 1, "{name}");
     }
 }
@@ -745,7 +745,7 @@ mod crashes {
         fs::create_dir(root.path().join("runs")).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("runs/a")).unwrap();
         let error = store.begin(&record()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Refused, "{}", error.chain());
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{}", error.chain());
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 
