@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::accounts::balance;
 use crate::kills::Seen;
 use crate::planned::{Planned, Stores, actions, worker};
-use crate::{Place, Witness, concluded, logs, none_is_running, runs, to_the_end};
+use crate::{LIMIT, Place, Witness, concluded, logs, none_is_running, runs, to_the_end};
 
 /// Whether its worker died so often that it was given up.
 pub(crate) fn is_exhausted(run: &Value) -> bool {
@@ -87,16 +89,28 @@ pub(crate) fn check_tests(place: &Place, stores: Stores, witness: &Witness) {
     }
 }
 
-/// What is in a spool is what no store could have had: runs whose owner died.
+/// What is in a spool is what no store could have had: runs whose owner died. It goes once they count as lost, which a
+/// spool knows by their silence alone.
 fn check_spools(place: &Place) {
     if !place.path().join("spool").exists() {
         return;
     }
-    // By now readers judge them lost.
     let worker = worker("build", Stores::Spooled);
     let mut words: Vec<_> = worker.iter().map(String::as_str).collect();
     words.insert(1, "--until-idle");
-    to_the_end(place, &words);
+    let limit = Instant::now() + LIMIT;
+    loop {
+        to_the_end(place, &words);
+        let left = left_in_spools(place);
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < limit, "left in the spool: {left:?}");
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn left_in_spools(place: &Place) -> Vec<String> {
     let spool = place.path().join("spool");
     let mut folders: Vec<_> = names(&spool).iter().map(|name| spool.join(name)).collect();
     // What is held back of outputs over their limit lies beside, by store as well.
@@ -105,11 +119,8 @@ fn check_spools(place: &Place) {
     if held_back.exists() {
         folders.extend(names(&held_back).iter().map(|name| held_back.join(name)));
     }
-    for folder in folders {
-        let mut left = names(&folder);
-        left.retain(|name| name != "format.json");
-        assert!(left.is_empty(), "left in the spool: {left:?}");
-    }
+    let all = folders.iter().flat_map(|folder| names(folder));
+    all.filter(|name| name != "format.json").collect()
 }
 
 /// No damage was met.
