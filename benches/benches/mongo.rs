@@ -14,8 +14,9 @@ use pubsub_pipeline::{
     ActionId, Appended, EventId, LineBatch, LineEnd, LineNumber, Lines, MongoStore, MongoStoreConfig,
     OutputReader as _, OutputSink as _, RunKey, RunRecord, Stage, Stream, Timestamp,
 };
-use pubsub_pipeline_benches::{Curve, Row, Target, runtime, sizes};
-use services::{Mongo, MongoOptions};
+use pubsub_pipeline_benches::{Curve, Row, Target, runtime, shipper, sizes};
+use services::{Mongo, MongoOptions, ShipTo, Shipper};
+use tokio::runtime::Runtime;
 
 /// With its line feed.
 const LINE_BYTES: usize = 100;
@@ -26,6 +27,9 @@ const LINES: u64 = 20_000;
 /// As capture hands lines on, and as many of those as a sink gathers while the server works.
 const BATCH: u64 = 500;
 const GATHERED: usize = 4;
+
+/// Of one pass of a peer that inserts line by line: its time counts as if it had all.
+const OF_PEERS: u64 = LINES / 40;
 
 /// How many lines one document has where it is a block of them.
 const BLOCK: usize = 250;
@@ -93,7 +97,7 @@ fn writing(criterion: &mut Criterion) {
         runtime.block_on(async { inserted(&empty(&mongo).await, &documents, 2_000).await })
     };
     let ours = |lines: u64| -> Duration { runtime.block_on(async { store(&mongo, lines).await.2 }) };
-    for lines in sizes(LINES, [LINES / 10, LINES * 10]) {
+    for lines in sizes(LINES, [LINES / 10, LINES * 4]) {
         let (id, target) = ("mongo-output-lines", Target::Speed(0.9));
         Row { id, size: lines, unit: "lines", target, curve: Curve::OverSize }
             .measure(criterion)
@@ -117,6 +121,38 @@ fn writing(criterion: &mut Criterion) {
         .measure(criterion)
         .limit(blocks)
         .ours(|| ours(LINES));
+}
+
+/// Log shippers that are fed the same lines.
+fn beside(criterion: &mut Criterion) {
+    let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
+    for (id, program) in
+        [("mongo-beside-rsyslog", Shipper::Rsyslog), ("mongo-beside-syslog-ng", Shipper::SyslogNg)]
+    {
+        let mut measured = Row { id, size: LINES, unit: "lines", target: Target::Peer(1.0), curve: Curve::No }
+            .measure(criterion);
+        measured.ours(|| runtime.block_on(async { store(&mongo, LINES).await.2 }));
+        let to = ShipTo::Mongo { address: mongo.address(), collection: "shipped".to_owned() };
+        let Some(shipping) = shipper(program, &to) else { continue };
+        runtime.block_on(empty(&mongo));
+        let shipped = collection_named(&runtime, &mongo, "shipped");
+        let texts = format!("{}\n", text()).repeat(usize::try_from(OF_PEERS).unwrap());
+        measured.peer(|| {
+            runtime.block_on(async {
+                let before = shipped.estimated_document_count().await.unwrap();
+                let begun = Instant::now();
+                shipping.give(texts.as_bytes()).unwrap();
+                while shipped.estimated_document_count().await.unwrap() < before + OF_PEERS {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                begun.elapsed() * u32::try_from(LINES / OF_PEERS).unwrap()
+            })
+        });
+    }
+}
+
+fn collection_named(runtime: &Runtime, mongo: &Mongo, name: &str) -> Collection<Document> {
+    runtime.block_on(async { Client::with_uri_str(mongo.url()).await.unwrap().database("bench").collection(name) })
 }
 
 fn reading(criterion: &mut Criterion) {
@@ -150,7 +186,7 @@ fn reading(criterion: &mut Criterion) {
         .ours(ours);
 }
 
-criterion_group!(mongo, writing, reading);
+criterion_group!(mongo, writing, beside, reading);
 
 fn main() {
     mongo();

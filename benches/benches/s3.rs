@@ -4,12 +4,15 @@
 //! and ours have the same.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails where it cannot measure")]
 
+#[path = "s3/counted.rs"]
+mod counted;
 #[path = "s3/raw.rs"]
 mod raw;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use counted::Counted;
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -165,7 +168,27 @@ fn searching(criterion: &mut Criterion) {
                 .limit(|| raw::searched(&segments, search.as_regex().as_str(), hits))
                 .ours(|| found(&runtime, &store, &run, &search).1);
         }
+        if bytes == SEARCHED {
+            bytes_read(criterion, &runtime, &bucket, &run);
+        }
     }
+}
+
+/// How many bytes a search for a rare text reads, by a store that knows nothing of the run, of those that there are.
+fn bytes_read(criterion: &mut Criterion, runtime: &Runtime, bucket: &Arc<InMemory>, run: &RunId) {
+    let stored: usize = runtime.block_on(raw::segments(bucket)).iter().map(bytes::Bytes::len).sum();
+    let (id, target) = ("s3-search-bytes-read", Target::Share(0.05));
+    Row { id, size: 1, unit: "bytes", target, curve: Curve::No }
+        .measure(criterion)
+        .limit(|| Duration::from_nanos(stored as u64))
+        .ours(|| {
+            let counted = Arc::new(Counted::new(Arc::clone(bucket)));
+            let of_counted = Arc::clone(&counted) as Arc<dyn ObjectStore>;
+            let store = S3Store::on(of_counted, "", S3StoreConfig::new("memory:///")).unwrap();
+            let search = Search::literal("the needle of all").unwrap();
+            assert_eq!(found(runtime, &store, run, &search).0, 1);
+            Duration::from_nanos(counted.take())
+        });
 }
 
 /// Hits, and how long all of them took.
