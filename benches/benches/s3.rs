@@ -178,7 +178,7 @@ fn searching(criterion: &mut Criterion) {
 fn bytes_read(criterion: &mut Criterion, runtime: &Runtime, bucket: &Arc<InMemory>, run: &RunId) {
     let stored: usize = runtime.block_on(raw::segments(bucket)).iter().map(bytes::Bytes::len).sum();
     let (id, target) = ("s3-search-bytes-read", Target::Share(0.05));
-    Row { id, size: 1, unit: "bytes", target, curve: Curve::No }
+    Row { id, size: SEARCHED, unit: "bytes", target, curve: Curve::No }
         .measure(criterion)
         .limit(|| Duration::from_nanos(stored as u64))
         .ours(|| {
