@@ -14,8 +14,8 @@ use pubsub_pipeline::{ActionId, Event, EventType, Payload};
 use services::{ShipTo, Shipper, Shipping};
 use tokio::runtime::Runtime;
 
-pub use curve::sizes;
-use curve::{Point, are_curves};
+use curve::Point;
+pub use curve::{are_curves, sizes};
 
 /// Published in one pass, where the table has it.
 pub const PUBLISHED: u64 = 20_000;

@@ -271,8 +271,11 @@ impl<S> Shared<S> {
     /// Somebody waits for what is there: it is not gathered any longer. Answers up to which change that is.
     fn hurry(&self) -> u64 {
         let target = self.changes.load(Ordering::Acquire);
-        self.hurried.fetch_max(target, Ordering::AcqRel);
-        self.work.notify_one();
+        // A look at all runs costs something, and without a delay none of them waits.
+        if !self.config.delay.is_zero() && *self.settled.borrow() < target {
+            self.hurried.fetch_max(target, Ordering::AcqRel);
+            self.work.notify_one();
+        }
         target
     }
 
