@@ -14,8 +14,9 @@ use pubsub_pipeline::{
     ActionId, Appended, EventId, LineBatch, LineEnd, LineNumber, Lines, MongoStore, MongoStoreConfig,
     OutputReader as _, OutputSink as _, RunKey, RunRecord, Stage, Stream, Timestamp,
 };
-use pubsub_pipeline_benches::{Curve, Row, Target, runtime, sizes};
-use services::{Mongo, MongoOptions};
+use pubsub_pipeline_benches::{Curve, Row, Target, are_curves, runtime, shipper, sizes};
+use services::{Mongo, MongoOptions, ShipTo, Shipper};
+use tokio::runtime::Runtime;
 
 /// With its line feed.
 const LINE_BYTES: usize = 100;
@@ -23,9 +24,15 @@ const LINE_BYTES: usize = 100;
 /// Of one pass, where the table has it.
 const LINES: u64 = 20_000;
 
-/// As capture hands lines on, and as many of those as a sink gathers while the server works.
+/// As capture hands lines on, and as many of those as a sink gathers while the server works: a mebibyte.
 const BATCH: u64 = 500;
-const GATHERED: usize = 4;
+const GATHERED: usize = 20;
+
+/// What the store has in one insert.
+const INSERTED: usize = 2_000;
+
+/// Of one pass of a peer that inserts line by line: its time counts as if it had all.
+const OF_PEERS: u64 = LINES / 200;
 
 /// How many lines one document has where it is a block of them.
 const BLOCK: usize = 250;
@@ -44,14 +51,23 @@ fn batches(lines: u64) -> Vec<LineBatch> {
     (0..lines).step_by(500).map(batch).collect()
 }
 
-/// What the store writes of a line.
-fn document(number: u64) -> Document {
-    let run = "0123456789abcdef0123456789abcdef-1.01234567";
+/// What the store writes of a line of a run, and under which name.
+fn document(run: &str, number: u64) -> Document {
     doc! {
         "_id": format!("{run}.{number:020}"), "action_id": "action-123", "stage": "build",
         "line_number": i64::try_from(number).unwrap(), "content": text(), "timestamp": DateTime::now(),
         "stream": "stdout", "micros": 123,
     }
+}
+
+/// How the ids of lines begin: of a run that the store has begun.
+async fn begun(mongo: &Mongo) -> String {
+    let (_, key, _) = store(mongo, 1).await;
+    let database = Client::with_uri_str(mongo.url()).await.unwrap().database("bench");
+    let line: Document = database.collection("lines").find_one(doc! {}).await.unwrap().unwrap();
+    let id = line.get_str("_id").unwrap();
+    assert!(id.starts_with(key.run_id.as_str()));
+    id.rsplit_once('.').unwrap().0.to_owned()
 }
 
 async fn empty(mongo: &Mongo) -> Collection<Document> {
@@ -88,12 +104,14 @@ async fn inserted(collection: &Collection<Document>, documents: &[Document], man
 
 fn writing(criterion: &mut Criterion) {
     let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
+    let run = runtime.block_on(begun(&mongo));
+    let documents = |lines: u64| -> Vec<Document> { (1..=lines).map(|n| document(&run, n)).collect() };
     let limit = |lines: u64| -> Duration {
-        let documents: Vec<Document> = (1..=lines).map(document).collect();
-        runtime.block_on(async { inserted(&empty(&mongo).await, &documents, 2_000).await })
+        let documents = documents(lines);
+        runtime.block_on(async { inserted(&empty(&mongo).await, &documents, INSERTED).await })
     };
     let ours = |lines: u64| -> Duration { runtime.block_on(async { store(&mongo, lines).await.2 }) };
-    for lines in sizes(LINES, [LINES / 10, LINES * 10]) {
+    for lines in sizes(LINES, [LINES / 10, LINES * 4]) {
         let (id, target) = ("mongo-output-lines", Target::Speed(0.9));
         Row { id, size: lines, unit: "lines", target, curve: Curve::OverSize }
             .measure(criterion)
@@ -102,7 +120,7 @@ fn writing(criterion: &mut Criterion) {
     }
     // What a document for each line costs beside one for each block of lines, which other tools cannot read.
     let blocks = || -> Duration {
-        let all: Vec<Document> = (1..=LINES).map(document).collect();
+        let all = documents(LINES);
         let block = |lines: &[Document]| {
             let contents: Vec<&str> = lines.iter().map(|line| line.get_str("content").unwrap()).collect();
             let mut block = lines.first().unwrap().clone();
@@ -110,16 +128,54 @@ fn writing(criterion: &mut Criterion) {
             block
         };
         let blocks: Vec<Document> = all.chunks(BLOCK).map(block).collect();
-        runtime.block_on(async { inserted(&empty(&mongo).await, &blocks, 2_000 / BLOCK).await })
+        runtime.block_on(async { inserted(&empty(&mongo).await, &blocks, INSERTED / BLOCK).await })
     };
-    let (id, target) = ("mongo-lines-beside-blocks", Target::Speed(0.1));
+    let (id, target) = ("mongo-lines-beside-blocks", Target::Speed(0.02));
     Row { id, size: LINES, unit: "lines", target, curve: Curve::No }
         .measure(criterion)
         .limit(blocks)
         .ours(|| ours(LINES));
 }
 
+/// Log shippers that are fed the same lines.
+fn beside(criterion: &mut Criterion) {
+    if are_curves() {
+        return;
+    }
+    let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
+    for (id, program) in
+        [("mongo-beside-rsyslog", Shipper::Rsyslog), ("mongo-beside-syslog-ng", Shipper::SyslogNg)]
+    {
+        let mut measured = Row { id, size: LINES, unit: "lines", target: Target::Peer(1.0), curve: Curve::No }
+            .measure(criterion);
+        measured.ours(|| runtime.block_on(async { store(&mongo, LINES).await.2 }));
+        let to = ShipTo::Mongo { address: mongo.address(), collection: "shipped".to_owned() };
+        let Some(shipping) = shipper(program, &to) else { continue };
+        runtime.block_on(empty(&mongo));
+        let shipped = collection_named(&runtime, &mongo, "shipped");
+        let texts = format!("{}\n", text()).repeat(usize::try_from(OF_PEERS).unwrap());
+        measured.peer(|| {
+            runtime.block_on(async {
+                let before = shipped.estimated_document_count().await.unwrap();
+                let begun = Instant::now();
+                shipping.give(texts.as_bytes()).unwrap();
+                while shipped.estimated_document_count().await.unwrap() < before + OF_PEERS {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                begun.elapsed() * u32::try_from(LINES / OF_PEERS).unwrap()
+            })
+        });
+    }
+}
+
+fn collection_named(runtime: &Runtime, mongo: &Mongo, name: &str) -> Collection<Document> {
+    runtime.block_on(async { Client::with_uri_str(mongo.url()).await.unwrap().database("bench").collection(name) })
+}
+
 fn reading(criterion: &mut Criterion) {
+    if are_curves() {
+        return;
+    }
     let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
     let (store, key, _) = runtime.block_on(store(&mongo, LINES));
     let limit = || -> Duration {
@@ -150,7 +206,7 @@ fn reading(criterion: &mut Criterion) {
         .ours(ours);
 }
 
-criterion_group!(mongo, writing, reading);
+criterion_group!(mongo, writing, beside, reading);
 
 fn main() {
     mongo();

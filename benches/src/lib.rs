@@ -11,10 +11,11 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use pubsub_pipeline::{ActionId, Event, EventType, Payload};
+use services::{ShipTo, Shipper, Shipping};
 use tokio::runtime::Runtime;
 
-pub use curve::sizes;
-use curve::{Point, are_curves};
+use curve::Point;
+pub use curve::{are_curves, sizes};
 
 /// Published in one pass, where the table has it.
 pub const PUBLISHED: u64 = 20_000;
@@ -35,6 +36,8 @@ pub enum Target {
     PerSecond(f64),
     /// At least so many times the peer's speed.
     Peer(f64),
+    /// At most this share of the limit's bytes: a pass answers a nanosecond for each byte.
+    Share(f64),
 }
 
 /// What a row's curve is over.
@@ -102,6 +105,7 @@ impl Row {
             Target::Within(time) => ("within", time.as_secs_f64()),
             Target::PerSecond(many) => ("per_second", many),
             Target::Peer(times) => ("peer", times),
+            Target::Share(share) => ("share", share),
         };
         let (many, what) = self.over().unwrap_or((self.size, self.unit));
         let row = serde_json::json!({
@@ -230,4 +234,14 @@ impl Awaited {
             }
         })
     }
+}
+
+/// Starts a log shipper that users would pick instead; where it cannot be had, says so, and it is not measured.
+#[must_use]
+#[expect(clippy::print_stderr, reason = "a benchmark tells what it lacks")]
+pub fn shipper(program: Shipper, to: &ShipTo) -> Option<Shipping> {
+    if are_curves() {
+        return None;
+    }
+    program.start(to).inspect_err(|error| eprintln!("{error}")).ok()
 }

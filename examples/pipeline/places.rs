@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    ActionId, Broker, ConnectedStore, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output,
+    ActionId, Broker, ConnectedStore, DEFAULT_SINK_DELAY, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output,
     OutputReader, Place, RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Stage, Store,
     bring_tails, connect_broker, connect_store, current_run, name,
 };
@@ -95,6 +95,8 @@ impl Places {
             let spool = match &self.spool {
                 Some(folder) => {
                     let config = SpoolConfig::new(folder.join(spool_name(place)?));
+                    // The fan-out gathers before it.
+                    let config = config.with_delay(connected.delay.saturating_sub(DEFAULT_SINK_DELAY));
                     let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
                     let spool = Arc::new(Spooled::open_store(Arc::clone(&connected.store), config).await?);
                     connected.store = Arc::clone(&spool) as Arc<dyn Store>;

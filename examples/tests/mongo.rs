@@ -1,5 +1,9 @@
 //! The example and the program with MongoDB, at the server of the tests.
 
+#[cfg(target_os = "linux")]
+#[path = "memory/mod.rs"]
+mod memory;
+
 use std::process::{Command, Output};
 
 use crash::example;
@@ -41,4 +45,23 @@ fn the_program_keeps_output_in_mongodb_and_answers_from_there() {
     assert!(run(&["search", "a", "build", "^warning"]).contains("warning: x"));
     run(&["verify", "a", "build"]);
     run(&["remove", "a", "build"]);
+}
+
+#[cfg(target_os = "linux")]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod with_the_program {
+    /// The server of the tests.
+    fn port() -> u16 {
+        let url = super::store("");
+        let address = url.split("//").nth(1).and_then(|rest| rest.split('/').next());
+        address.and_then(|address| address.rsplit(':').next()).unwrap().parse().unwrap()
+    }
+
+    /// A store of its own at this port.
+    fn at(name: &str, at: u16) -> String {
+        let from = format!(":{}/", port());
+        super::store(&format!("memory-{name}")).replace(&from, &format!(":{at}/"))
+    }
+
+    crate::memory::memory_of!("needs MongoDB", 150_000, port(), at);
 }

@@ -1,6 +1,10 @@
 //! The example for a bucket, and the program with one as its store.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+#[cfg(target_os = "linux")]
+#[path = "memory/mod.rs"]
+mod memory;
+
 use std::process::Command;
 
 use crash::example;
@@ -52,4 +56,24 @@ fn the_program_writes_into_a_bucket_and_asks_it() {
     run(&["verify", "action-1", "build"]);
     run(&["remove", "action-1", "build"]);
     let _ = std::fs::remove_dir_all(folder);
+}
+
+#[cfg(target_os = "linux")]
+mod with_the_program {
+    const ENDPOINT: &str = "endpoint=http://127.0.0.1:";
+
+    /// The server of the tests.
+    fn port() -> u16 {
+        let url = super::bucket("");
+        let port = url.split(['&', '?']).find_map(|option| option.strip_prefix(ENDPOINT));
+        port.unwrap().parse().unwrap()
+    }
+
+    /// A store of its own at this port.
+    fn at(name: &str, at: u16) -> String {
+        let from = format!("{ENDPOINT}{}", port());
+        super::bucket(&format!("memory-{name}")).replace(&from, &format!("{ENDPOINT}{at}"))
+    }
+
+    crate::memory::memory_of!("needs S3", 1_000_000, port(), at);
 }

@@ -24,6 +24,7 @@ mod port;
 mod proxy;
 mod redis;
 mod s3;
+mod shipper;
 
 pub use certificates::Certificates;
 pub use engine::{Data, end, is_running};
@@ -38,3 +39,4 @@ pub use redis::options::{Persistence, RedisOptions};
 pub use redis::sentinel::RedisSentinel;
 pub use redis::{Redis, encoded};
 pub use s3::S3;
+pub use shipper::{ShipTo, Shipper, Shipping};

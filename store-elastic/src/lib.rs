@@ -26,6 +26,9 @@ mod expire;
 mod layout;
 mod line;
 mod list;
+#[cfg(feature = "measuring")]
+#[doc(hidden)]
+pub mod measuring;
 mod narrow;
 mod numbers;
 mod read;

@@ -1,4 +1,4 @@
-//! Appends lines: inserts of bounded size, one after the other, each judged document by document; then the run is told.
+//! Appends lines: inserts of bounded size, one after the other, each judged document by document; then the run is told once.
 
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::{ErrorKind as DriverKind, IndexedWriteError};
@@ -26,7 +26,7 @@ const MAX_TRIES: usize = 5;
 
 const DOING: &str = "append lines";
 
-/// What became of the lines of one insert.
+/// What became of the lines of inserts.
 #[derive(Debug, Default)]
 struct Inserted {
     /// They are there, in growing ranges.
@@ -45,26 +45,18 @@ struct Inserted {
 impl Inner {
     pub(crate) async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let mut appended = Appended::all();
-        let mut parts = Parts { batches, within: None };
         // Also of no lines: it asks whether the run is there.
-        let mut part = parts.next_part();
-        if part.is_empty() {
-            return self
-                .made(&run.run_id)
-                .await?
-                .map(|_| appended)
-                .ok_or_else(|| not_found(DOING, &run.run_id));
+        if Parts::of(batches).next_part().is_empty() {
+            let made = self.made(&run.run_id).await?;
+            return made.map(|_| appended).ok_or_else(|| not_found(DOING, &run.run_id));
         }
-        while !part.is_empty() {
-            let inserted = self.append_part(run, &part).await?;
-            inserted.tell(&mut appended);
-            part = parts.next_part();
-        }
+        self.append_lines(run, batches).await?.tell(&mut appended);
         Ok(appended)
     }
 
-    /// Inserts lines under the name that the run has, and tells it; where it has another by now, once more.
-    async fn append_part(&self, run: &RunKey, part: &[LineBatch]) -> Result<Inserted> {
+    /// Inserts lines under the name that the run has, and tells it; where it has another by now, once more. Where an insert
+    /// fails, the run is not told of those before it: their lines are found to be there when they come again.
+    async fn append_lines(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Inserted> {
         let collections = self.link.collections(DOING).await?;
         for _ in 0..MAX_TRIES {
             let made = match self.known.get(&run.run_id) {
@@ -72,7 +64,14 @@ impl Inner {
                 None => self.made(&run.run_id).await?.ok_or_else(|| not_found(DOING, &run.run_id))?,
             };
             let ids = Ids::of(&run.run_id, &made);
-            let inserted = self.insert(&collections, &ids, run, part).await?;
+            let (mut parts, mut inserted) = (Parts::of(batches), Inserted::default());
+            loop {
+                let part = parts.next_part();
+                if part.is_empty() {
+                    break;
+                }
+                inserted.add(self.insert(&collections, &ids, run, &part).await?);
+            }
             if self.told(&collections, run, &made, &inserted).await? {
                 return Ok(inserted);
             }
@@ -218,6 +217,23 @@ impl Inserted {
         }
     }
 
+    /// Takes in those of the next insert, which may come before these.
+    fn add(&mut self, next: Self) {
+        self.there.extend(next.there);
+        self.there.sort_unstable_by_key(|range| range.first);
+        self.there.dedup_by(|next, before| {
+            let goes_on = next.first <= before.last.plus(1);
+            if goes_on {
+                before.last = before.last.max(next.last);
+            }
+            goes_on
+        });
+        self.new_bytes = self.new_bytes.saturating_add(next.new_bytes);
+        self.repeated.extend(next.repeated);
+        self.refused.extend(next.refused);
+        self.again.extend(next.again);
+    }
+
     fn refuse(&mut self, number: LineNumber, bytes: u64, error: &IndexedWriteError) {
         let why = said(error.code, error.code_name.as_deref(), &error.message);
         let kind = of_code(error.code);
@@ -257,7 +273,11 @@ struct Parts<'a> {
     within: Option<LineBatch>,
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    const fn of(batches: &'a [LineBatch]) -> Self {
+        Self { batches, within: None }
+    }
+
     /// As much as one insert takes; nothing at the end.
     fn next_part(&mut self) -> Vec<LineBatch> {
         let (mut part, mut lines, mut bytes) = (Vec::new(), 0, 0);
@@ -336,6 +356,21 @@ mod tests {
     }
 
     #[test]
+    fn what_several_inserts_brought_is_told_as_one() {
+        let range = |first, last| LineRange::new(at(first), at(last));
+        let of = |there: &[LineRange], new_bytes| Inserted {
+            there: there.to_vec(),
+            new_bytes,
+            ..Inserted::default()
+        };
+        let mut inserted = of(&[range(5, 8), range(20, 21)], 6);
+        inserted.add(of(&[range(9, 12)], 4));
+        inserted.add(of(&[range(1, 2), range(11, 15)], 3));
+        assert_eq!(inserted.there, [range(1, 2), range(5, 15), range(20, 21)]);
+        assert_eq!(inserted.new_bytes, 13);
+    }
+
+    #[test]
     fn what_befell_all_documents_is_an_error_of_the_call() {
         let full = || (0..10).map(|index| error(index, 14031, "no space left")).collect();
         let answer = Inserted::default().judge(&ten(), full()).unwrap_err();
@@ -349,7 +384,7 @@ mod tests {
         let mut batches =
             vec![lines(1, vec![""; 7_000]), lines(7_001, vec![""; 3_000]), lines(10_001, vec![""; 2_001])];
         batches.extend((12_002..12_202).map(|n| lines(n, [&long])));
-        let (mut parts, mut next) = (Parts { batches: &batches, within: None }, 1);
+        let (mut parts, mut next) = (Parts::of(&batches), 1);
         loop {
             let part = parts.next_part();
             if part.is_empty() {

@@ -18,6 +18,9 @@ use crate::view::Part;
 /// lines as well.
 const TAIL_BYTES: u64 = 256 * 1024;
 
+/// As much is read where nothing else but the index is wanted, which has 32 bytes for each block.
+const INDEX_BYTES: u64 = 16 * 1024;
+
 /// About how many bytes of lines are fetched by one request, and held at once for each that is under way.
 const FETCH_BYTES: u64 = 2 << 20;
 
@@ -152,7 +155,7 @@ struct Planned {
 impl Inner {
     /// Which blocks of a part are to be fetched; none for a part whose index is damaged.
     async fn plan(&self, part: Part, key: String, wanted: &Wanted) -> Result<Vec<Planned>> {
-        let opened = match self.open(part, key.clone()).await {
+        let opened = match self.open(part, key.clone(), wanted).await {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::warn!(object = key, error = error.chain(), "a segment is damaged");
                 return Ok(vec![Planned { range: part.range, key, blocks: Vec::new(), tail: None }]);
@@ -207,7 +210,7 @@ impl Inner {
     }
 
     /// Finds the index of a segment.
-    async fn open(&self, part: Part, key: String) -> Result<Opened> {
+    async fn open(&self, part: Part, key: String, wanted: &Wanted) -> Result<Opened> {
         if let Some(index) = self.indexes.of(&key) {
             return Ok(Opened { key, index, tail: None });
         }
@@ -215,7 +218,9 @@ impl Inner {
         if size < MIN_BYTES {
             return Err(Error::new(ErrorKind::Corrupt, "read the index of a segment: it is too short"));
         }
-        let mut tail = self.tail(&key, size, TAIL_BYTES.min(size)).await?;
+        // Of a large segment, which has many blocks, a search needs few.
+        let most = if size <= TAIL_BYTES || *wanted == Wanted::Anything { TAIL_BYTES } else { INDEX_BYTES };
+        let mut tail = self.tail(&key, size, most.min(size)).await?;
         let length = Index::length(&tail.bytes)?;
         if length > size {
             return Err(Error::new(ErrorKind::Corrupt, "read the index of a segment: it is longer than all"));

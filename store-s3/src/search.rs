@@ -137,7 +137,8 @@ impl Hunt {
             }
         });
         let key = Arc::new(view.stored.record.key.clone());
-        OneRun { key, view, found: looked.try_buffered(cores).boxed(), next, looks }
+        // One more, so that no core waits for whoever takes what was found.
+        OneRun { key, view, found: looked.try_buffered(cores + 1).boxed(), next, looks }
     }
 }
 

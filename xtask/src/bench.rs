@@ -186,7 +186,12 @@ fn markdown(rows: &[Measured]) -> String {
     for row in rows {
         let (ratio, wanted, met) = row.judged();
         let shown = |time: Option<f64>| time.map_or_else(|| "–".to_owned(), |time| row.shown(time));
-        let met = if met { "yes" } else { "**no**" };
+        let met = match met {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            // What it is compared with could not be had.
+            None => "–",
+        };
         let size = counted(row.row.many, &row.row.what);
         let cells =
             [size, shown(row.limit), row.shown(row.ours), ratio, wanted, met.to_owned(), shown(row.peer)];
@@ -198,35 +203,38 @@ fn markdown(rows: &[Measured]) -> String {
 
 impl Measured {
     /// The ratio, what is wanted, and whether it is met.
-    fn judged(&self) -> (String, String, bool) {
+    fn judged(&self) -> (String, String, Option<bool>) {
         let Target { kind, value: wanted } = &self.row.target;
-        let ratio = |other: Option<f64>| other.unwrap_or(f64::NAN) / self.ours;
-        let none = || "–".to_owned();
+        let compared = |other: Option<f64>| other.map(|other| other / self.ours);
+        let shown = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
         match kind.as_str() {
             "speed" => {
-                let ratio = ratio(self.limit);
-                (format!("{ratio:.2}"), format!("≥ {wanted:.2}"), ratio >= *wanted)
+                let ratio = compared(self.limit);
+                (shown(ratio), format!("≥ {wanted:.2}"), ratio.map(|ratio| ratio >= *wanted))
             }
-            "cost" => {
-                let ratio = 1.0 / ratio(self.limit);
-                (format!("{ratio:.2}"), format!("≤ {wanted:.2}"), ratio <= *wanted)
+            "cost" | "share" => {
+                let ratio = compared(self.limit).map(|ratio| 1.0 / ratio);
+                (shown(ratio), format!("≤ {wanted:.2}"), ratio.map(|ratio| ratio <= *wanted))
             }
             "peer" => {
-                let ratio = ratio(self.peer);
-                (format!("{ratio:.2}"), format!("≥ {wanted} × peer"), ratio >= *wanted)
+                let ratio = compared(self.peer);
+                (shown(ratio), format!("≥ {wanted} × peer"), ratio.map(|ratio| ratio >= *wanted))
             }
             "within" => {
                 let each = self.ours / self.row.size / 1e9;
-                (none(), format!("≤ {}", time(wanted * 1e9)), each <= *wanted)
+                (shown(None), format!("≤ {}", time(wanted * 1e9)), Some(each <= *wanted))
             }
             _ => {
                 let rate = self.row.size / self.ours * 1e9;
-                (none(), format!("≥ {}/s", many(*wanted)), rate >= *wanted)
+                (shown(None), format!("≥ {}/s", many(*wanted)), Some(rate >= *wanted))
             }
         }
     }
 
     fn shown(&self, pass: f64) -> String {
+        if self.row.target.kind == "share" {
+            return format!("{} {}", many(pass), self.row.unit);
+        }
         if self.row.size <= 1.0 {
             return time(pass);
         }

@@ -12,9 +12,17 @@ use object_store::{ObjectStore, ObjectStoreExt as _};
 use pubsub_pipeline::{LineBatch, RunId};
 use regex::bytes::Regex;
 use services::S3;
+use zstd::bulk::Decompressor;
+use zstd::zstd_safe::find_frame_compressed_size;
 
 /// As much as a block of ours: what a bare get of a line reads.
 const RANGE: u64 = 32 * 1024;
+
+/// More than a block has, before compression.
+const MOST_OF_BLOCK: usize = 1 << 20;
+
+/// What skippable frames begin with, behind their first byte.
+const SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 pub(crate) fn compressed(batches: &[LineBatch]) -> Bytes {
     let plain: Vec<u8> = batches.iter().flat_map(|batch| batch.bytes().iter().copied()).collect();
@@ -73,10 +81,26 @@ pub(crate) fn searched(segments: &[Bytes], pattern: &str, hits: u64) -> Duration
     took
 }
 
+/// Block by block, each into the same buffer, which stays in the processor's cache.
 fn found(segment: &[u8], regex: &Regex) -> u64 {
-    let plain = zstd::decode_all(segment).unwrap();
+    let (mut decompressor, mut plain) = (Decompressor::new().unwrap(), Vec::with_capacity(MOST_OF_BLOCK));
+    let (mut left, mut lines) = (segment, 0);
+    while !left.is_empty() {
+        let (frame, rest) = left.split_at(find_frame_compressed_size(left).unwrap());
+        left = rest;
+        // The index and the filters are no lines.
+        if frame.get(1..4) != Some(&SKIPPABLE[..]) {
+            plain.clear();
+            decompressor.decompress_to_buffer(frame, &mut plain).unwrap();
+            lines += matching(&plain, regex);
+        }
+    }
+    lines
+}
+
+fn matching(plain: &[u8], regex: &Regex) -> u64 {
     let (mut at, mut lines) = (0, 0);
-    while let Some(found) = regex.find_at(&plain, at) {
+    while let Some(found) = regex.find_at(plain, at) {
         lines += 1;
         at = memchr::memchr(b'\n', plain.get(found.end()..).unwrap())
             .map_or(plain.len(), |end| found.end() + end + 1);

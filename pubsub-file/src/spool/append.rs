@@ -38,6 +38,8 @@ impl<S: OutputSink + 'static> Shared<S> {
                 Taken::NotHere => return self.sink.append(run, left).await,
                 Taken::First(taken, full) => {
                     left = left.get(taken..).unwrap_or_default();
+                    // What is gathered takes the room.
+                    self.hurry();
                     full
                 }
             };

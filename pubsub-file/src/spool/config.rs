@@ -27,6 +27,9 @@ pub struct SpoolConfig {
     pub when_full: WhenFull,
     /// [`Durability::PowerLoss`] puts every append on the disk before it returns. The end of a run always is.
     pub durability: Durability,
+    /// How long lines are gathered for the sink, unless there are enough of them for one call, the run ends, or somebody
+    /// waits: what a store needs that is billed by its calls.
+    pub delay: Duration,
     /// How long to wait while the sink fails.
     pub backoff: Backoff,
     /// How long one call to the sink may take.
@@ -46,6 +49,7 @@ impl SpoolConfig {
             max_bytes: DEFAULT_SPOOL_BYTES,
             when_full: WhenFull::Drop,
             durability: Durability::ProcessCrash,
+            delay: Duration::ZERO,
             backoff: Backoff::default(),
             call_limit: DEFAULT_CALL_LIMIT,
             refusals: None,
@@ -71,6 +75,13 @@ impl SpoolConfig {
     #[must_use]
     pub const fn with_durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// With another time to gather lines.
+    #[must_use]
+    pub const fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
         self
     }
 

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunRecord, Seldom};
-use serde::{Deserialize, Serialize};
 
+use super::cursor::{CURSOR, Chunk, Cursor};
 use super::folder::{self, Missing, Turn, locked};
 use crate::error::io_error;
 use crate::files::{self, Sync};
@@ -25,52 +26,6 @@ const FREED_BYTES: u64 = 64 << 10;
 /// Bytes that are kept free for the record, so that the end of a run can be written on a full disk.
 const RESERVED: usize = 32 * 1024;
 
-/// The file that says how far a run was shipped.
-const CURSOR: &str = "shipped.json";
-
-/// How far a run was shipped. It may be older than the truth: lines that are shipped again change nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Cursor {
-    /// The segment that is read next.
-    pub(super) segment: u64,
-    /// Where in it.
-    pub(super) offset: u64,
-    /// The last line that was read.
-    pub(super) last: Option<LineNumber>,
-    /// Damage was passed by since then.
-    pub(super) damaged: bool,
-    /// The highest revision of the record that the sink took, or refused for good; 0 before the run began there.
-    pub(super) revision: u64,
-    /// What the sink refused for good, or was damaged here.
-    pub(super) refused: Vec<Gap>,
-}
-
-impl Cursor {
-    /// The one in the folder of a run, where that has none the first; `None` where it cannot be read.
-    pub(super) fn read(folder: &Path) -> io::Result<Option<Self>> {
-        let bytes = files::read(&folder.join(CURSOR))?;
-        Ok(bytes.map_or_else(|| Some(Self::default()), |bytes| serde_json::from_slice(&bytes).ok()))
-    }
-}
-
-/// What was read to be shipped.
-#[derive(Debug, Default)]
-pub(super) struct Chunk {
-    pub(super) batches: Vec<LineBatch>,
-    /// Where the next one begins.
-    pub(super) segment: u64,
-    pub(super) offset: u64,
-    /// Damage was passed by before the batches.
-    pub(super) damaged: bool,
-}
-
-impl Chunk {
-    /// Whether there is nothing to bring or to pass by.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.batches.is_empty() && !self.damaged
-    }
-}
-
 /// The files of one run. Whoever has it open holds the run's lock, so that one process writes and ships it.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -85,6 +40,8 @@ pub(super) struct Log {
     /// A process that is gone left it, and nobody has written to it since.
     pub(super) adopted: bool,
     turn: Arc<File>,
+    /// When the first line came that was not read to be shipped.
+    since: Option<Instant>,
     /// When to log damage: it is read again as long as the sink fails.
     damage: Seldom,
 }
@@ -103,10 +60,9 @@ impl Log {
             Err(error) if error.kind() == ErrorKind::Corrupt => None,
             record => record?,
         };
-        let adopted = false;
-        let damage = Seldom::default();
+        let (adopted, since, damage) = (false, None, Seldom::default());
         let mut log =
-            Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn, damage };
+            Self { folder, _lock: lock, writing: None, last, record, cursor, adopted, turn, since, damage };
         log.cut_torn_end().map_err(io_error(doing))?;
         log.cursor.segment = log.cursor.segment.min(log.last);
         Ok(Some(log))
@@ -185,6 +141,7 @@ impl Log {
         }
         let bytes = bytes.len() as u64;
         self.writing = Some((file, length + bytes));
+        self.since.get_or_insert_with(Instant::now);
         Ok(bytes)
     }
 
@@ -214,6 +171,23 @@ impl Log {
         let file = files::open_for_writing(&self.segment(self.last))?;
         let length = file.metadata()?.len();
         Ok((file, length))
+    }
+
+    /// Until when lines are gathered; `None` where these are enough for one call, or have waited so long.
+    pub(super) fn gathers(&self, delay: Duration, enough: usize) -> Option<Instant> {
+        let until = self.since?.checked_add(delay)?;
+        let length = self.writing.as_ref().map_or(0, |(_, length)| *length);
+        let waiting = length.saturating_sub(self.cursor.offset);
+        let is_enough = self.cursor.segment < self.last || waiting >= enough as u64;
+        (!is_enough && Instant::now() < until).then_some(until)
+    }
+
+    /// Reads as [`read`](Self::read) does, to ship it: what comes behind it waits from now on.
+    pub(super) fn take(&mut self, most: usize) -> Result<Chunk> {
+        let chunk = self.read(most)?;
+        let all = chunk.segment == self.last && chunk.offset >= self.length(chunk.segment);
+        self.since = (!all).then(Instant::now);
+        Ok(chunk)
     }
 
     /// Reads about so many bytes after the cursor; nothing where all was read.

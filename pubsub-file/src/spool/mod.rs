@@ -3,6 +3,8 @@
 mod adopt;
 mod append;
 mod config;
+mod cursor;
+mod due;
 mod folder;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
@@ -93,6 +95,8 @@ struct Shared<S> {
     changes: AtomicU64,
     /// Up to which change everything was shipped.
     settled: watch::Sender<u64>,
+    /// Up to which change somebody waits: until there, nothing is gathered.
+    hurried: AtomicU64,
     work: Notify,
     /// Told when something was freed.
     room: Notify,
@@ -154,6 +158,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
             counted: Mutex::default(),
             changes: AtomicU64::new(1),
             settled: watch::Sender::new(0),
+            hurried: AtomicU64::new(0),
             work: Notify::new(),
             room: Notify::new(),
             away: watch::Sender::new(false),
@@ -174,7 +179,7 @@ impl<S: OutputSink + 'static> Spooled<S> {
     /// # Cancel safety
     /// A dropped call leaves nothing behind.
     pub async fn shipped(&self) {
-        let target = self.shared.changes.load(Ordering::Acquire);
+        let target = self.shared.hurry();
         let mut settled = self.shared.settled.subscribe();
         // The sender lives as long as this handle.
         let _ = settled.wait_for(|settled| *settled >= target).await;
@@ -261,6 +266,21 @@ impl<S> Shared<S> {
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
         self.work.notify_one();
+    }
+
+    /// Somebody waits for what is there: it is not gathered any longer. Answers up to which change that is.
+    fn hurry(&self) -> u64 {
+        let target = self.changes.load(Ordering::Acquire);
+        // A look at all runs costs something, and without a delay none of them waits.
+        if !self.config.delay.is_zero() && *self.settled.borrow() < target {
+            self.hurried.fetch_max(target, Ordering::AcqRel);
+            self.work.notify_one();
+        }
+        target
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Acquire) > *self.settled.borrow()
     }
 
     /// Does something with the files of a run, opening them where they are not.

@@ -5,47 +5,25 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pubsub_core::{
-    Appended, Error, ErrorKind, Gap, Judgement, LineBatch, OutputSink, Result, RunId, RunKey, RunRecord,
-    RunStatus, Timestamp,
+    Appended, Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunId, RunKey, RunRecord,
+    RunStatus,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::folder::Turn;
-use super::log::{Chunk, hole, missing_end};
+use super::cursor::Chunk;
+use super::due::{Due, Look, due};
+use super::log::{hole, missing_end};
 use super::{Run, Shared, lock};
 use crate::files::blocking;
-
-/// Most bytes of one append to the sink.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// How often the folder is looked through for what dead processes left.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// What is to be done about a run.
-enum Look {
-    Nothing,
-    Due(Box<Due>),
-    /// It is marked as removed.
-    Removed,
-    /// Its owner is dead, and the sink has what it left.
-    Left,
-}
-
-/// What a run has to ship.
-struct Due {
-    chunk: Chunk,
-    record: RunRecord,
-    /// The highest revision that the sink took; 0 before the run began there.
-    revision: u64,
-    /// The chunk is the last one.
-    is_read: bool,
-    /// Held until the step is done.
-    turn: Turn,
-}
-
 /// What became of it.
 enum Step {
     Nothing,
+    /// Lines are gathered until then.
+    Gathers(Instant),
     Some,
     /// The sink is out of reach.
     Failed(Error),
@@ -60,10 +38,14 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
         let before = shared.changes.load(Ordering::Acquire);
         let runs: Vec<(RunId, Run)> =
             shared.runs().iter().map(|(id, run)| (id.clone(), Arc::clone(run))).collect();
-        let (mut idle, mut whole) = (true, true);
+        let (mut idle, mut whole, mut next) = (true, true, look_at);
         for (id, run) in runs {
             match shared.ship_some(&id, &run).await {
                 Ok(Step::Nothing) => {}
+                Ok(Step::Gathers(until)) => {
+                    whole = false;
+                    next = next.min(until);
+                }
                 Ok(Step::Some) => {
                     idle = false;
                     tries = 0;
@@ -103,7 +85,7 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
         tokio::select! {
             () = shared.stopped() => return,
             () = shared.work.notified() => {}
-            () = sleep_until(look_at) => {}
+            () = sleep_until(next.min(look_at)) => {}
         }
     }
 }
@@ -111,8 +93,9 @@ pub(super) async fn ship<S: OutputSink + 'static>(shared: Arc<Shared<S>>) {
 impl<S: OutputSink + 'static> Shared<S> {
     /// Ships a part of a run.
     async fn ship_some(self: &Arc<Self>, id: &RunId, run: &Run) -> Result<Step> {
-        let Due { chunk, record, revision, is_read, turn: _turn } =
-            match due(run, self.config.keep_damaged).await? {
+        let delay = if self.is_hurried() { Duration::ZERO } else { self.config.delay };
+        let Due { chunk, record, revision, is_read, gathers, turn: _turn } =
+            match due(run, delay, self.config.keep_damaged).await? {
                 Look::Nothing => return Ok(Step::Nothing),
                 Look::Left => return self.drop_run(id, None).await,
                 Look::Removed => return self.remove_at_sink(id).await,
@@ -152,7 +135,7 @@ impl<S: OutputSink + 'static> Shared<S> {
             };
         }
         if !ends {
-            return Ok(if begins { Step::Some } else { Step::Nothing });
+            return Ok(if begins { Step::Some } else { gathers.map_or(Step::Nothing, Step::Gathers) });
         }
         let ended = own(run, record).await?;
         if let Err(error) = self.call(self.sink.finish(&ended)).await {
@@ -335,31 +318,6 @@ impl<S: OutputSink + 'static> Shared<S> {
         })
         .await
     }
-}
-
-async fn due(run: &Run, keep_damaged: Duration) -> Result<Look> {
-    let run = Arc::clone(run);
-    blocking(move || {
-        let log = lock(&run);
-        let Some(log) = log.as_ref() else { return Ok(Look::Nothing) };
-        // Whoever removes it has the turn, or has had it and left a mark.
-        let Some(turn) = log.turn()? else { return Ok(Look::Nothing) };
-        if log.is_removed() {
-            return Ok(Look::Removed);
-        }
-        let Some(record) = log.record().cloned() else { return Ok(Look::Nothing) };
-        let (chunk, is_read, revision) = (log.read(CHUNK_BYTES)?, log.is_read(), log.cursor.revision);
-        if chunk.is_empty() && is_read && log.adopted && record.revision <= revision {
-            let now = Timestamp::now();
-            // The sink has what there is, and nobody writes more. Holes that no end of the run has told stay for a while.
-            let is_told = log.cursor.refused.is_empty() || now.since(record.beat_at) >= keep_damaged;
-            if is_told && record.judge(now) != Judgement::Running {
-                return Ok(Look::Left);
-            }
-        }
-        Ok(Look::Due(Box::new(Due { chunk, record, revision, is_read, turn })))
-    })
-    .await
 }
 
 /// The record with the holes of this sink.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use pubsub_core::{LineNumber, LineRange, Result, RunId, RunRecord};
 
 use super::folder;
-use super::log::{Cursor, missing_end, segment_in, segments};
+use super::cursor::Cursor;
+use super::log::{missing_end, segment_in, segments};
 use crate::error::io_error;
 use crate::files::{self, blocking};
 use crate::frame::{Frame, decode};

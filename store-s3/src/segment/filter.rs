@@ -38,6 +38,11 @@ pub(crate) fn position(trigram: [u8; 3]) -> usize {
     place((a << 16) | (b << 8) | c)
 }
 
+const fn gathered(eight: u64) -> u8 {
+    let [highest, ..] = eight.wrapping_mul(GATHERS).to_be_bytes();
+    highest
+}
+
 fn place(trigram: u32) -> usize {
     // Knuth's multiplicative hash: the upper half depends on all bits of the trigram.
     (trigram.wrapping_mul(0x9E37_79B1) >> 16) as usize
@@ -46,30 +51,42 @@ fn place(trigram: u32) -> usize {
 /// Makes the filters of blocks.
 #[derive(Debug)]
 pub(super) struct Sieve {
+    /// The bytes with small letters.
+    small: Vec<u8>,
+    /// A byte for each bit of the largest filter: to set it takes no look at what was there.
+    seen: Box<[u8; MOST_BITS]>,
     bits: Vec<u8>,
 }
 
+/// Gathers the lowest bits of eight bytes in the highest byte, the first of them lowest.
+const GATHERS: u64 = 0x0102_0408_1020_4080;
+
 impl Sieve {
     pub(super) fn new() -> Self {
-        Self { bits: vec![0; MOST_BITS / 8] }
+        Self { small: Vec::new(), seen: Box::new([0; MOST_BITS]), bits: Vec::with_capacity(MOST_BITS / 8) }
     }
 
     /// The filter of these bytes. Trigrams that reach over the end of a line are in it too: sorting them out would cost
     /// more than their bits.
     pub(super) fn filter(&mut self, bytes: &[u8]) -> &[u8] {
-        self.bits.resize(MOST_BITS / 8, 0);
-        self.bits.fill(0);
-        let mut trigram = 0_u32;
-        for (at, byte) in bytes.iter().enumerate() {
-            trigram = ((trigram << 8) | u32::from(byte.to_ascii_lowercase())) & 0x00FF_FFFF;
-            if at < 2 {
-                continue;
+        self.small.clear();
+        self.small.extend_from_slice(bytes);
+        self.small.make_ascii_lowercase();
+        self.seen.fill(0);
+        // Four bytes are one load; that of the last three has none.
+        let mut set = |trigram| {
+            // Always there: a place has 16 bits.
+            if let Some(seen) = self.seen.get_mut(place(trigram)) {
+                *seen = 1;
             }
-            let bit = place(trigram);
-            if let Some(byte) = self.bits.get_mut(bit / 8) {
-                *byte |= 1 << (bit % 8);
-            }
+        };
+        self.small.array_windows().for_each(|four| set(u32::from_be_bytes(*four) >> 8));
+        if let Some([a, b, c]) = self.small.last_chunk() {
+            set(u32::from_be_bytes([0, *a, *b, *c]));
         }
+        self.bits.clear();
+        let (eights, _) = self.seen.as_chunks();
+        self.bits.extend(eights.iter().map(|eight| gathered(u64::from_le_bytes(*eight))));
         self.fold();
         &self.bits
     }

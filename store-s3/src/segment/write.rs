@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 use pubsub_core::{Error, ErrorKind, LineBatch, LineNumber, LineRange, Result};
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::compress_bound;
 
 use super::entries::{self, Entry};
 use super::filter::Sieve;
@@ -54,6 +55,8 @@ pub(crate) struct Maker {
     compressor: Compressor<'static>,
     sieve: Sieve,
     open: Open,
+    /// A compressed block, for the next one to use.
+    frame: Vec<u8>,
 }
 
 /// The segment that is being made.
@@ -85,7 +88,7 @@ fn cannot(error: io::Error) -> Error {
 impl Maker {
     pub(crate) fn new() -> Result<Self> {
         let compressor = Compressor::new(LEVEL).map_err(cannot)?;
-        Ok(Self { compressor, sieve: Sieve::new(), open: Open::default() })
+        Ok(Self { compressor, sieve: Sieve::new(), open: Open::default(), frame: Vec::new() })
     }
 
     /// Bytes of the lines that the open segment has.
@@ -128,7 +131,7 @@ impl Maker {
     }
 
     fn end_block(&mut self) -> Result<()> {
-        let block = std::mem::take(&mut self.open.block);
+        let mut block = std::mem::take(&mut self.open.block);
         let Some(first) = block.first else { return Ok(()) };
         let short = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let entries = entries::encode(&block.entries);
@@ -136,8 +139,11 @@ impl Maker {
         packed.extend(self.compressor.compress(&entries).map_err(cannot)?);
         let begins = self.open.body.len();
         skippable(&packed, &mut self.open.body);
-        let frame = self.compressor.compress(&block.raw).map_err(cannot)?;
-        self.open.body.extend_from_slice(&frame);
+        let frame = &mut self.frame;
+        frame.clear();
+        frame.reserve(compress_bound(block.raw.len()));
+        self.compressor.compress_to_buffer(&block.raw, frame).map_err(cannot)?;
+        self.open.body.extend_from_slice(frame);
         let filter = self.sieve.filter(&block.raw);
         self.open.filters.extend_from_slice(filter);
         self.open.blocks.push(BlockAt {
@@ -151,6 +157,9 @@ impl Maker {
             offset: 0,
             filter_offset: 0,
         });
+        // The next block takes the room of this one.
+        block.raw.clear();
+        self.open.block.raw = block.raw;
         Ok(())
     }
 }
