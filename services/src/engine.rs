@@ -52,6 +52,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// With one more word on its command line, from its next start on.
+    pub(crate) fn add_word(&mut self, word: &str) {
+        self.words.push(word.to_owned());
+    }
+
     pub(crate) fn spawn(&mut self) -> io::Result<()> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let child = Command::new(&self.program)

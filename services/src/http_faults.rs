@@ -1,6 +1,7 @@
 //! An HTTP proxy with faults: a rule, changed at any time, says of each request what becomes of it.
 
 mod message;
+mod wire;
 
 use std::io::{self, BufReader, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,6 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 pub use message::{HttpAnswer, HttpRequest};
+use rustls::ServerConfig;
+use wire::{Wire, identity};
+
+use crate::certificates::Certificates;
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -48,7 +53,7 @@ impl std::fmt::Debug for Mend {
 /// Says what becomes of a request. Requests of several connections are asked of one after the other.
 type Rule = Box<dyn FnMut(&HttpRequest) -> Fate + Send>;
 
-/// A proxy at a port of 127.0.0.1, over plain HTTP/1.1. Dropping it cuts everything.
+/// A proxy at a port of 127.0.0.1, over HTTP/1.1: plain, or with TLS on the client's side. Dropping it cuts everything.
 ///
 /// A request and its answer are held in memory as a whole, chunked ones as well.
 ///
@@ -77,6 +82,7 @@ pub struct HttpFaults {
 
 struct Shared {
     target: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
     rule: Mutex<Rule>,
     state: Mutex<State>,
     changed: Condvar,
@@ -97,10 +103,23 @@ impl HttpFaults {
     /// # Errors
     /// Where no port is free.
     pub fn start(target: u16) -> io::Result<Self> {
+        Self::start_as(target, None)
+    }
+
+    /// The same for clients that speak TLS, to whom it shows the server's certificate of these.
+    ///
+    /// # Errors
+    /// Where no port is free, and where the certificate cannot be read.
+    pub fn start_tls(target: u16, certificates: &Certificates) -> io::Result<Self> {
+        Self::start_as(target, Some(identity(certificates)?))
+    }
+
+    fn start_as(target: u16, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
             target: SocketAddr::from((Ipv4Addr::LOCALHOST, target)),
+            tls,
             rule: Mutex::new(Box::new(|_| Fate::Passes)),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -181,7 +200,8 @@ impl Shared {
     /// The requests of one connection, until it is cut or the client closes it.
     fn serve(&self, client: &TcpStream) -> io::Result<()> {
         client.set_nodelay(true)?;
-        let (mut asking, mut answering) = (BufReader::new(client), client);
+        let wire = Wire::new(client, self.tls.as_ref())?;
+        let (mut asking, mut answering) = (BufReader::new(&wire), &wire);
         let mut server = None;
         while let Some(request) = HttpRequest::read(&mut asking, &mut answering)? {
             let rules = self.state().rules;

@@ -36,7 +36,6 @@ pub enum MongoKind {
 #[derive(Clone, Debug, Default)]
 pub struct MongoOptions {
     kind: MongoKind,
-    with_users: bool,
 }
 
 impl MongoOptions {
@@ -53,22 +52,12 @@ impl MongoOptions {
         self
     }
 
-    /// Open to users alone.
-    #[must_use]
-    pub const fn with_users(mut self) -> Self {
-        self.with_users = true;
-        self
-    }
-
     fn words(&self, port: u16) -> Vec<String> {
         let mut words = vec!["--host", "127.0.0.1", "--storage-path", DATA, "--enable-test-commands"];
         // What holds its memory down: as it comes, its cache may take a gigabyte.
         words.extend(["--cache-size", "128M", "--log-level", "WARNING"]);
         if self.kind == MongoKind::Standalone {
             words.push("--standalone");
-        }
-        if self.with_users {
-            words.push("--auth");
         }
         let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
         words.extend(["--port".to_owned(), port.to_string()]);
@@ -181,6 +170,16 @@ impl Mongo {
     /// Where it does not run.
     pub fn go_on(&self) -> io::Result<()> {
         self.engine.go_on()
+    }
+
+    /// Starts it again at the same port, from now on open to its users alone: it had to be open so that there are some.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn close_to_strangers(&mut self) -> io::Result<()> {
+        self.engine.add_word("--auth");
+        self.engine.stop()?;
+        self.restart(Data::Kept)
     }
 
     /// Starts it again at the same port, where it runs after killing it.

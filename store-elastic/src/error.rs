@@ -122,7 +122,29 @@ pub(crate) fn kind_of(error: &elasticsearch::Error) -> ErrorKind {
     if error.is_json() {
         return ErrorKind::Internal;
     }
+    if wrong_setting(error).is_some() {
+        return ErrorKind::Refused;
+    }
     of_io(io_error(error))
+}
+
+/// The setting that is wrong where client and server cannot understand each other, however often it is tried.
+fn wrong_setting(error: &elasticsearch::Error) -> Option<&'static str> {
+    // The types of TLS and HTTP below the driver are not its own; their texts are what is left.
+    let is_tls = io_error(error).is_some_and(|io| io.kind() == io::ErrorKind::InvalidData);
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if is_tls && said.contains("UnknownIssuer") {
+            return Some("ca");
+        }
+        // TLS at a port without it, and the reverse.
+        if (is_tls && said.contains("corrupt message")) || said.contains("invalid HTTP version") {
+            return Some("url");
+        }
+        next = cause.source();
+    }
+    None
 }
 
 fn of_io(error: Option<&io::Error>) -> ErrorKind {
@@ -148,7 +170,14 @@ fn io_error(error: &elasticsearch::Error) -> Option<&io::Error> {
 
 /// For `map_err`: the failure of doing this.
 pub(crate) fn failed(doing: &'static str) -> impl Fn(elasticsearch::Error) -> Error {
-    move |error| Error::new(kind_of(&error), doing).with_source(Driver(error))
+    move |error| {
+        let failure = Error::new(kind_of(&error), doing);
+        let failure = match wrong_setting(&error) {
+            Some(setting) => failure.with("setting", setting),
+            None => failure,
+        };
+        failure.with_source(Driver(error))
+    }
 }
 
 /// The driver's error shows what its source shows: in a chain that is said once.
@@ -243,6 +272,24 @@ mod tests {
         assert_eq!(text, "mapper_parsing_exception: failed to parse field [a]: For input string: \"x\"");
         let long = Complaint::of_answer(502, "é".repeat(10_000).as_bytes()).text();
         assert!(long.chars().count() < 400, "{long}");
+    }
+
+    #[test]
+    fn what_a_setting_has_wrong_is_told_with_its_name_and_not_tried_again() {
+        for (kind, said, setting) in [
+            (io::ErrorKind::InvalidData, "invalid peer certificate: UnknownIssuer", Some("ca")),
+            (io::ErrorKind::InvalidData, "invalid peer certificate: Expired", None),
+            (io::ErrorKind::InvalidData, "received corrupt message of type InvalidContentType", Some("url")),
+            (io::ErrorKind::Other, "invalid HTTP version parsed", Some("url")),
+            (io::ErrorKind::ConnectionReset, "connection reset", None),
+        ] {
+            let error = io::Error::new(kind, io::Error::new(kind, said));
+            let error = failed("do it")(elasticsearch::Error::from(error));
+            let told = error.to_string();
+            assert_eq!(setting.is_some(), told.contains("setting="), "{told}");
+            assert!(setting.is_none_or(|setting| told.contains(&format!("setting={setting}"))), "{told}");
+            assert_eq!(error.is_retryable(), kind == io::ErrorKind::ConnectionReset, "{told}");
+        }
     }
 
     #[test]

@@ -182,8 +182,13 @@ async fn a_wrong_set_up_fails_at_the_start_and_is_not_tried_again() {
     });
     let good = S3::url_at(proxy.port());
     let wrong_secret = at_prefix(&good, "x").with_option("secret_access_key", "falsch");
+    let wrong_key = at_prefix(&good, "x").with_option("access_key_id", "niemand");
     let other_bucket = at_prefix(&good.replace("s3://test", "s3://no-such-bucket"), "x");
-    for (config, named) in [(wrong_secret, "SignatureDoesNotMatch"), (other_bucket, "bucket")] {
+    for (config, named) in
+        [(wrong_secret, "SignatureDoesNotMatch"), (wrong_key, "InvalidAccessKeyId"), (other_bucket, "bucket")]
+    {
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("falsch") && !shown.contains(S3::KEYS.1), "{shown}");
         asked.store(0, Ordering::Relaxed);
         let error = S3Store::connect(config).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");

@@ -40,6 +40,7 @@ cargo xtask <task>
   test opensearch          those that need OpenSearch alone, on the engine that PIPELINE_SEARCH_ENGINE names
   test mongo               those that need MongoDB alone
   test s3                  those that need S3 alone
+  test all-stores          those of all stores together, with the servers of all
   check                    format, lints, docs, each feature alone, dependency guards, style, support table
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         ["test", "opensearch"] => opensearch::of_environment(),
         ["test", "mongo"] => run::mongo(),
         ["test", "s3"] => run::s3(),
+        ["test", "all-stores"] => run::all_stores(),
         ["bench", words @ ..] => match bench::Bench::parse(words) {
             Some(asked) => bench::bench(&asked),
             None => return usage(),

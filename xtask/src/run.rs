@@ -62,11 +62,7 @@ pub(crate) fn test(form: Form) -> Done {
     cargo(&["test", "--locked", "--workspace", "--no-fail-fast"], &[])?;
     if form == Form::Long {
         // All of it is run, whatever fails.
-        let tests = with_redis(RedisVersion::Installed, |redis| {
-            with_opensearch(SearchEngine::OpenSearch2, |search| {
-                with_mongo(|mongo| with_s3(|s3| long_tests(&[redis, search, mongo, s3].concat())))
-            })
-        });
+        let tests = with_all(SearchEngine::OpenSearch2, long_tests);
         let engines = SearchEngine::ALL.into_iter().skip(1).map(opensearch::test);
         let tests = engines.collect::<Vec<_>>().into_iter().fold(tests, Result::and);
         let others = [RedisVersion::Redis82, RedisVersion::Valkey9].map(redis);
@@ -79,6 +75,7 @@ pub(crate) fn test(form: Form) -> Done {
     opensearch::of_environment()?;
     mongo()?;
     s3()?;
+    all_stores()?;
     if is_root() {
         let words =
             ["test", "--locked", "-p", "pubsub-file", "--test", "store_faults", "--test", "store_watch"];
@@ -103,6 +100,23 @@ pub(crate) fn mongo() -> Done {
 /// The tests that are marked `needs S3`.
 pub(crate) fn s3() -> Done {
     with_s3(|servers| of_server("store-s3", "s3", &[], servers))
+}
+
+/// The tests of all stores together, which are marked `needs Redis, OpenSearch, MongoDB, S3`.
+pub(crate) fn all_stores() -> Done {
+    let engine = SearchEngine::of_environment().map_err(|e| e.to_string())?;
+    let package = ["test", "--locked", "-p", "pubsub-pipeline-examples", "--no-fail-fast"];
+    let chosen = ["--test", "all_stores", "--", "--ignored", "--skip", "long::"];
+    with_all(engine, |servers| cargo(&[&package[..], &chosen[..]].concat(), servers))
+}
+
+/// Runs this with the servers of all stores.
+fn with_all(engine: SearchEngine, run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
+    with_redis(RedisVersion::Installed, |redis| {
+        with_opensearch(engine, |search| {
+            with_mongo(|mongo| with_s3(|s3| run(&[redis, search, mongo, s3].concat())))
+        })
+    })
 }
 
 /// The tests of a backend that need its server, those of its example, and those of the server itself. Long ones among

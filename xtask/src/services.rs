@@ -17,6 +17,9 @@ use crate::run::{Done, target_folder};
 /// The password of the server that takes one: with what means something in a URL.
 const PASSWORD: &str = "p#/@%41+=:x";
 
+/// The variable that names the bucket of the tests.
+const S3_VARIABLE: &str = "PIPELINE_TEST_S3";
+
 /// All of them, for as long as the value lives, unless its place is kept.
 pub(crate) struct Started {
     told: Told,
@@ -95,6 +98,13 @@ impl Told {
         }
     }
 
+    fn add<'a>(&mut self, variables: &[(&str, &str)], processes: impl IntoIterator<Item = (u32, &'a Path)>) {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.variables.extend(variables.iter().map(own));
+        let process = |(id, folder): (u32, &Path)| Process { id, folder: folder.to_owned() };
+        self.processes.extend(processes.into_iter().map(process));
+    }
+
     fn is_up(&self) -> bool {
         self.processes.iter().all(|process| is_running(process.id, &process.folder))
     }
@@ -122,6 +132,10 @@ pub(crate) fn up() -> Done {
     let search = Search::start(&place, engine).map_err(|e| e.to_string())?;
     started.told.variables.push(search.variable());
     started.told.processes.extend(search.process().map(|(id, folder)| Process { id, folder }));
+    let mongo = MongoServers::start(&place)?;
+    started.told.add(&mongo.variables(), mongo.processes());
+    let s3 = S3::start_in(&place, "s3").map_err(|e| e.to_string())?;
+    started.told.add(&[(S3_VARIABLE, &s3.url())], s3.id().map(|id| (id, s3.folder())));
     let write = |path: &Path| {
         fs::create_dir_all(target_folder())?;
         fs::write(path, serde_json::to_vec_pretty(&started.told)?)
@@ -175,15 +189,38 @@ pub(crate) fn with_redis(version: RedisVersion, run: impl FnOnce(&[(&str, &str)]
     run(&variables)
 }
 
-/// Runs this with servers that speak MongoDB's protocol: a member of a replica set, and one that is none.
+/// Servers that speak MongoDB's protocol: a member of a replica set, and one that is none.
+struct MongoServers {
+    set: Mongo,
+    alone: Mongo,
+    urls: [String; 2],
+}
+
+impl MongoServers {
+    fn start(place: &Arc<Place>) -> Result<Self, String> {
+        let start = |name, kind| {
+            Mongo::start_in(place, name, &MongoOptions::new().with_kind(kind)).map_err(|e| e.to_string())
+        };
+        let (set, alone) = (start("set", MongoKind::ReplicaSet)?, start("alone", MongoKind::Standalone)?);
+        let urls = [set.url(), alone.url()];
+        Ok(Self { set, alone, urls })
+    }
+
+    /// What tests read.
+    fn variables(&self) -> [(&str, &str); 2] {
+        let [of_set, of_alone] = &self.urls;
+        [("PIPELINE_TEST_MONGO", of_set), ("PIPELINE_TEST_MONGO_STANDALONE", of_alone)]
+    }
+
+    fn processes(&self) -> impl Iterator<Item = (u32, &Path)> {
+        [&self.set, &self.alone].into_iter().filter_map(|server| Some((server.id()?, server.folder())))
+    }
+}
+
+/// Runs this with them.
 pub(crate) fn with_mongo(run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
     let place = Arc::new(Place::new().map_err(|e| e.to_string())?);
-    let start = |name, kind| {
-        Mongo::start_in(&place, name, &MongoOptions::new().with_kind(kind)).map_err(|e| e.to_string())
-    };
-    let (set, alone) = (start("set", MongoKind::ReplicaSet)?, start("alone", MongoKind::Standalone)?);
-    let (of_set, of_alone) = (set.url(), alone.url());
-    run(&[("PIPELINE_TEST_MONGO", &of_set), ("PIPELINE_TEST_MONGO_STANDALONE", &of_alone)])
+    run(&MongoServers::start(&place)?.variables())
 }
 
 /// Runs this with a server that speaks S3.
@@ -191,5 +228,5 @@ pub(crate) fn with_s3(run: impl FnOnce(&[(&str, &str)]) -> Done) -> Done {
     let place = Arc::new(Place::new().map_err(|e| e.to_string())?);
     let server = S3::start_in(&place, "s3").map_err(|e| e.to_string())?;
     let url = server.url();
-    run(&[("PIPELINE_TEST_S3", &url)])
+    run(&[(S3_VARIABLE, &url)])
 }
