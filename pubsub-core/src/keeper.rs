@@ -7,11 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::delivery::{Delivery, LeaseState};
+use crate::delivery::LeaseState;
 use crate::sync::{Mutex, MutexGuard, Notify};
-use crate::{
-    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leased, Leases, Renewal, Result, Settlement,
-};
+use crate::{Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leases, Renewal, Result, Settlement};
 
 /// Shortest time between two renewals out of turn, however often the broker wakes us.
 const WAKE_PAUSE: Duration = Duration::from_millis(10);
@@ -56,7 +54,13 @@ impl Live {
 
 impl Keeper {
     pub(crate) fn new(leases: Arc<dyn Leases>, claims: Arc<dyn Claims>) -> Self {
-        Self { leases, claims, settling: Grouped::new(), kept: Mutex::default(), dropped: Notify::new() }
+        Self {
+            leases,
+            claims,
+            settling: Grouped::gathering(),
+            kept: Mutex::default(),
+            dropped: Notify::new(),
+        }
     }
 
     pub(crate) fn claims(&self) -> &dyn Claims {
@@ -64,10 +68,9 @@ impl Keeper {
     }
 
     /// Keeps the leases of what one read took.
-    pub(crate) fn watch(self: &Arc<Self>, leased: Vec<Leased>) -> Vec<Delivery> {
-        let leases = leased.iter().filter_map(|leased| leased.lease.clone());
-        self.kept().live.extend(leases.map(|lease| (lease, Live { state: LeaseState::Held, told: None })));
-        leased.into_iter().map(|leased| Delivery::new(leased, Arc::clone(self))).collect()
+    pub(crate) fn watch(&self, leases: Vec<LeaseId>) {
+        let held = |lease| (lease, Live { state: LeaseState::Held, told: None });
+        self.kept().live.extend(leases.into_iter().map(held));
     }
 
     /// Tells what becomes of a lease.

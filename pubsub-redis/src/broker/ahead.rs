@@ -19,6 +19,9 @@ use super::taker::told;
 /// Where fewer are taken at once, asking twice as often costs more than what is done meanwhile.
 const FEWEST: usize = 32;
 
+/// Most that one such look asks for: more at a time leaves the processor's cache.
+const MOST: usize = 250;
+
 /// Who needs longer for a batch does not feel how long a look takes.
 const QUICK: Duration = Duration::from_millis(100);
 
@@ -60,13 +63,14 @@ impl Ahead {
         Arc::new(Self { member: Arc::clone(member), state, begun: Notify::new(), rests })
     }
 
-    /// Whether a consumer that needed so long for the last batch is to have the next one looked for ahead. All that is taken
-    /// in advance is at most the prefetch: half of it with each look.
-    pub(super) fn is_for(&self, needed: Duration) -> bool {
+    /// How many each look asks for, where a consumer that needed so long for the last batch is to have the next one looked for
+    /// ahead: all that is taken in advance is at most the prefetch.
+    pub(super) fn part(&self, needed: Duration) -> Option<usize> {
+        let prefetch = self.member.on.prefetch();
         let is_quick = needed < QUICK.min(self.member.group.lease / 8);
-        is_quick
-            && self.member.on.prefetch() >= FEWEST
-            && self.rests().is_none_or(|until| until < Instant::now())
+        let is_for =
+            is_quick && prefetch >= FEWEST && self.rests().is_none_or(|until| until < Instant::now());
+        is_for.then(|| MOST.min(prefetch / 2))
     }
 
     fn rests(&self) -> MutexGuard<'_, Option<Instant>> {

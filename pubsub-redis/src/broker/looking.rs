@@ -68,8 +68,8 @@ impl Taker {
 
     /// A look at one place, which is not sent off yet.
     fn ask(&self, at: usize) -> Asked {
-        let (member, most) = (Arc::clone(&self.member), self.member.on.prefetch());
-        let many = if self.ahead.is_for(self.needed) { most / 2 } else { most };
+        let member = Arc::clone(&self.member);
+        let many = self.ahead.part(self.needed).unwrap_or(self.member.on.prefetch());
         let found = self.found.get(at).copied().unwrap_or_default();
         let knows_dues = found.dues.is_some_and(|asked| asked.elapsed() < DUES);
         let plainly = knows_dues && !member.is_due(at) && !found.is_mixed;
@@ -81,7 +81,7 @@ impl Taker {
     /// Sends off the next look, where there may be something.
     async fn look_ahead(&self, at: usize, more: bool) {
         let member = &self.member;
-        if !self.ahead.is_for(self.needed)
+        if self.ahead.part(self.needed).is_none()
             || self.has_other_work()
             || *member.stopped.borrow()
             || member.shared.is_closed()
@@ -91,6 +91,9 @@ impl Taker {
         let other = self.todo.iter().copied().find(|other| *other != at);
         if let Some(next) = other.or(more.then_some(at)) {
             self.ahead.begin(self.ask(next)).await;
+            // A runtime keeps what a task has woken for the same thread, until the task waits: the request would only be
+            // written once everything is handed out.
+            tokio::task::yield_now().await;
         }
     }
 
