@@ -193,11 +193,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_decoded_keeps_its_payload_or_all_of_its_fields() {
-        let entry = |fields: &[(&str, &str)]| Entry {
-            id: "1-0".to_owned(),
-            fields: fields.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())).collect(),
-            deliveries: 1,
-        };
+        let entry = |fields: &[(&str, &str)]| Entry::new("1-0", fields);
         assert_eq!(raw(&entry(&[("_id", "x"), ("data", "{"), ("type", "t")])), b"{");
         assert_eq!(raw(&entry(&[("_id", "x"), ("a", "1"), ("b", "2")])), b"a=1\nb=2\n");
     }

@@ -1,6 +1,8 @@
 //! Looks at the places in turn, and for those who ask quickly one look ahead.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use pubsub_core::Result;
@@ -91,9 +93,7 @@ impl Taker {
         let other = self.todo.iter().copied().find(|other| *other != at);
         if let Some(next) = other.or(more.then_some(at)) {
             self.ahead.begin(self.ask(next)).await;
-            // A runtime keeps what a task has woken for the same thread, until the task waits: the request would only be
-            // written once everything is handed out.
-            tokio::task::yield_now().await;
+            another_thread().await;
         }
     }
 
@@ -113,4 +113,20 @@ impl Taker {
         }
         Ok((batch, look.more || (plainly && taken == 0)))
     }
+}
+
+/// Lets another thread of the runtime go on with this task, where one is idle. What a task has woken, here the one that sends
+/// requests, is kept for its own thread until it waits; and while one thread works, an idle one that nobody calls hears of no
+/// answer: so the look would be sent, and its answer read, only once everything is handed out. A task that is woken while it
+/// runs is work for which another thread is called.
+async fn another_thread() {
+    let mut is_again = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_again, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
