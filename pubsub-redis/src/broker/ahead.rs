@@ -157,13 +157,17 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use pubsub_core::{ActionId, BrokerAdmin as _, Event, EventType, Leases as _, Publisher as _, Scope};
-    use pubsub_core::{LeaseId, Leased, Settlement, Stage, Subscription};
+    use futures::StreamExt as _;
+    use pubsub_core::{
+        ActionId, BrokerAdmin as _, Error, ErrorKind, Event, EventType, LeaseId, Leased, Leases as _,
+        Publisher as _, Scope, Settlement, Stage, Subscriber as _, Subscription,
+    };
     use services::{Redis, RedisOptions};
+    use tokio::time::Instant;
 
     use super::super::leases::Keeper;
     use super::super::taker::Taker;
-    use super::{Ahead, FEWEST, QUICK};
+    use super::{Ahead, Asked, FEWEST, QUICK};
     use crate::{RedisBroker, RedisBrokerConfig, RedisConfig};
 
     /// Of one action, so that all are in one partition.
@@ -180,9 +184,13 @@ mod tests {
         broker
     }
 
-    async fn member(broker: &RedisBroker) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
+    fn on() -> Subscription {
         let on = Subscription::for_stage(Stage::new("s").unwrap(), ["t:a".parse().unwrap()]).unwrap();
-        let on = on.with_prefetch(2 * FEWEST);
+        on.with_prefetch(2 * FEWEST)
+    }
+
+    async fn member(broker: &RedisBroker) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
+        let on = on();
         let partitions = broker.shared.partitions().await.unwrap();
         let member = broker.join(on.group().unwrap().clone(), on, partitions).await.unwrap();
         let ahead = Ahead::new(&member);
@@ -269,5 +277,46 @@ mod tests {
         let other =
             RedisBroker::connect(RedisBrokerConfig::new(RedisConfig::new(redis.url()))).await.unwrap();
         assert_eq!(leased(&other).await, FEWEST as u64);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_look_ahead_took_whose_answer_was_lost_is_asked_for() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let broker = filled(&redis).await;
+        let (ahead, mut taker, keeper) = member(&broker).await;
+        let asking = Arc::clone(&taker.member);
+        let call = Box::pin(async move {
+            asking.look(0, FEWEST).await?;
+            Err(Error::new(ErrorKind::Unavailable, "the answer was lost"))
+        });
+        ahead.begin(Asked { at: 0, since: Instant::now(), plainly: false, call }).await;
+        ahead.give_back(Instant::now()).await;
+        assert_eq!(leased(&broker).await, FEWEST as u64);
+        assert_eq!(taker.find().await.err().unwrap().kind(), ErrorKind::Unavailable);
+        let mut all = Vec::new();
+        while all.len() < MANY {
+            let found = found(&mut taker, Duration::ZERO).await;
+            all.extend(numbers(&found));
+            acknowledge(&keeper, found).await;
+        }
+        assert_eq!(all, (0..MANY).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn a_stream_that_is_dropped_gives_back_what_it_did_not_hand_out() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let broker = filled(&redis).await;
+        let subscribed = broker.subscribe(on()).await.unwrap();
+        let mut entries = subscribed.entries;
+        for _ in 0..=2 * FEWEST {
+            entries.next().await.unwrap().unwrap();
+        }
+        drop(entries);
+        while leased(&broker).await > 2 * FEWEST as u64 + 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(leased(&broker).await, 2 * FEWEST as u64 + 1);
     }
 }
