@@ -9,8 +9,8 @@ use pubsub_pipeline::{
 
 use crate::help;
 use crate::values::{
-    Entry, PayloadSource, Span, entry, folder, lease, limit, line_number, number, place, size, some,
-    some_runs, span, variable,
+    Entry, PayloadSource, Span, broker, entry, folder, lease, limit, line_number, number, size, some,
+    some_runs, span, store, variable,
 };
 
 /// Publish events, run commands at them, and ask for their output: while they run and after.
@@ -29,12 +29,13 @@ pub(crate) struct Global {
     /// A file broker and a file store in this folder
     #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_parser = folder, value_name = "D")]
     pub(crate) dir: PathBuf,
-    /// The broker, in place of the folder's: file:///path, file:path
-    #[arg(long, global = true, value_parser = place, value_name = "URL")]
+    /// The broker, in place of the folder's: file:///path, file:path, redis://host:port, rediss:// (TLS),
+    /// redis+sentinel://, redis+cluster://, redis+unix:///path; options as ?prefix=ci&replicas=1
+    #[arg(long, global = true, value_parser = broker, value_name = "URL")]
     pub(crate) broker: Option<Place>,
     /// A store, in place of the folder's; may be given several times. The first is required and is asked; others are
     /// required by ?required=true
-    #[arg(long, global = true, value_parser = place, value_name = "URL")]
+    #[arg(long, global = true, value_parser = store, value_name = "URL")]
     pub(crate) store: Vec<Place>,
     /// A spool in this folder: `work` and `stream` keep output there until the stores have it, and ship what is left.
     /// Once it is full, lines for a store that is away are dropped, and told as holes
@@ -265,7 +266,7 @@ pub(crate) struct Verify {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
     /// Compare line by line with the run in this store
-    #[arg(long, value_parser = place, value_name = "STORE-URL")]
+    #[arg(long, value_parser = store, value_name = "STORE-URL")]
     pub(crate) against: Option<Place>,
 }
 
@@ -274,7 +275,7 @@ pub(crate) struct Copy {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
     /// Into this store
-    #[arg(long, value_parser = place, value_name = "STORE-URL")]
+    #[arg(long, value_parser = store, value_name = "STORE-URL")]
     pub(crate) to: Place,
 }
 

@@ -13,7 +13,8 @@ Exit codes:
   5        waited too long
   130 143  this program was ended by INT or TERM, whatever became of the run
   With --pass-code `stream` and `wait` give the command's own code: 128 + n for a signal, 124 for our \
-timeout, 130 cancelled, 126 not executable, 127 not found."
+timeout, 130 cancelled, 126 not executable, 127 not found. Whether the pipeline goes on is told by 0 and 1 \
+without it, and by `continues` in the --json of get-status."
     };
 }
 
@@ -36,7 +37,12 @@ pub(crate) const WORK: &str = help!(
     "pipeline work --on 'build-done:action-123' --stage deploy --until-idle -- ./deploy.sh",
     "",
     "A pattern is type:action. The first colon without a \\ before it splits the sides; * is any run of \
-     characters (also none), ? is one, \\ takes the next one literally, and all else is literal: [ and { too.",
+     characters (also none), ? is one, \\ takes the next one literally, and all else is literal: [ and { too. \
+     What stages publish (--then, <stage>-completed) is taken where a part of its type is written: *-completed:*, \
+     not *:*.",
+    "",
+    "Workers of one stage and the same patterns are a group; it keeps the lease of its first worker. What the stage has \
+     done for an event it never does again, also in another group: such an event is settled and nothing is run.",
     "",
     "The command has the payload on its standard input and, up to 64 KiB, in PIPELINE_PAYLOAD. \
      PIPELINE_ACTION_ID, PIPELINE_STAGE, PIPELINE_RUN_ID, PIPELINE_ATTEMPT, PIPELINE_EVENT_TYPE and \
@@ -143,7 +149,8 @@ pub(crate) const WAIT: &str = help!(
     "pipeline wait action-123 deploy --timeout 10m --pass-code",
     "pipeline wait action-123 build --event \"$(pipeline publish action-123 build-requested)\"",
     "",
-    "With a stage it waits as long as an event waits for a worker of that stage, also where none runs. \
+    "With a stage it waits for the end of its work, also where no worker runs or nothing was published yet: \
+     --timeout bounds that. \
      Without one, groups without a worker are not waited for, and are named. With a stage and --event the work at that \
      event alone decides, whatever was there before it or comes after it.",
 );

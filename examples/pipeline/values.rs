@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pubsub_pipeline::{Error, LineNumber, Place, RedisConfig, Scheme, Stage, Subscription};
+use pubsub_pipeline::{
+    Error, LineNumber, Place, RedisBrokerConfig, RedisConfig, Scheme, Stage, Subscription,
+};
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
 pub(crate) type Span = Duration;
@@ -72,8 +74,17 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
-/// A broker or a store that outlives this program.
-pub(crate) fn place(url: &str) -> Result<Place, String> {
+/// A broker that outlives this program.
+pub(crate) fn broker(url: &str) -> Result<Place, String> {
+    outliving(url, |url| RedisBrokerConfig::from_url(url).map(drop))
+}
+
+/// A store that outlives this program.
+pub(crate) fn store(url: &str) -> Result<Place, String> {
+    outliving(url, |url| RedisConfig::from_url(url).map(drop))
+}
+
+fn outliving(url: &str, check: impl Fn(&str) -> pubsub_pipeline::Result<()>) -> Result<Place, String> {
     // Its context repeats the URL, which may hold a password.
     let place: Place = url.parse().map_err(|e: Error| e.message().to_owned())?;
     if *place.scheme() == Scheme::Memory {
@@ -82,7 +93,7 @@ pub(crate) fn place(url: &str) -> Result<Place, String> {
             .to_owned());
     }
     if let Scheme::Redis(address) = place.scheme() {
-        RedisConfig::from_url(address.with_secrets()).map_err(|e| e.message().to_owned())?;
+        check(address.with_secrets()).map_err(|e| e.message().to_owned())?;
     }
     Ok(place)
 }
@@ -177,7 +188,9 @@ pub(crate) fn hoisted(words: impl IntoIterator<Item = String>) -> Vec<String> {
 mod tests {
     use clap::{Args as _, Command};
 
-    use super::{GLOBAL, PayloadSource, entry, hoisted, lease, limit, line_number, place, size, span};
+    use super::{
+        GLOBAL, PayloadSource, broker, entry, hoisted, lease, limit, line_number, size, span, store,
+    };
     use crate::args::Global;
     use std::time::Duration;
 
@@ -237,9 +250,10 @@ mod tests {
     fn a_limit_is_not_nothing_and_a_place_outlives_the_program() {
         assert_eq!(limit("1ms"), Ok(Duration::from_millis(1)));
         assert!(limit("0s").unwrap_err().contains("longer than 0s"));
-        assert!(place("file:runs").is_ok());
-        assert!(place("memory:").unwrap_err().contains("file:///absolute/path"));
-        assert!(place("memory:?required=true").is_err() && place("mysql://host").is_err());
+        assert!(store("file:runs").is_ok() && broker("redis://host?replicas=1").is_ok());
+        assert!(store("redis://host?replicas=1").is_err() && broker("redis://host?nothing=1").is_err());
+        assert!(store("memory:").unwrap_err().contains("file:///absolute/path"));
+        assert!(store("memory:?required=true").is_err() && store("mysql://host").is_err());
     }
 
     #[test]

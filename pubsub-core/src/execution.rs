@@ -1,5 +1,6 @@
 //! Runs one attempt: from the record's first word to the seal in every store.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -284,7 +285,7 @@ impl Execution {
                 biased;
                 // Asked to stop while a store was away: nothing has to be started for that.
                 cause = asked_before(stop.clone()) => Exit::stopped(cause).into(),
-                finished = work => finished.unwrap_or_else(|_| panicked()),
+                finished = work => finished.unwrap_or_else(|panic| panicked(&*panic)),
                 finished = self.stopped(stop, &sinks) => finished,
                 () = beats(self.beat, &mut record, &output, &sinks) => Exit::stopped(Cause::Shutdown).into(),
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
@@ -382,9 +383,14 @@ fn not_ended(cause: Cause) -> Finished {
     Exit::stopped(cause).with_detail("it did not end when it was asked to and was dropped").into()
 }
 
-fn panicked() -> Finished {
+fn panicked(panic: &(dyn Any + Send)) -> Finished {
+    // What `panic!` gives, without and with arguments.
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let detail = text
+        .map_or_else(|| "the handler panicked".to_owned(), |text| format!("the handler panicked: {text}"));
     // The code with which a Rust program ends after a panic.
-    Exit::code(101).with_detail("the handler panicked").into()
+    Exit::code(101).with_detail(detail).into()
 }
 
 #[cfg(test)]

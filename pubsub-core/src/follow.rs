@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::time::Instant;
 
 use crate::{
     ActionId, Error, ErrorKind, Judgement, LineNumber, LineRange, Lines, Output, OutputItem, OutputReader,
@@ -102,7 +103,7 @@ pub fn follow(reader: Arc<dyn OutputReader>, follow: Follow) -> BoxStream<'stati
         ended: None,
         next,
         last,
-        quiet: false,
+        still: Instant::now(),
         failing: false,
         step: Step::Look,
     };
@@ -128,8 +129,8 @@ struct Follower {
     next: LineNumber,
     /// Begin at the last so many lines; taken once they were asked for.
     last: Option<u64>,
-    /// No change came within the last wait.
-    quiet: bool,
+    /// Since when no line of the run came.
+    still: Instant,
     /// An outage was told already.
     failing: bool,
     step: Step,
@@ -216,7 +217,7 @@ impl Follower {
             if self.run.replace(current.key.run_id).is_some() {
                 (self.next, self.last) = (LineNumber::FIRST, None);
             }
-            (self.began, self.ended) = (false, None);
+            (self.began, self.ended, self.still) = (false, None, Instant::now());
             return Ok(true);
         }
         if self.ended == Some(RunStatus::Completed) {
@@ -237,7 +238,8 @@ impl Follower {
         let record = output.record;
         let is_last = match record.judge(Timestamp::now()) {
             Judgement::Completed | Judgement::Lost => true,
-            Judgement::Running => self.quiet && self.has_successor(&record).await?,
+            // The other attempt's changes wake this follower as well.
+            Judgement::Running => self.still.elapsed() >= POLL && self.has_successor(&record).await?,
         };
         let through = if is_last { Some(LineNumber::MAX) } else { LineNumber::new(output.complete_through) };
         Ok(Pass { items: output.items, record, through, is_last })
@@ -260,7 +262,7 @@ impl Follower {
             }
             let wanted = pass.through.map(|through| LineRange::new(self.next, through));
             if let Some(item) = wanted.and_then(|wanted| item.slice(wanted)) {
-                self.next = item.range().last.plus(1);
+                (self.next, self.still) = (item.range().last.plus(1), Instant::now());
                 self.step = Step::Give(pass);
                 return Ok(Some(Followed::Item(item)));
             }
@@ -282,13 +284,10 @@ impl Follower {
     }
 
     async fn wait(&mut self) -> Result<Option<Followed>> {
-        if let Some(changes) = &mut self.changes {
-            let change = tokio::time::timeout(POLL, changes.next()).await;
-            self.quiet = change.is_err();
-            if let Ok(change) = change {
-                change
-                    .unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, "follow: the store was closed")))?;
-            }
+        if let Some(changes) = &mut self.changes
+            && let Ok(change) = tokio::time::timeout(POLL, changes.next()).await
+        {
+            change.unwrap_or_else(|| Err(Error::new(ErrorKind::Closed, "follow: the store was closed")))?;
         }
         self.step = Step::Look;
         Ok(None)
@@ -303,6 +302,7 @@ mod tests {
 
     use futures::StreamExt as _;
     use futures::stream::BoxStream;
+    use tokio::time::Instant;
 
     use super::{Follow, FollowFrom, Followed, Target, follow};
     use crate::conformance::store::{SampleRun, at, lines, shape};
@@ -486,10 +486,26 @@ mod tests {
         first.append(&store, &[lines(1, ["a"])]).await;
         let mut followed = of_stage(&store, first.key());
         assert_eq!(next(&mut followed).await, "began 1");
-        attempt_after(&first).begin(&store).await;
-        for expected in ["1-1", "ended 1", "began 2"] {
-            assert_eq!(next(&mut followed).await, expected);
+        let mut second = attempt_after(&first);
+        second.begin(&store).await;
+        let begun = Instant::now();
+        // Which prints all the time.
+        let printing = async {
+            for n in 1..200 {
+                second.append(&store, &[lines(n, ["b"])]).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let following = async {
+            for expected in ["1-1", "ended 1", "began 2"] {
+                assert_eq!(next(&mut followed).await, expected);
+            }
+        };
+        tokio::select! {
+            () = printing => panic!("the second attempt is not followed while it prints"),
+            () = following => {}
         }
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 
     /// Out of reach while told so.

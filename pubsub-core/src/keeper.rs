@@ -9,7 +9,9 @@ use tokio::time::Instant;
 
 use crate::delivery::LeaseState;
 use crate::sync::{Mutex, MutexGuard, Notify};
-use crate::{Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leases, Renewal, Result, Settlement};
+use crate::{
+    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leases, Renewal, Result, Seldom, Settlement,
+};
 
 /// Shortest time between two renewals out of turn, however often the broker wakes us.
 const WAKE_PAUSE: Duration = Duration::from_millis(10);
@@ -22,6 +24,8 @@ pub(crate) struct Keeper {
     kept: Mutex<Kept>,
     /// Something was dropped.
     dropped: Notify,
+    /// It could not be given back.
+    in_vain: Seldom,
 }
 
 #[derive(Default)]
@@ -54,13 +58,8 @@ impl Live {
 
 impl Keeper {
     pub(crate) fn new(leases: Arc<dyn Leases>, claims: Arc<dyn Claims>) -> Self {
-        Self {
-            leases,
-            claims,
-            settling: Grouped::gathering(),
-            kept: Mutex::default(),
-            dropped: Notify::new(),
-        }
+        let (settling, kept, dropped) = (Grouped::gathering(), Mutex::default(), Notify::new());
+        Self { leases, claims, settling, kept, dropped, in_vain: Seldom::default() }
     }
 
     pub(crate) fn claims(&self) -> &dyn Claims {
@@ -204,16 +203,23 @@ impl Keeper {
         }
         let release = |lease: &LeaseId| (lease.clone(), Settlement::Release { after: Duration::ZERO });
         let answers = self.leases.settle(dropped.iter().map(|(lease, _)| release(lease)).collect()).await;
-        let left: Vec<_> = dropped
-            .into_iter()
-            .zip(answers)
-            .filter(|((_, since), answer)| {
-                answer.as_ref().is_err_and(Error::is_retryable) && since.elapsed() < lease
-            })
-            .map(|(dropped, _)| dropped)
-            .collect();
+        let mut left = Vec::new();
+        for (dropped, answer) in dropped.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::LeaseLost => {}
+                Err(error) if error.is_retryable() && dropped.1.elapsed() < lease => left.push(dropped),
+                Err(error) => self.given_in_vain(&error),
+            }
+        }
         let given = left.is_empty();
         self.kept().dropped.extend(left);
         given
+    }
+
+    fn given_in_vain(&self, error: &Error) {
+        if let Some(events) = self.in_vain.happened(1) {
+            tracing::warn!(error = %error.chain(), events, "events could not be given back; they return after their leases");
+        }
     }
 }

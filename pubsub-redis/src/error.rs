@@ -37,7 +37,10 @@ fn of_server(error: &ServerError) -> ErrorKind {
 
 /// By the text, where the code says nothing.
 fn of_text(text: &str) -> ErrorKind {
-    const KNOWN: [(&str, ErrorKind); 9] = [
+    const KNOWN: [(&str, ErrorKind); 11] = [
+        // What NOPERM is outside of scripts.
+        ("can't run this command or subcommand", ErrorKind::Refused),
+        ("can't access at least one of the keys", ErrorKind::Refused),
         ("max number of clients", ErrorKind::Unavailable),
         // It is no master any more.
         ("WAIT cannot be used with replica", ErrorKind::Unavailable),
@@ -162,6 +165,8 @@ mod tests {
             ("ERR DB index is out of range", ErrorKind::Invalid),
             ("ERR SELECT is not allowed in cluster mode", ErrorKind::Invalid),
             ("ERR This instance has cluster support disabled", ErrorKind::Invalid),
+            ("ERR The user executing the script can't run this command or subcommand", ErrorKind::Refused),
+            ("ERR The user executing the script can't access at least one of the keys", ErrorKind::Refused),
             ("ERR syntax error", ErrorKind::Internal),
             ("NOSCRIPT No matching script. Please use EVAL.", ErrorKind::Internal),
             ("EXECABORT Transaction discarded because of previous errors.", ErrorKind::Internal),

@@ -73,7 +73,7 @@ pub(crate) struct Entry {
     /// Its id in its stream.
     pub(crate) id: String,
     /// Names and texts in turn, as the driver read them: copying them once more is felt.
-    fields: Vec<Value>,
+    pub(crate) fields: Vec<Value>,
     /// How often it was delivered, where that was asked for.
     pub(crate) deliveries: u64,
 }

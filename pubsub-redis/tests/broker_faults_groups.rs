@@ -157,3 +157,28 @@ mod long {
         super::each_finds_its_own(10_000, 1_000_000).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn what_is_to_be_done_of_an_action_is_asked_at_its_partition_alone() {
+    let redis = server();
+    let broker = broker(&redis).await;
+    let _all = Member::join(&broker, on("all", &["t:*"])).await;
+    let _one = Member::join(&broker, on("one", &["t:action-1"])).await;
+    let _other = Member::join(&broker, on("other", &["t:action-2"])).await;
+    publish(&broker, vec![named("t", "action-1", "1"), named("t", "action-2", "2")]).await;
+    let scope = Scope { action: Some("action-1".parse().unwrap()), group: None };
+    // What a first time costs is not counted.
+    broker.groups(&scope).await.unwrap();
+    let read = || redis.ask(&["INFO", "commandstats"]).unwrap();
+    let hashes = |told: &str| -> u64 {
+        let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_hgetall:calls=")).unwrap();
+        line.split(',').next().unwrap().parse().unwrap()
+    };
+    let before = hashes(&read());
+    let groups = broker.groups(&scope).await.unwrap();
+    let asked = hashes(&read()) - before;
+    assert_eq!(asked, 1, "partitions were asked for their groups");
+    let found: Vec<_> = groups.iter().map(|group| (group.name.as_str(), group.depth.waiting)).collect();
+    assert_eq!(found, [("all@t:*", 1), ("one@t:action-1", 1)]);
+}

@@ -219,6 +219,34 @@ async fn a_worker_outlives_a_restart_of_its_server_with_few_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Redis"]
+async fn what_runs_while_the_server_refuses_for_longer_than_a_lease_is_not_started_again() {
+    let _turn = TURN.lock().await;
+    let redis = server();
+    let (ran, publisher) = (Ran::default(), broker(&redis).await);
+    let (stopper, stop) = Stop::pair();
+    let lease = Duration::from_secs(6);
+    let mut workers: JoinSet<Result<()>> = JoinSet::new();
+    for _ in 0..4 {
+        // A slot is free in each: it goes on asking.
+        let worker = worker(broker(&redis).await, &ran, 3 * lease).with_lease(lease).unwrap();
+        workers.spawn(worker.with_concurrency(2).run(stop.clone()));
+    }
+    publish(&publisher, 0..4).await;
+    until_ran(&ran, 4).await;
+    // As while it loads its data, it answers each write with an error.
+    redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]).unwrap();
+    tokio::time::sleep(lease * 3 / 2).await;
+    redis.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]).unwrap();
+    until_idle_within(&publisher, 5 * lease + own::LONG).await;
+    assert_eq!(ran.lock().unwrap().values().copied().collect::<Vec<_>>(), [1; 4]);
+    stopper.stop(Cause::Shutdown);
+    while let Some(ended) = workers.join_next().await {
+        ended.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
 async fn a_group_that_nobody_reads_is_named_and_what_is_kept_for_it_is_bounded() {
     let _turn = TURN.lock().await;
     let log = Log::of_process();

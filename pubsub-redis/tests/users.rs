@@ -3,17 +3,18 @@
 
 mod own;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use own::until;
+use own::{LONG, blocked, until};
 use pubsub_core::conformance::broker::{Member, named, on};
 use pubsub_core::{
     BrokerAdmin as _, Command, DeadLetters as _, Deliveries, ErrorKind, FanOut, Follow, FollowFrom,
-    GroupName, Keep, LeaseState, LineNumber, Lines, OutputReader as _, PublisherExt as _, Retention as _,
-    RetryPolicy, RunQuery, Scope, Search, Settlement, SinkConfig, Stage, Stop, Subscription, Target, Worker,
-    follow,
+    GroupName, Keep, LeaseState, LineNumber, Lines, OutputReader as _, Publisher as _, PublisherExt as _,
+    Retention as _, RetryPolicy, RunQuery, Scope, Search, Settlement, SinkConfig, Stage, Stop, Subscription,
+    Target, Worker, follow,
 };
 use pubsub_redis::{RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore, RedisStoreConfig};
 use services::{Redis, RedisCluster, RedisOptions, RedisSentinel};
@@ -170,4 +171,70 @@ async fn in_a_cluster_one_right_more_is_enough() {
     for node in cluster.nodes() {
         assert_eq!(denied(node), Vec::<String>::new());
     }
+}
+
+/// A broker of the user with the documented rights, and one of another who may do all.
+async fn brokers(redis: &Redis, config: RedisConfig) -> (RedisBroker, RedisBroker) {
+    let all = RedisConfig::new(redis.url()).with_password("other");
+    let (few, all) = (RedisBrokerConfig::new(config), RedisBrokerConfig::new(all));
+    (RedisBroker::connect(few).await.unwrap(), RedisBroker::connect(all).await.unwrap())
+}
+
+fn brief(lease: Duration) -> Subscription {
+    on("s", &["t:*"]).with_lease(lease).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn what_may_not_be_settled_comes_back_after_its_lease_and_is_there_once() {
+    let (redis, config) = server(&documented());
+    let (broker, other) = brokers(&redis, config).await;
+    let lease = Duration::from_secs(1);
+    let mut deliveries = Deliveries::open(&broker, brief(lease)).await.unwrap();
+    other.publish_one(named("t", "action-1", "1")).await.unwrap();
+    let first = own::next(&mut deliveries).await;
+    redis.ask(&["ACL", "SETUSER", "ci", "-xack"]).unwrap();
+    let since = Instant::now();
+    assert_eq!(first.ack().await.unwrap_err().kind(), ErrorKind::Refused);
+    let second = own::next(&mut deliveries).await;
+    assert!(since.elapsed() >= lease.mul_f64(0.9), "at once: {:?}", since.elapsed());
+    assert!(!second.retry_in(Duration::ZERO).await.unwrap_err().is_retryable());
+    let third = own::next(&mut deliveries).await;
+    let depth = other.groups(&Scope::default()).await.unwrap()[0].depth;
+    assert_eq!((depth.waiting, depth.delayed, depth.leased), (0, 0, 1));
+    redis.ask(&["ACL", "SETUSER", "ci", "+xack"]).unwrap();
+    third.ack().await.unwrap();
+    assert!(other.groups(&Scope::default()).await.unwrap()[0].depth.is_idle());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Redis"]
+async fn what_was_taken_and_may_not_be_given_back_comes_after_its_lease() {
+    let (redis, config) = server(&documented());
+    let (broker, other) = brokers(&redis, config).await;
+    let one_each = brief(Duration::from_secs(1)).with_prefetch(1);
+    let mut deliveries = Deliveries::open(&broker, one_each).await.unwrap();
+    let publish = async {
+        until("it waits", || async { blocked(&redis) > 0 }).await;
+        other.publish_one(named("t", "action-0", "0")).await.unwrap();
+    };
+    let (first, ()) = tokio::join!(own::next(&mut deliveries), publish);
+    first.ack().await.unwrap();
+    let more: Vec<_> = (1..9).map(|n| named("t", &format!("action-{n}"), &n.to_string())).collect();
+    assert!(other.publish(more).await.iter().all(Result::is_ok));
+    redis.ask(&["ACL", "SETUSER", "ci", "-xadd"]).unwrap();
+    // One of each partition is taken at once.
+    own::next(&mut deliveries).await.ack().await.unwrap();
+    let tried = || denied(&redis).iter().any(|what| what == "xadd");
+    until("it was to be given back", || async { tried() }).await;
+    redis.ask(&["ACL", "SETUSER", "ci", "+xadd"]).unwrap();
+    let all = async {
+        let mut ids = BTreeSet::new();
+        while ids.len() < 7 {
+            let delivery = own::next(&mut deliveries).await;
+            ids.insert(delivery.event().id.clone());
+            delivery.ack().await.unwrap();
+        }
+    };
+    tokio::time::timeout(LONG, all).await.unwrap();
 }

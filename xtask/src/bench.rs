@@ -1,5 +1,6 @@
 //! Runs the benchmarks and prints one table: the limit, ours, the ratio, and what is wanted; another one of curves.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -48,23 +49,39 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Measures and prints.
+/// Measures and prints. What is saved takes the place of the same rows, or of all where all were measured.
 pub(crate) fn bench(asked: &Bench<'_>) -> Done {
+    let before = if asked.what == What::Saved && !asked.names.is_empty() {
+        Readme::text(PLACE)?
+    } else {
+        String::new()
+    };
     let mut texts = vec![machine()];
     if asked.what != What::Curves {
         let home = fresh("bench")?;
         measure(&asked.names, &[("CRITERION_HOME", &home)])?;
         peers(&asked.names, &home)?;
-        texts.push(markdown(&rows(Path::new(&home))?));
+        texts.push(in_place(&before, &markdown(&rows(Path::new(&home))?)));
     }
     if asked.what != What::Table {
         let home = fresh("bench-curves")?;
         measure(&asked.names, &[("CRITERION_HOME", &home), ("PIPELINE_BENCH_CURVES", "yes")])?;
-        texts.push(curves(Path::new(&home))?);
+        texts.push(in_place(&before, &curves(Path::new(&home))?));
     }
     let text = format!("\n{}", texts.join("\n"));
     println!("{text}");
     if asked.what == What::Saved { Readme::with(PLACE, &text)?.write() } else { Ok(()) }
+}
+
+/// A table with those rows of an earlier one that it does not have, all in the order of their names.
+fn in_place(before: &str, table: &str) -> String {
+    let mut lines = table.lines();
+    let head: Vec<&str> = lines.by_ref().take(2).collect();
+    let earlier = before.lines().skip_while(|line| Some(line) != head.first()).skip(head.len());
+    let earlier = earlier.take_while(|line| line.starts_with('|'));
+    let rows: BTreeMap<&str, &str> =
+        earlier.chain(lines).filter_map(|line| Some((line.split('|').nth(1)?, line))).collect();
+    head.into_iter().chain(rows.into_values()).fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// A folder in which nothing is that an earlier run measured.
@@ -250,4 +267,17 @@ fn machine() -> String {
         "Measured on {cores} cores of {}.\n",
         if model.is_empty() { "an unknown processor" } else { model }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_place;
+
+    #[test]
+    fn rows_that_were_measured_again_take_the_place_of_the_earlier_ones() {
+        let of = |rows: &str| format!("| row | x |\n|---|---|\n{rows}");
+        let before = format!("Measured.\n\n| other |\n|---|\n| b |\n\n{}\n", of("| a | 1 |\n| b | 1 |\n"));
+        assert_eq!(in_place(&before, &of("| b | 2 |\n| c | 2 |\n")), of("| a | 1 |\n| b | 2 |\n| c | 2 |\n"));
+        assert_eq!(in_place("", &of("| b | 2 |\n")), of("| b | 2 |\n"));
+    }
 }

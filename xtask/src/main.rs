@@ -29,7 +29,8 @@ cargo xtask <task>
 
   bench [--curves | --save] [NAME..]
                            each benchmark beside its limit, as one table, or with --curves at several sizes;
-                           --save writes both into README
+                           --save writes both into README, where only some are named
+                           in place of their rows alone
   test [--long]            every test, with the servers that they need; with --long also those marked `long: ...`,
                            those for Redis on Redis 8.2 and Valkey 9 too, 1,000 rounds of `crash`, and 10 minutes of
                            `chaos`

@@ -1,6 +1,6 @@
 //! One append, repeated until each of its lines is stored or refused.
 
-use super::lane::{Begun, Lane};
+use super::lane::Lane;
 use crate::sink::{in_order, without};
 use crate::{Appended, Error, ErrorKind, Gap, LineBatch, LineRange, Result};
 
@@ -42,7 +42,7 @@ pub(super) async fn append(lane: &Lane, batches: Vec<LineBatch>) {
             Err(error) if error.is_retryable() => stack.push(batches),
             // It began there, so it was removed: its lines are gone as was wanted, and not kept elsewhere.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                lane.set_begun(Begun::Removed);
+                lane.set_gone();
                 drop_all(lane, &batches, REMOVED);
             }
             Err(error) => {

@@ -93,8 +93,8 @@ impl FanOut {
         Ok(run)
     }
 
-    /// Brings a later record of a run that another worker made to every sink, as when its outcome is final. Returns once
-    /// the required ones have it; the others take it by themselves.
+    /// Brings the record of a run that ended to every sink, also where it is not there yet. Returns once the required ones
+    /// have it; the others take it by themselves.
     ///
     /// # Errors
     /// Where a required sink refuses it for good; [`Closed`](ErrorKind::Closed) once the sinks were given up. While one is
@@ -103,26 +103,42 @@ impl FanOut {
     /// # Cancel safety
     /// Dropped, some sinks may have it; call it again.
     pub async fn finish_record(&self, record: &RunRecord) -> Result<()> {
+        self.bring(record, true).await
+    }
+
+    /// As [`finish_record`](Self::finish_record), of a run that another worker made, as when its outcome is final. A sink that
+    /// does not have the run does not get it: somebody removed it there.
+    ///
+    /// # Errors
+    /// As for [`finish_record`](Self::finish_record).
+    ///
+    /// # Cancel safety
+    /// As for [`finish_record`](Self::finish_record).
+    pub async fn update_record(&self, record: &RunRecord) -> Result<()> {
+        self.bring(record, false).await
+    }
+
+    async fn bring(&self, record: &RunRecord, everywhere: bool) -> Result<()> {
         for sink in self.sinks.iter().filter(|sink| sink.config.need == Need::BestEffort) {
-            self.finish_later(Arc::clone(sink), record.clone());
+            self.bring_later(Arc::clone(sink), record.clone(), everywhere);
         }
         for sink in self.sinks.iter().filter(|sink| sink.config.need == Need::Required) {
             tokio::select! {
-                answer = sink.gate.call(|| sink.config.sink.finish(record)) => answer?,
+                answer = sink.bring(record, everywhere) => answer?,
                 () = self.tasks.given_up() => return Err(closed().with("sink", &sink.config.name)),
             }
         }
         Ok(())
     }
 
-    fn finish_later(&self, sink: Arc<Sink>, record: RunRecord) {
+    fn bring_later(&self, sink: Arc<Sink>, record: RunRecord, everywhere: bool) {
         if sink.is_overrun() {
             tracing::warn!(sink = sink.config.name, "too many runs wait for a sink; a record is left out");
             return;
         }
         let behind = sink.wait();
         self.tasks.spawn(async move {
-            if let Err(error) = sink.gate.call(|| sink.config.sink.finish(&record)).await {
+            if let Err(error) = sink.bring(&record, everywhere).await {
                 tracing::warn!(sink = sink.config.name, error = %error.chain(), "a record was not brought up to date");
             }
             drop(behind);

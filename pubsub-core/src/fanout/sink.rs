@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::SinkConfig;
 use super::gate::Gate;
 use crate::sync::AtomicUsize;
-use crate::{RefusalLog, Refusals};
+use crate::{ErrorKind, RefusalLog, Refusals, Result, RunKey, RunRecord};
 
 /// How many runs' full queues may wait for one sink that drops: with a store away, memory does not grow with the runs.
 const ALL_RUNS: usize = 16;
@@ -36,6 +36,21 @@ impl Sink {
         let refusing = RefusalLog::new(&config.name);
         let (queued, behind) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Self { config, gate, refusals, refusing, queued, behind })
+    }
+
+    /// Whether it does not have a run that began there once: then somebody removed it, and a later record would bring it back.
+    pub(super) async fn lacks(&self, run: &RunKey) -> bool {
+        // The answer to lines that are none says whether the run is there.
+        let answer = self.gate.call(|| self.config.sink.append(run, &[])).await;
+        answer.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    }
+
+    /// Brings the record of a run that ended: everywhere, or only where the run is there.
+    pub(super) async fn bring(&self, record: &RunRecord, everywhere: bool) -> Result<()> {
+        if !everywhere && self.lacks(&record.key).await {
+            return Ok(());
+        }
+        self.gate.call(|| self.config.sink.finish(record)).await
     }
 
     pub(super) fn queue(&self, bytes: usize) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::append::append;
 use super::lane::{Begun, Lane, Next};
 use super::tasks::Later;
-use crate::{ErrorKind, RunRecord};
+use crate::RunRecord;
 
 /// Empties a lane until its run has ended.
 pub(super) fn work(lane: Arc<Lane>) -> impl Future<Output = ()> + Send {
@@ -115,13 +115,8 @@ async fn begin(lane: &Lane) {
 
 /// Whether somebody removed the run at the sink since it began there: a later record would bring it back.
 async fn was_removed(lane: &Lane) -> bool {
-    if lane.has_begun() {
-        let sink = &lane.sink.config.sink;
-        // The answer to lines that are none says whether the run is there.
-        let answer = lane.sink.gate.call(|| sink.append(&lane.key, &[])).await;
-        if answer.is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            lane.set_begun(Begun::Removed);
-        }
+    if lane.has_begun() && lane.sink.lacks(&lane.key).await {
+        lane.set_gone();
     }
     lane.is_removed()
 }

@@ -32,7 +32,9 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
     let settlement = match AssertUnwindSafe(shared.work(&delivery, stop, slot)).catch_unwind().await {
         Ok(Ok(settlement)) => settlement,
         Ok(Err(error)) => {
-            tracing::warn!(event = %id, %action, error = %error.chain(), "an event was given up for now");
+            if let Some(times) = shared.given_up.happened(1) {
+                tracing::warn!(event = %id, %action, error = %error.chain(), times, "an event was given up for now");
+            }
             is_lost = error.kind() == ErrorKind::LeaseLost;
             // Not at once, or what fails always would be tried without a pause. A worker that was cut takes nothing more.
             let is_cut = matches!(told_to_stop.state(), StopState::Cut(_));
@@ -48,7 +50,9 @@ pub(super) async fn work(shared: Arc<Shared>, delivery: Delivery, stop: Stop, sl
         Err(error) if is_lost && error.kind() == ErrorKind::LeaseLost => {}
         // It comes back by itself, here or elsewhere.
         Err(error) => {
-            tracing::warn!(event = %id, %action, error = %error.chain(), "an event was not settled");
+            if let Some(times) = shared.unsettled.happened(1) {
+                tracing::warn!(event = %id, %action, error = %error.chain(), times, "an event was not settled");
+            }
         }
         Ok(()) => {}
     }
@@ -67,7 +71,7 @@ impl Shared {
         let slot = slot.filter(|_| matches!(begin, Begin::Go(_)));
         match begin {
             Begin::Go(numbers) => self.run(delivery, numbers, stop, slot).await,
-            Begin::Concluded(conclusion) => self.after(delivery, &conclusion).await,
+            Begin::Concluded(conclusion) => self.concluded_before(delivery, &conclusion).await,
             Begin::Cancelled(numbers) => self.cancelled(delivery, numbers).await,
             Begin::Exhausted(numbers) => {
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
@@ -170,19 +174,24 @@ impl Shared {
         record.conclude();
         let conclusion = Conclusion { record, values: BTreeMap::new() };
         delivery.conclude(conclusion.clone()).await?;
-        let settlement = self.after(delivery, &conclusion).await?;
+        unless_refused(&conclusion.record, self.fan_out.finish_record(&conclusion.record).await)?;
+        let settlement = self.publish(delivery, &conclusion).await?;
         self.tell(&conclusion.record);
         Ok(settlement)
     }
 
-    /// What follows from a conclusion, whoever made it: its record in the stores, its events, and how it is settled.
-    async fn after(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
-        if let Err(error) = self.fan_out.finish_record(&conclusion.record).await {
-            if error.is_retryable() || error.kind() == ErrorKind::Closed {
-                return Err(error);
-            }
-            tracing::warn!(run = %conclusion.record.key.run_id, error = %error.chain(), "a required store refuses the end of a run");
-        }
+    /// What follows from a conclusion that another worker made: its record in the stores, its events, and how it is settled.
+    async fn concluded_before(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
+        let record = &conclusion.record;
+        // What was concluded without a run may be in no store yet; any other run is, unless somebody removed it.
+        let has_run =
+            record.counts.lines > 0 || !matches!(record.cause, Some(Cause::Cancelled | Cause::LeaseLost));
+        let brought = if has_run {
+            self.fan_out.update_record(record).await
+        } else {
+            self.fan_out.finish_record(record).await
+        };
+        unless_refused(record, brought)?;
         self.publish(delivery, conclusion).await
     }
 
@@ -219,6 +228,16 @@ impl Shared {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A store that refuses a record for good holds nothing up.
+fn unless_refused(record: &RunRecord, brought: Result<()>) -> Result<()> {
+    let Err(error) = brought else { return Ok(()) };
+    if error.is_retryable() || error.kind() == ErrorKind::Closed {
+        return Err(error);
+    }
+    tracing::warn!(run = %record.key.run_id, error = %error.chain(), "a required store refuses the end of a run");
+    Ok(())
 }
 
 /// Does a part of a run and passes on to it what stops it. The part is pinned elsewhere: it is large.

@@ -83,6 +83,10 @@ struct Shared {
     then: Option<EventType>,
     retry: RetryPolicy,
     observer: Option<Observer>,
+    /// An event was given up for now.
+    given_up: Seldom,
+    /// An event was not settled.
+    unsettled: Seldom,
 }
 
 impl Shared {
@@ -117,6 +121,8 @@ impl Worker {
                 then: None,
                 retry: RetryPolicy::default(),
                 observer: None,
+                given_up: Seldom::default(),
+                unsettled: Seldom::default(),
             },
             subscription,
             concurrency: 1,

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use crate::{
     ActionId, Backoff, Broker, BrokerAdmin, BrokerCapabilities, Cause, DeadLetter, DeadLetters, Deliveries,
     Error, ErrorKind, Event, EventId, EventType, Exit, FanOut, Finished, GroupInfo, GroupName, Handler,
-    MemoryBroker, MemoryStore, Outcome, OutputReader, Position, Published, Publisher, PublisherExt, Result,
-    RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, StartFailure, Stop, Subscribed, Subscriber,
-    Subscription, handler_fn, verify,
+    MemoryBroker, MemoryStore, Outcome, OutputReader, OutputSink, Position, Published, Publisher,
+    PublisherExt, Result, Retention, RunContext, RunQuery, RunRecord, Scope, SinkConfig, Stage, StartFailure,
+    Stop, Subscribed, Subscriber, Subscription, handler_fn, verify,
 };
 
 struct Bench {
@@ -128,6 +128,32 @@ async fn a_failure_is_tried_three_times_and_stops_its_chain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_was_removed_does_not_come_back_with_another_group_of_its_stage() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    run(bench.worker("s", "t:a", exits(0))).await;
+    let removed = bench.runs().await.remove(0);
+    assert!(bench.store.remove(&removed.key.run_id).await.unwrap());
+    run(bench.worker("s", "t:*", exits(0))).await;
+    assert!(bench.runs().await.is_empty(), "{:?}", bench.runs().await);
+    let idle = bench.broker.groups(&Scope::default()).await.unwrap();
+    assert!(idle.iter().all(|group| group.depth.is_idle()), "{idle:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_fails_with_what_it_said() {
+    let bench = Bench::new();
+    bench.publish("t", "a").await;
+    let handler = handler_fn(|_| async { panic!("no image {}", 7) });
+    run(bench.worker("s", "t:a", handler).with_retry(RetryPolicy::none())).await;
+    let record = bench.runs().await.remove(0);
+    assert_eq!(
+        (record.code, record.detail.as_deref()),
+        (Some(101), Some("the handler panicked: no image 7"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stage_that_listens_to_everything_never_hears_itself() {
     let bench = Bench::new();
     bench.publish("t", "a").await;
@@ -159,9 +185,11 @@ async fn whoever_takes_over_after_the_conclusion_publishes_the_same_and_runs_not
     let event = leased.event;
     let key = crate::RunKey::new(event.action_id, Stage::new("s").unwrap(), event.id, 1);
     let mut record = RunRecord::begun(key, "dead");
+    bench.store.begin(&record).await.unwrap();
     let exit = Exit::code(0);
     let verdict = crate::Verdict::new(Outcome::Succeeded, crate::Pipeline::Continues);
     record.complete(&exit, verdict, &crate::SealBuilder::new().seal());
+    bench.store.finish(&record).await.unwrap();
     record.conclude();
     dead.claims
         .conclude(&lease, crate::Conclusion { record, values: std::collections::BTreeMap::new() })

@@ -83,10 +83,13 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn agree(stored: &Stored, group: &Group, on: &Subscription) -> Result<()> {
     let differs = |what: &'static str, there: String, asked: String| {
-        Err(Error::new(ErrorKind::Conflict, format!("join a group that has another {what}"))
-            .with("group", &group.name)
-            .with("there", there)
-            .with("asked", asked))
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("join a group that has another {what}: ask for the same, or name another group"),
+        )
+        .with("group", &group.name)
+        .with("there", there)
+        .with("asked", asked))
     };
     if stored.patterns != on.patterns() {
         return differs("set of patterns", format!("{:?}", stored.patterns), format!("{:?}", on.patterns()));

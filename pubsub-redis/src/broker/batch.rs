@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Event, LeaseId, Leased, Result, Taken, Timestamp};
+use pubsub_core::{Error, Event, LeaseId, Leased, Result, Taken, Timestamp};
 use tokio::time::Instant;
 
 use super::keys::{EntryId, Kind, lease_entry, position, read_position};
@@ -20,6 +20,8 @@ pub(super) struct Raw {
     pub(super) kind: Kind,
     pub(super) entry: Entry,
 }
+
+const GIVES_BACK: &str = "give events back";
 
 /// What was leased and nobody has yet; dropped, it is given back.
 pub(super) struct Batch {
@@ -59,14 +61,24 @@ impl Drop for Batch {
 fn give_back(member: &Arc<Member>, left: Vec<LeaseId>) {
     let owned = Arc::clone(member);
     member.shared.chores.begin(async move {
-        let held: Vec<Held> = left.iter().filter_map(|lease| owned.held(lease)).collect();
-        let requests: Vec<Request> =
-            held.iter().filter_map(|held| owned.settlement(held, &How::Back(0), None)).collect();
-        if let Err(error) = owned.shared.commands.all(requests, "give events back").await {
-            tracing::debug!(error = %error.chain(), "events come back after their leases");
-        }
-        for lease in &left {
-            owned.forget(lease);
+        let settlement = |lease: LeaseId| {
+            let held = owned.held(&lease)?;
+            let request = owned.settlement(&held, &How::Back(0), None)?;
+            Some(((lease, held), request))
+        };
+        let (left, requests): (Vec<_>, Vec<Request>) = left.into_iter().filter_map(settlement).unzip();
+        let answers = match owned.shared.commands.all(requests, GIVES_BACK).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                left.into_iter().for_each(|(_, held)| owned.leave(held, &error));
+                return;
+            }
+        };
+        for ((lease, held), answer) in left.into_iter().zip(answers) {
+            match answer.get(GIVES_BACK) {
+                Ok(_) => owned.forget(&lease),
+                Err(error) => owned.leave(held, &error),
+            }
         }
     });
 }
@@ -76,7 +88,7 @@ impl Member {
     /// cannot be decoded is set aside, and what is over the prefetch is given back.
     pub(super) async fn sort(self: &Arc<Self>, raws: Vec<Raw>, since: Instant) -> Result<Batch> {
         let (batch, sorted) = self.sorted(&raws, since);
-        if !sorted.requests.is_empty() {
+        if !sorted.0.is_empty() {
             self.carry_out(sorted).await?;
         }
         Ok(batch)
@@ -105,11 +117,19 @@ impl Member {
                 && let Some(at) = event.deliver_at.filter(|at| *at > Timestamp::now())
             {
                 let ms = u64::try_from(at.as_micros().saturating_add(999) / 1000).unwrap_or(0);
-                sorted.put_off(raw.at, self.settlement(&held, &How::Due(ms), None));
+                sorted.0.extend(self.settlement(&held, &How::Due(ms), None).map(|request| Step {
+                    request,
+                    lease: Some(held),
+                    puts_off: true,
+                }));
                 continue;
             }
             if batch.leased.len() >= most {
-                sorted.requests.extend(self.settlement(&held, &How::Back(0), None));
+                sorted.0.extend(self.settlement(&held, &How::Back(0), None).map(|request| Step {
+                    request,
+                    lease: Some(held),
+                    puts_off: false,
+                }));
                 continue;
             }
             let position = match raw.kind {
@@ -127,16 +147,40 @@ impl Member {
 
     async fn carry_out(&self, sorted: Sorted) -> Result<()> {
         let doing = "sort what was taken";
-        let mut answers = self.shared.commands.all(sorted.requests, doing).await?.into_iter();
-        for at in sorted.put_off {
-            // Those that put something off are the first ones.
-            let Some(answer) = answers.next() else { break };
-            let Ok([_, wait]) = answer.get(doing).and_then(fixed::<2>) else { continue };
-            if let Some(wait) = number(wait)? {
-                self.also_due_in(at, Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+        let (requests, leases): (Vec<_>, Vec<_>) =
+            sorted.0.into_iter().map(|step| (step.request, (step.lease, step.puts_off))).unzip();
+        for ((lease, puts_off), answer) in
+            leases.into_iter().zip(self.shared.commands.all(requests, doing).await?)
+        {
+            match (answer.get(doing), lease) {
+                (Ok(answer), Some(held)) if puts_off => {
+                    let Ok([_, wait]) = fixed::<2>(answer) else { continue };
+                    if let Some(wait) = number(wait)? {
+                        self.also_due_in(held.at, Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+                    }
+                }
+                (Ok(_), _) => {}
+                (Err(error), Some(held)) => self.leave(held, &error),
+                (Err(error), None) => self.tell_in_vain(&error),
             }
         }
         Ok(())
+    }
+
+    /// What could not be given back is known, so that nobody takes it for an answer that was lost: it returns after its lease.
+    fn leave(&self, held: Held, error: &Error) {
+        self.tell_in_vain(error);
+        let left = Held { left: Some(Instant::now()), ..held };
+        let mut all = self.lock();
+        if all.get(&left.lease).is_none_or(|known| known.count <= left.count) {
+            all.insert(left.lease.clone(), left);
+        }
+    }
+
+    fn tell_in_vain(&self, error: &Error) {
+        if let Some(events) = self.in_vain.happened(1) {
+            tracing::warn!(group = %self.group.name, error = %error.chain(), events, "events could not be given back; they return after their leases");
+        }
     }
 
     fn lease_of(&self, raw: &Raw, n: u16, event: &Event, since: Instant) -> Held {
@@ -161,6 +205,7 @@ impl Member {
             claim: None,
             open: false,
             is_settled: false,
+            left: None,
         }
     }
 
@@ -168,9 +213,9 @@ impl Member {
         let Some(place) = self.places.get(raw.at) else { return };
         let stream = place.stream(raw.kind);
         let id = &raw.entry.id;
-        sorted.requests.push(Request::new("XACK").arg(stream).arg(self.group.name.as_str()).arg(id));
+        sorted.push(Request::new("XACK").arg(stream).arg(self.group.name.as_str()).arg(id));
         if raw.kind == Kind::Again {
-            sorted.requests.push(Request::new("XDEL").arg(stream).arg(id));
+            sorted.push(Request::new("XDEL").arg(stream).arg(id));
         }
     }
 
@@ -180,25 +225,25 @@ impl Member {
         tracing::warn!(id, reason, "an event cannot be decoded and goes to the dead letters");
         let of = &place.of;
         let keys = [place.stream(raw.kind), &*of.dead, &*of.ids];
-        sorted.requests.push(SET_ASIDE.call(keys).arg(&raw.entry.id).arg(reason).arg(id));
+        sorted.push(SET_ASIDE.call(keys).arg(&raw.entry.id).arg(reason).arg(id));
         self.acknowledge(raw, sorted);
     }
 }
 
 /// What is to be done with entries that are not handed out.
 #[derive(Default)]
-struct Sorted {
-    requests: Vec<Request>,
-    /// In which places something is put off, by the first requests.
-    put_off: Vec<usize>,
+struct Sorted(Vec<Step>);
+
+struct Step {
+    request: Request,
+    /// What it settles, where that would be this group's.
+    lease: Option<Held>,
+    puts_off: bool,
 }
 
 impl Sorted {
-    fn put_off(&mut self, at: usize, request: Option<Request>) {
-        if let Some(request) = request {
-            self.requests.insert(self.put_off.len(), request);
-            self.put_off.push(at);
-        }
+    fn push(&mut self, request: Request) {
+        self.0.push(Step { request, lease: None, puts_off: false });
     }
 }
 

@@ -6,7 +6,7 @@ use pubsub_core::{ActionId, Depth, Error, ErrorKind, GroupInfo, GroupName, Resul
 
 use super::group::can_match;
 use super::keys::{EntryId, Partition, Place, partition_of};
-use super::known::{Known, known};
+use super::known::{Known, known, known_of};
 use super::page::{Brief, END, page, pages};
 use super::scripts::{BACK, HEADS, OF_ACTION};
 use super::shared::Shared;
@@ -196,10 +196,14 @@ async fn of_action(
 }
 
 pub(super) async fn groups(shared: &Shared, scope: &Scope) -> Result<Vec<GroupInfo>> {
-    let mut all = known(shared, scope.group.as_ref()).await?;
-    if let Some(action) = &scope.action {
-        all.retain(|known| can_match(&known.noted.patterns, action));
-    }
+    let all = match (&scope.group, &scope.action) {
+        (None, Some(action)) => known_of(shared, action).await?,
+        (group, action) => {
+            let mut all = known(shared, group.as_ref()).await?;
+            all.retain(|known| action.as_ref().is_none_or(|action| can_match(&known.noted.patterns, action)));
+            all
+        }
+    };
     let depths = depths(shared, &all, scope.action.as_ref()).await?;
     let members = super::known::members(shared, &all).await?;
     let info = |((known, depth), members): ((Known, Depth), u64)| GroupInfo {

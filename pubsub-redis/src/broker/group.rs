@@ -46,10 +46,13 @@ impl Noted {
     /// [`Conflict`](ErrorKind::Conflict) with both sides where a subscription asks for another group.
     fn agree(&self, group: &Group, on: &Subscription) -> Result<()> {
         let differs = |what: &'static str, there: String, asked: String| {
-            Err(Error::new(ErrorKind::Conflict, format!("join a group that has another {what}"))
-                .with("group", &group.name)
-                .with("there", there)
-                .with("asked", asked))
+            Err(Error::new(
+                ErrorKind::Conflict,
+                format!("join a group that has another {what}: ask for the same, or name another group"),
+            )
+            .with("group", &group.name)
+            .with("there", there)
+            .with("asked", asked))
         };
         if self.patterns != on.patterns() {
             return differs(

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use pubsub_core::{GroupName, Result};
+use pubsub_core::{ActionId, GroupName, Result};
 
-use super::group::{Noted, millis};
-use super::keys::Place;
+use super::group::{Noted, can_match, millis};
+use super::keys::{Place, partition_of};
 use super::scripts::{DROP, MEMBERS, UNUSED};
 use super::shared::Shared;
 use crate::reply::{count, pairs, text};
@@ -97,8 +97,29 @@ pub(super) async fn known(shared: &Shared, name: Option<&GroupName>) -> Result<V
             }
         }
     }
+    Ok(in_order(all))
+}
+
+/// The groups that may read events of an action. Each is noted in every partition that it reads: one is asked.
+pub(super) async fn known_of(shared: &Shared, action: &ActionId) -> Result<Vec<Known>> {
+    let doing = "read the groups of an action";
+    let partitions = shared.partitions().await?;
+    let n = partition_of(action, partitions);
+    let request = Request::new("HGETALL").arg(shared.keys.partition(n).groups);
+    let mut all = Vec::new();
+    for (name, noted) in pairs(shared.commands.one(request, doing).await?)? {
+        let known = Known::new(shared, &name, &noted, partitions)?;
+        if can_match(&known.noted.patterns, action) {
+            all.push(known);
+        }
+    }
+    Ok(in_order(all))
+}
+
+/// The oldest first.
+fn in_order(mut all: Vec<Known>) -> Vec<Known> {
     all.sort_by(|a, b| (a.noted.made_ms, &a.name).cmp(&(b.noted.made_ms, &b.name)));
-    Ok(all)
+    all
 }
 
 /// How many members of each of these groups gave a sign of life lately.

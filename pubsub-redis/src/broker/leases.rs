@@ -67,9 +67,12 @@ impl Leases for Keeper {
             by_place.iter().filter_map(|(at, of)| renewal(member, *at, of)).collect();
         requests.push(sign(&member.home, &member.group.name, &member.owner));
         let renewed = member.shared.commands.all(requests, doing).await?;
+        let renewed: Vec<Value> =
+            renewed.into_iter().map(|answer| answer.get(doing)).collect::<Result<_>>()?;
+        // A server that refuses, as while it loads its data, let nobody renew.
         member.hearing.heard();
         for (of, answer) in by_place.values().zip(renewed) {
-            for ((index, held), answer) in of.iter().zip(items(answer.get(doing)?)?) {
+            for ((index, held), answer) in of.iter().zip(items(answer)?) {
                 let [is_held, mark] = fixed::<2>(answer)?;
                 let Some((lease, renewal)) = leases.get(*index).zip(answers.get_mut(*index)) else {
                     continue;
@@ -82,7 +85,7 @@ impl Leases for Keeper {
                     }
                     continue;
                 }
-                member.update(lease, |held| held.until = since + member.group.lease);
+                member.update(lease, |held| (held.until, held.left) = (since + member.group.lease, None));
                 *renewal = if held.is_covered(&text(mark)?) { Renewal::Cancelled } else { Renewal::Held };
             }
         }
@@ -105,6 +108,15 @@ impl Leases for Keeper {
             let is_over = answer.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::LeaseLost);
             is_over && lease.owner == self.member.owner
         };
+        for ((lease, settlement), answer) in settlements.iter().zip(&answers) {
+            // Whoever released it keeps it no longer.
+            if let (Settlement::Release { .. }, Err(error)) = (settlement, answer)
+                && !error.is_retryable()
+                && error.kind() != ErrorKind::LeaseLost
+            {
+                self.member.update(lease, |held| held.left = Some(Instant::now()));
+            }
+        }
         let over = settlements.iter().zip(&answers).filter(|one| is_over(*one));
         self.member.forget_all(over.map(|((lease, _), _)| lease));
         answers

@@ -5,7 +5,9 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pubsub_core::{ActionId, EventId, Group, GroupName, LeaseId, Pattern, Position, Result, Subscription};
+use pubsub_core::{
+    ActionId, EventId, Group, GroupName, LeaseId, Pattern, Position, Result, Seldom, Subscription,
+};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -61,6 +63,8 @@ pub(super) struct Member {
     pub(super) sooner: Notify,
     /// Nobody polls it any more.
     pub(super) stopped: watch::Sender<bool>,
+    /// Something could not be given back.
+    pub(super) in_vain: Seldom,
 }
 
 /// What is known of a lease of this member.
@@ -89,6 +93,8 @@ pub(super) struct Held {
     pub(super) open: bool,
     /// It is settled at the server, and too few replicas have that.
     pub(super) is_settled: bool,
+    /// When it could not be given back: nobody keeps it from then on.
+    pub(super) left: Option<Instant>,
 }
 
 impl Held {
@@ -150,6 +156,7 @@ impl Member {
             held: Mutex::default(),
             sooner: Notify::new(),
             stopped: watch::Sender::new(false),
+            in_vain: Seldom::default(),
         })
     }
 

@@ -176,15 +176,21 @@ impl Member {
 
     /// The places where a lease of this member ended that nobody keeps any more, as of a worker that panicked.
     pub(super) fn left_by_itself(&self) -> Vec<usize> {
-        let late = Instant::now().checked_sub(self.group.lease);
+        let Some(late) = Instant::now().checked_sub(self.group.lease) else { return Vec::new() };
         let held = self.lock();
         let mut places: Vec<usize> = held
             .values()
-            .filter(|held| late.is_some_and(|late| held.until < late))
+            .filter(|held| held.until < late || held.left.is_some_and(|left| left < late))
             .map(|held| held.at)
             .collect();
         places.sort_unstable();
         places.dedup();
         places
+    }
+
+    /// Forgets what could not be given back a lease before this.
+    pub(super) fn forget_left(&self, now: Instant) {
+        let Some(late) = now.checked_sub(self.group.lease) else { return };
+        self.lock().retain(|_, held| held.left.is_none_or(|left| left >= late));
     }
 }

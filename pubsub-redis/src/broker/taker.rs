@@ -311,8 +311,12 @@ impl Taker {
             self.swept = Instant::now();
             if more {
                 wait = Some(Duration::ZERO);
-            } else if wait.is_none() {
-                self.forget(&silent).await?;
+            } else {
+                // Others have what was not found.
+                member.forget_left(since);
+                if wait.is_none() {
+                    self.forget(&silent).await?;
+                }
             }
             next = wait.map_or(lease / 4, |wait| wait + Duration::from_millis(1));
             found = member.sort(raws, since).await?;

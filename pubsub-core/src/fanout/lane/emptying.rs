@@ -95,6 +95,13 @@ impl Lane {
         self.change(|state| state.begun = begun);
     }
 
+    /// The run began there and is not there any more.
+    pub(in super::super) fn set_gone(&self) {
+        let (sink, run) = (&self.sink.config.name, &self.key.run_id);
+        tracing::warn!(sink, %run, "a run is gone from a sink while it is written: somebody removed it, or the sink lost it");
+        self.set_begun(Begun::Removed);
+    }
+
     pub(in super::super) fn set_finished(&self, revision: u64, refused: bool) {
         self.change(|state| {
             state.end_refused = refused;

@@ -10,6 +10,8 @@ if owner ~= ARGV[2] or count ~= tonumber(ARGV[4]) then return { 'lost' } end
 local claim, entries = '', ''
 if ARGV[10] ~= '' then claim, entries = claim_of(KEYS[6], ARGV[10], entry, KEYS[11], KEYS[2], KEYS[8]) end
 if ARGV[11] ~= '' and claim ~= ARGV[11] then return { 'other', claim } end
+-- No entry is called so. Who may not acknowledge is told before anything is written: a copy would be delivered at once.
+redis.call('XACK', KEYS[1], group, '0-0')
 local comes_from_again = KEYS[1] == KEYS[3]
 -- Last: where a call before it fails, the event stays as it was.
 local function over()

@@ -35,6 +35,8 @@ local function take_over(stream, kind)
       local entry = field(fields, '_entry') or id
       local count = one[4] + tonumber(field(fields, '_count') or '0')
       if is_suspect(partition .. kind .. ':' .. id, field(fields, 'id') or '', owner, count) then
+        -- No entry is called so. Who may not acknowledge is told before there is a copy.
+        redis.call('XACK', stream, group, '0-0')
         put_off(KEYS[3], KEYS[4], kept(fields, entry, count), now + math.random(0, math.min(lease / 4, MOST_JITTER)))
         redis.call('XACK', stream, group, id)
         if kind == 'a' then
