@@ -12,6 +12,7 @@ use pubsub_core::{Error, Result};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until};
 
+use super::batch::Raw;
 use super::member::Member;
 use super::take::Look;
 use super::taker::told;
@@ -28,16 +29,43 @@ const QUICK: Duration = Duration::from_millis(100);
 /// How long what was looked for may lie.
 const MAY_LIE: Duration = Duration::from_secs(1);
 
+/// How long what a read brought over the prefetch may lie: it is for others where this consumer is not quick any more.
+const LEFT_MAY_LIE: Duration = Duration::from_millis(200);
+
 /// How long nothing is looked for ahead after nobody had asked for it.
 const RESTS: Duration = Duration::from_secs(60);
 
-/// A look at one place.
+/// A look.
 pub(super) struct Asked {
-    pub(super) at: usize,
+    /// At one place; `None` for what a read of several brought over the prefetch.
+    pub(super) at: Option<usize>,
+    /// Since when its leases count.
     pub(super) since: Instant,
+    /// When it is given back, where nobody has asked for it by then.
+    lies_until: Instant,
     /// Without a script.
     pub(super) plainly: bool,
     pub(super) call: BoxFuture<'static, Result<Look>>,
+}
+
+impl Asked {
+    /// A look at one place, of a member whose leases are so long.
+    pub(super) fn new(
+        (at, plainly): (usize, bool),
+        lease: Duration,
+        call: BoxFuture<'static, Result<Look>>,
+    ) -> Self {
+        let since = Instant::now();
+        // Its leases are kept from when it is asked for.
+        Self { at: Some(at), since, lies_until: since + MAY_LIE.min(lease / 4), plainly, call }
+    }
+
+    /// What a read brought over the prefetch.
+    pub(super) fn left(raws: Vec<Raw>, since: Instant) -> Self {
+        let look = Look { raws, more: false, passed: 0 };
+        let (lies_until, call) = (Instant::now() + LEFT_MAY_LIE, Box::pin(std::future::ready(Ok(look))));
+        Self { at: None, since, lies_until, plainly: false, call }
+    }
 }
 
 /// The look of a member that is ahead, where there is one.
@@ -67,19 +95,18 @@ impl Ahead {
     /// ahead: all that is taken in advance is at most the prefetch.
     pub(super) fn part(&self, needed: Duration) -> Option<usize> {
         let prefetch = self.member.on.prefetch();
-        let is_quick = needed < QUICK.min(self.member.group.lease / 8);
-        let is_for =
-            is_quick && prefetch >= FEWEST && self.rests().is_none_or(|until| until < Instant::now());
-        is_for.then(|| MOST.min(prefetch / 2))
+        (prefetch >= FEWEST && self.is_for(needed)).then(|| MOST.min(prefetch / 2))
+    }
+
+    /// Whether a consumer that needed so long for the last batch gets what is taken in advance. Of what a read brought over
+    /// the prefetch: giving it back and looking for it again takes longer than a quick consumer does.
+    pub(super) fn is_for(&self, needed: Duration) -> bool {
+        needed < QUICK.min(self.member.group.lease / 8)
+            && self.rests().is_none_or(|until| until < Instant::now())
     }
 
     fn rests(&self) -> MutexGuard<'_, Option<Instant>> {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long what was looked for may lie. Its leases are kept from when it is asked for.
-    fn may_lie(&self) -> Duration {
-        MAY_LIE.min(self.member.group.lease / 4)
     }
 
     /// The look that was begun last; waits for what is just given back.
@@ -117,13 +144,13 @@ impl Ahead {
 
     /// Gives back what lies for too long, until the stream has ended.
     async fn watch(self: Arc<Self>) {
-        let (member, may_lie) = (Arc::clone(&self.member), self.may_lie());
+        let member = Arc::clone(&self.member);
         let (mut stopped, mut closing) = (member.stopped.subscribe(), member.shared.closing());
         loop {
-            let since = self.state.lock().await.asked.as_ref().map(|asked| asked.since);
+            let until = self.state.lock().await.asked.as_ref().map(|asked| asked.lies_until);
             let late = async {
-                match since {
-                    Some(since) => sleep_until(since + may_lie).await,
+                match until {
+                    Some(until) => sleep_until(until).await,
                     None => self.begun.notified().await,
                 }
             };
@@ -132,17 +159,16 @@ impl Ahead {
                 () = told(&mut stopped) => break,
                 () = told(&mut closing) => break,
             }
-            let Some(late) = Instant::now().checked_sub(may_lie) else { continue };
-            self.give_back(late).await;
+            self.give_back(|asked| asked.lies_until <= Instant::now()).await;
         }
-        self.give_back(Instant::now()).await;
+        self.give_back(|_| true).await;
     }
 
-    /// Gives back what a look brings that was begun up to `late`.
-    pub(super) async fn give_back(&self, late: Instant) {
+    /// Gives back what a look brings, where it is such a one.
+    pub(super) async fn give_back(&self, is_such: impl FnOnce(&Asked) -> bool) {
         // Until all is given back, nobody may ask for what the server has leased without this member's knowledge.
         let mut state = self.state.lock().await;
-        let Some(asked) = state.asked.take_if(|asked| asked.since <= late) else { return };
+        let Some(asked) = state.asked.take_if(|asked| is_such(asked)) else { return };
         *self.rests() = Some(Instant::now() + RESTS);
         let given = match asked.call.await {
             Ok(look) => self.member.sort(look.raws, asked.since).await.map(drop),
@@ -163,7 +189,6 @@ mod tests {
         Publisher as _, Scope, Settlement, Stage, Subscriber as _, Subscription,
     };
     use services::{Redis, RedisOptions};
-    use tokio::time::Instant;
 
     use super::super::leases::Keeper;
     use super::super::taker::Taker;
@@ -190,7 +215,10 @@ mod tests {
     }
 
     async fn member(broker: &RedisBroker) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
-        let on = on();
+        member_on(broker, on()).await
+    }
+
+    async fn member_on(broker: &RedisBroker, on: Subscription) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
         let partitions = broker.shared.partitions().await.unwrap();
         let member = broker.join(on.group().unwrap().clone(), on, partitions).await.unwrap();
         let ahead = Ahead::new(&member);
@@ -290,8 +318,8 @@ mod tests {
             asking.look(0, FEWEST).await?;
             Err(Error::new(ErrorKind::Unavailable, "the answer was lost"))
         });
-        ahead.begin(Asked { at: 0, since: Instant::now(), plainly: false, call }).await;
-        ahead.give_back(Instant::now()).await;
+        ahead.begin(Asked::new((0, false), Duration::from_secs(30), call)).await;
+        ahead.give_back(|_| true).await;
         assert_eq!(leased(&broker).await, FEWEST as u64);
         assert_eq!(taker.find().await.err().unwrap().kind(), ErrorKind::Unavailable);
         let mut all = Vec::new();
@@ -301,6 +329,61 @@ mod tests {
             acknowledge(&keeper, found).await;
         }
         assert_eq!(all, (0..MANY).collect::<Vec<_>>());
+    }
+
+    /// Of a member that takes one at a time and waits at more than one partition, in which something is.
+    async fn waiting(redis: &Redis) -> (RedisBroker, Arc<Ahead>, Box<Taker>) {
+        let broker =
+            RedisBroker::connect(RedisBrokerConfig::new(RedisConfig::new(redis.url()))).await.unwrap();
+        let on = Subscription::for_stage(Stage::new("s").unwrap(), ["t:*".parse().unwrap()]).unwrap();
+        let (ahead, mut taker, _keeper) = member_on(&broker, on).await;
+        assert!(found(&mut taker, Duration::ZERO).await.is_empty(), "nothing is there yet");
+        let event = |n: usize| {
+            let (kind, action) = (EventType::new("t").unwrap(), ActionId::new(format!("a{n}")).unwrap());
+            Event::new(kind, action).with_payload(n.to_string().parse().unwrap())
+        };
+        assert!(broker.publish((0..FEWEST).map(event).collect()).await.iter().all(Result::is_ok));
+        (broker, ahead, taker)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_read_brings_over_the_prefetch_is_for_who_asks_at_once() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let (broker, ahead, mut taker) = waiting(&redis).await;
+        let mut all = Vec::new();
+        while all.len() < FEWEST {
+            let found = found(&mut taker, Duration::ZERO).await;
+            assert!(!all.is_empty() || ahead.is_begun().await, "one came alone");
+            assert!(found.iter().all(|leased| leased.lease.as_ref().unwrap().count == 1), "given back");
+            all.extend(numbers(&found));
+        }
+        all.sort_unstable();
+        assert_eq!(all, (0..FEWEST).collect::<Vec<_>>());
+        assert_eq!(leased(&broker).await, FEWEST as u64);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_read_brings_over_the_prefetch_is_for_others_where_the_consumer_is_slow() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let (broker, ahead, mut taker) = waiting(&redis).await;
+        assert_eq!(found(&mut taker, QUICK).await.len(), 1);
+        assert!(!ahead.is_begun().await);
+        assert_eq!(leased(&broker).await, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_read_brought_over_the_prefetch_is_soon_given_back() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let (broker, ahead, mut taker) = waiting(&redis).await;
+        assert_eq!(found(&mut taker, Duration::ZERO).await.len(), 1);
+        assert!(ahead.is_begun().await);
+        while leased(&broker).await > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!ahead.is_begun().await);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,13 @@
 //! Looks at the places in turn, and for those who ask quickly one look ahead.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use pubsub_core::Result;
 use tokio::time::Instant;
 
 use super::ahead::Asked;
-use super::batch::Batch;
+use super::batch::{Batch, Raw};
 use super::keys::Kind;
 use super::taker::Taker;
 
@@ -52,14 +50,14 @@ impl Taker {
             let at = asked.at;
             let (batch, more) = self.look_at(asked).await?;
             self.lost = 0;
+            self.todo.retain(|other| Some(*other) != at);
             if !batch.is_empty() {
                 // The others first, so that each gets its turn.
-                self.todo.retain(|other| *other != at);
-                self.todo.push_back(at);
+                self.todo.extend(at);
                 return Ok(batch);
             }
-            if !more {
-                self.todo.retain(|other| *other != at);
+            if let Some(at) = at.filter(|_| more) {
+                self.todo.push_front(at);
             }
             if *member.stopped.borrow() || member.shared.is_closed() {
                 break;
@@ -77,7 +75,7 @@ impl Taker {
         let plainly = knows_dues && !member.is_due(at) && !found.is_mixed;
         let call =
             async move { if plainly { member.read(at, many).await } else { member.look(at, many).await } };
-        Asked { at, since: Instant::now(), plainly, call: Box::pin(call) }
+        Asked::new((at, plainly), self.member.group.lease, Box::pin(call))
     }
 
     /// Sends off the next look, where there may be something.
@@ -93,14 +91,26 @@ impl Taker {
         let other = self.todo.iter().copied().find(|other| *other != at);
         if let Some(next) = other.or(more.then_some(at)) {
             self.ahead.begin(self.ask(next)).await;
-            another_thread().await;
         }
     }
 
-    /// Looks at one place; answers what was found, and whether there may be more.
+    /// Lays by what is over the prefetch, for one who asks quickly; whether there is nothing over it any more.
+    pub(super) async fn lay_by(&self, raws: &mut Vec<Raw>, since: Instant) -> bool {
+        let most = self.member.on.prefetch();
+        if raws.len() > most && self.ahead.is_for(self.needed) {
+            self.ahead.begin(Asked::left(raws.split_off(most), since)).await;
+        }
+        raws.len() <= most
+    }
+
+    /// Looks; answers what was found, and whether there may be more at that place.
     async fn look_at(&mut self, asked: Asked) -> Result<(Batch, bool)> {
-        let Asked { at, since, plainly, call } = asked;
-        let look = call.await?;
+        let Asked { at, since, plainly, call, .. } = asked;
+        let mut look = call.await?;
+        let Some(at) = at else {
+            self.lay_by(&mut look.raws, since).await;
+            return Ok((self.member.sort(look.raws, since).await?, false));
+        };
         let (taken, came_back) = (look.raws.len(), look.raws.iter().any(|raw| raw.kind == Kind::Again));
         if taken > 0 {
             self.look_ahead(at, look.more).await;
@@ -113,20 +123,4 @@ impl Taker {
         }
         Ok((batch, look.more || (plainly && taken == 0)))
     }
-}
-
-/// Lets another thread of the runtime go on with this task, where one is idle. What a task has woken, here the one that sends
-/// requests, is kept for its own thread until it waits; and while one thread works, an idle one that nobody calls hears of no
-/// answer: so the look would be sent, and its answer read, only once everything is handed out. A task that is woken while it
-/// runs is work for which another thread is called.
-async fn another_thread() {
-    let mut is_again = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut is_again, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
