@@ -83,23 +83,30 @@ impl Stream for Deliveries {
         if let Some(error) = self.error.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let first = match ready!(self.entries.as_mut().poll_next(cx)) {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            Some(Ok(leased)) => leased,
-        };
-        // The rest of what was read with it, so that its leases are kept as well.
-        let mut leased = Vec::with_capacity(1 + self.entries.size_hint().0);
-        leased.push(first);
-        while self.entries.size_hint().0 > 0 {
+        let mut next = ready!(self.entries.as_mut().poll_next(cx));
+        // All that was read at once, so that all its leases are kept.
+        let mut leases = Vec::with_capacity(1 + self.entries.size_hint().0);
+        loop {
+            match next {
+                Some(Ok(leased)) => {
+                    leases.extend(leased.lease.clone());
+                    let delivery = Delivery::new(leased, Arc::clone(&self.keeper));
+                    self.batch.push_back(delivery);
+                }
+                Some(Err(error)) if self.batch.is_empty() => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => self.error = Some(error),
+                None if self.batch.is_empty() => return Poll::Ready(None),
+                None => break,
+            }
+            if self.entries.size_hint().0 == 0 {
+                break;
+            }
             match self.entries.as_mut().poll_next(cx) {
-                Poll::Ready(Some(Ok(more))) => leased.push(more),
-                Poll::Ready(Some(Err(error))) => self.error = Some(error),
-                Poll::Ready(None) | Poll::Pending => break,
+                Poll::Ready(more) => next = more,
+                Poll::Pending => break,
             }
         }
-        let delivered = self.keeper.watch(leased);
-        self.batch.extend(delivered);
+        self.keeper.watch(leases);
         Poll::Ready(self.batch.pop_front().map(Ok))
     }
 }

@@ -30,6 +30,7 @@ pub const MAX_GROUPED: usize = 1000;
 pub struct Grouped<T, R> {
     waiting: Mutex<VecDeque<Waiting<T, R>>>,
     turn: AsyncMutex<()>,
+    gathers: bool,
 }
 
 struct Waiting<T, R> {
@@ -41,7 +42,14 @@ impl<T: Clone, R> Grouped<T, R> {
     /// Nobody waits yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { waiting: Mutex::new(VecDeque::new()), turn: AsyncMutex::new(()) }
+        Self { waiting: Mutex::new(VecDeque::new()), turn: AsyncMutex::new(()), gathers: false }
+    }
+
+    /// As [`new`](Self::new), for calls that one task makes many of at once: the first of them lets those come that are ready
+    /// as well, which would have to wait for a second call otherwise.
+    #[must_use]
+    pub fn gathering() -> Self {
+        Self { gathers: true, ..Self::new() }
     }
 
     /// Has `run` called with this item among others, by this caller or another one, and hands back its answer; `None`
@@ -57,6 +65,9 @@ impl<T: Clone, R> Grouped<T, R> {
     {
         // The usual case: nobody is at it.
         if let Ok(turn) = self.turn.try_lock() {
+            if self.gathers {
+                tokio::task::yield_now().await;
+            }
             let answer = self.call_for_all(Some(item), &run).await;
             drop(turn);
             return answer;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::delivery::{Delivery, LeaseState};
+use crate::delivery::LeaseState;
 use crate::sync::{Mutex, MutexGuard, Notify};
 use crate::{
-    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leased, Leases, Renewal, Result, Seldom, Settlement,
+    Backoff, Claims, Error, ErrorKind, Grouped, LeaseId, Leases, Renewal, Result, Seldom, Settlement,
 };
 
 /// Shortest time between two renewals out of turn, however often the broker wakes us.
@@ -58,7 +58,7 @@ impl Live {
 
 impl Keeper {
     pub(crate) fn new(leases: Arc<dyn Leases>, claims: Arc<dyn Claims>) -> Self {
-        let (settling, kept, dropped) = (Grouped::new(), Mutex::default(), Notify::new());
+        let (settling, kept, dropped) = (Grouped::gathering(), Mutex::default(), Notify::new());
         Self { leases, claims, settling, kept, dropped, in_vain: Seldom::default() }
     }
 
@@ -67,10 +67,9 @@ impl Keeper {
     }
 
     /// Keeps the leases of what one read took.
-    pub(crate) fn watch(self: &Arc<Self>, leased: Vec<Leased>) -> Vec<Delivery> {
-        let leases = leased.iter().filter_map(|leased| leased.lease.clone());
-        self.kept().live.extend(leases.map(|lease| (lease, Live { state: LeaseState::Held, told: None })));
-        leased.into_iter().map(|leased| Delivery::new(leased, Arc::clone(self))).collect()
+    pub(crate) fn watch(&self, leases: Vec<LeaseId>) {
+        let held = |lease| (lease, Live { state: LeaseState::Held, told: None });
+        self.kept().live.extend(leases.into_iter().map(held));
     }
 
     /// Tells what becomes of a lease.

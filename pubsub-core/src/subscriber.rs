@@ -25,7 +25,7 @@ pub trait Subscriber: Send + Sync {
 /// A subscription that has started.
 pub struct Subscribed {
     /// Leases at most [`Subscription::prefetch`] entries whenever it is polled and has none left; polling it is what
-    /// takes. For whoever polls again at once it may take half of them each time and the other half ahead; what it took
+    /// takes. For whoever polls again at once it may take up to half of them each time and as many ahead; what it took
     /// ahead and is not asked for it gives back by itself, well before the lease is over. The lower bound of its
     /// `size_hint` says how many it still has, so that whoever keeps the leases fetches them all. It owns the call under
     /// way, so that a dropped `next()` loses nothing. It ends only on close. After an `Err` item whose kind

@@ -79,6 +79,13 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    #[cfg(test)]
+    pub(crate) fn new(id: &str, fields: &[(&str, &str)]) -> Self {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let fields = fields.iter().flat_map(|(name, value)| [bulk(name), bulk(value)]).collect();
+        Self { id: id.to_owned(), fields, deliveries: 1 }
+    }
+
     /// Names and values.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (pairs, _) = self.fields.as_chunks::<2>();

@@ -175,3 +175,16 @@ fn items_that_nobody_puts_back_are_caught() {
 fn a_caller_that_trusts_who_has_the_turn_is_caught() {
     catches(BROKEN, all_are_answered::<Broken<true>>);
 }
+
+#[tokio::test]
+async fn those_that_one_task_makes_at_once_are_one_call() {
+    let calls = Plain::new(Vec::new());
+    let run = |items: Vec<usize>| {
+        calls.lock().unwrap().push(items.len());
+        std::future::ready(items)
+    };
+    let grouped = Grouped::gathering();
+    let answers = futures::future::join_all((0..10).map(|item| grouped.call(item, run))).await;
+    assert_eq!(answers, (0..10).map(Some).collect::<Vec<_>>());
+    assert_eq!(*calls.lock().unwrap(), [10]);
+}

@@ -63,6 +63,11 @@ fn leased(n: u64) -> Leased {
     Leased { event, position: Position::new(n.to_string()), lease: Some(lease) }
 }
 
+fn watched(keeper: &Arc<Keeper>, leased: [Leased; 2]) -> Vec<Delivery> {
+    keeper.watch(leased.iter().filter_map(|leased| leased.lease.clone()).collect());
+    leased.into_iter().map(|leased| Delivery::new(leased, Arc::clone(keeper))).collect()
+}
+
 /// Acknowledges, drops, or begins to acknowledge and is dropped; each lease is settled in the end, and how it was meant.
 async fn end(delivery: Delivery, side: Arc<Side>) -> LeaseId {
     let lease = delivery.lease().unwrap().clone();
@@ -85,11 +90,11 @@ async fn what_is_dropped_is_given_back_and_the_keeper_ends() {
     let side = Arc::new(Side::default());
     let keeper = Arc::new(Keeper::new(Arc::clone(&side) as _, Arc::clone(&side) as _));
     let keeping = spawn(Arc::clone(&keeper).keep(Duration::from_secs(30)));
-    let first = keeper.watch(vec![leased(1), leased(2)]);
+    let first = watched(&keeper, [leased(1), leased(2)]);
     let mut ends: Vec<_> =
         first.into_iter().map(|delivery| spawn(end(delivery, Arc::clone(&side)))).collect();
     pause().await;
-    let mut second = keeper.watch(vec![leased(3), leased(4)]);
+    let mut second = watched(&keeper, [leased(3), leased(4)]);
     let never_handed_out = second.pop();
     ends.extend(second.into_iter().map(|delivery| spawn(end(delivery, Arc::clone(&side)))));
     let ending = Arc::clone(&keeper);

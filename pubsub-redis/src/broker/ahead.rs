@@ -12,6 +12,7 @@ use pubsub_core::{Error, Result};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until};
 
+use super::batch::Raw;
 use super::member::Member;
 use super::take::Look;
 use super::taker::told;
@@ -19,22 +20,52 @@ use super::taker::told;
 /// Where fewer are taken at once, asking twice as often costs more than what is done meanwhile.
 const FEWEST: usize = 32;
 
+/// Most that one such look asks for: more at a time leaves the processor's cache.
+const MOST: usize = 250;
+
 /// Who needs longer for a batch does not feel how long a look takes.
 const QUICK: Duration = Duration::from_millis(100);
 
 /// How long what was looked for may lie.
 const MAY_LIE: Duration = Duration::from_secs(1);
 
+/// How long what a read brought over the prefetch may lie: it is for others where this consumer is not quick any more.
+const LEFT_MAY_LIE: Duration = Duration::from_millis(200);
+
 /// How long nothing is looked for ahead after nobody had asked for it.
 const RESTS: Duration = Duration::from_secs(60);
 
-/// A look at one place.
+/// A look.
 pub(super) struct Asked {
-    pub(super) at: usize,
+    /// At one place; `None` for what a read of several brought over the prefetch.
+    pub(super) at: Option<usize>,
+    /// Since when its leases count.
     pub(super) since: Instant,
+    /// When it is given back, where nobody has asked for it by then.
+    lies_until: Instant,
     /// Without a script.
     pub(super) plainly: bool,
     pub(super) call: BoxFuture<'static, Result<Look>>,
+}
+
+impl Asked {
+    /// A look at one place, of a member whose leases are so long.
+    pub(super) fn new(
+        (at, plainly): (usize, bool),
+        lease: Duration,
+        call: BoxFuture<'static, Result<Look>>,
+    ) -> Self {
+        let since = Instant::now();
+        // Its leases are kept from when it is asked for.
+        Self { at: Some(at), since, lies_until: since + MAY_LIE.min(lease / 4), plainly, call }
+    }
+
+    /// What a read brought over the prefetch.
+    pub(super) fn left(raws: Vec<Raw>, since: Instant) -> Self {
+        let look = Look { raws, more: false, passed: 0 };
+        let (lies_until, call) = (Instant::now() + LEFT_MAY_LIE, Box::pin(std::future::ready(Ok(look))));
+        Self { at: None, since, lies_until, plainly: false, call }
+    }
 }
 
 /// The look of a member that is ahead, where there is one.
@@ -60,22 +91,22 @@ impl Ahead {
         Arc::new(Self { member: Arc::clone(member), state, begun: Notify::new(), rests })
     }
 
-    /// Whether a consumer that needed so long for the last batch is to have the next one looked for ahead. All that is taken
-    /// in advance is at most the prefetch: half of it with each look.
+    /// How many each look asks for, where a consumer that needed so long for the last batch is to have the next one looked for
+    /// ahead: all that is taken in advance is at most the prefetch.
+    pub(super) fn part(&self, needed: Duration) -> Option<usize> {
+        let prefetch = self.member.on.prefetch();
+        (prefetch >= FEWEST && self.is_for(needed)).then(|| MOST.min(prefetch / 2))
+    }
+
+    /// Whether a consumer that needed so long for the last batch gets what is taken in advance. Of what a read brought over
+    /// the prefetch: giving it back and looking for it again takes longer than a quick consumer does.
     pub(super) fn is_for(&self, needed: Duration) -> bool {
-        let is_quick = needed < QUICK.min(self.member.group.lease / 8);
-        is_quick
-            && self.member.on.prefetch() >= FEWEST
+        needed < QUICK.min(self.member.group.lease / 8)
             && self.rests().is_none_or(|until| until < Instant::now())
     }
 
     fn rests(&self) -> MutexGuard<'_, Option<Instant>> {
         self.rests.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long what was looked for may lie. Its leases are kept from when it is asked for.
-    fn may_lie(&self) -> Duration {
-        MAY_LIE.min(self.member.group.lease / 4)
     }
 
     /// The look that was begun last; waits for what is just given back.
@@ -113,13 +144,13 @@ impl Ahead {
 
     /// Gives back what lies for too long, until the stream has ended.
     async fn watch(self: Arc<Self>) {
-        let (member, may_lie) = (Arc::clone(&self.member), self.may_lie());
+        let member = Arc::clone(&self.member);
         let (mut stopped, mut closing) = (member.stopped.subscribe(), member.shared.closing());
         loop {
-            let since = self.state.lock().await.asked.as_ref().map(|asked| asked.since);
+            let until = self.state.lock().await.asked.as_ref().map(|asked| asked.lies_until);
             let late = async {
-                match since {
-                    Some(since) => sleep_until(since + may_lie).await,
+                match until {
+                    Some(until) => sleep_until(until).await,
                     None => self.begun.notified().await,
                 }
             };
@@ -128,17 +159,16 @@ impl Ahead {
                 () = told(&mut stopped) => break,
                 () = told(&mut closing) => break,
             }
-            let Some(late) = Instant::now().checked_sub(may_lie) else { continue };
-            self.give_back(late).await;
+            self.give_back(|asked| asked.lies_until <= Instant::now()).await;
         }
-        self.give_back(Instant::now()).await;
+        self.give_back(|_| true).await;
     }
 
-    /// Gives back what a look brings that was begun up to `late`.
-    pub(super) async fn give_back(&self, late: Instant) {
+    /// Gives back what a look brings, where it is such a one.
+    pub(super) async fn give_back(&self, is_such: impl FnOnce(&Asked) -> bool) {
         // Until all is given back, nobody may ask for what the server has leased without this member's knowledge.
         let mut state = self.state.lock().await;
-        let Some(asked) = state.asked.take_if(|asked| asked.since <= late) else { return };
+        let Some(asked) = state.asked.take_if(|asked| is_such(asked)) else { return };
         *self.rests() = Some(Instant::now() + RESTS);
         let given = match asked.call.await {
             Ok(look) => self.member.sort(look.raws, asked.since).await.map(drop),
@@ -153,13 +183,16 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use pubsub_core::{ActionId, BrokerAdmin as _, Event, EventType, Leases as _, Publisher as _, Scope};
-    use pubsub_core::{LeaseId, Leased, Settlement, Stage, Subscription};
+    use futures::StreamExt as _;
+    use pubsub_core::{
+        ActionId, BrokerAdmin as _, Error, ErrorKind, Event, EventType, LeaseId, Leased, Leases as _,
+        Publisher as _, Scope, Settlement, Stage, Subscriber as _, Subscription,
+    };
     use services::{Redis, RedisOptions};
 
     use super::super::leases::Keeper;
     use super::super::taker::Taker;
-    use super::{Ahead, FEWEST, QUICK};
+    use super::{Ahead, Asked, FEWEST, QUICK};
     use crate::{RedisBroker, RedisBrokerConfig, RedisConfig};
 
     /// Of one action, so that all are in one partition.
@@ -176,9 +209,16 @@ mod tests {
         broker
     }
 
-    async fn member(broker: &RedisBroker) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
+    fn on() -> Subscription {
         let on = Subscription::for_stage(Stage::new("s").unwrap(), ["t:a".parse().unwrap()]).unwrap();
-        let on = on.with_prefetch(2 * FEWEST);
+        on.with_prefetch(2 * FEWEST)
+    }
+
+    async fn member(broker: &RedisBroker) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
+        member_on(broker, on()).await
+    }
+
+    async fn member_on(broker: &RedisBroker, on: Subscription) -> (Arc<Ahead>, Box<Taker>, Arc<Keeper>) {
         let partitions = broker.shared.partitions().await.unwrap();
         let member = broker.join(on.group().unwrap().clone(), on, partitions).await.unwrap();
         let ahead = Ahead::new(&member);
@@ -265,5 +305,101 @@ mod tests {
         let other =
             RedisBroker::connect(RedisBrokerConfig::new(RedisConfig::new(redis.url()))).await.unwrap();
         assert_eq!(leased(&other).await, FEWEST as u64);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_look_ahead_took_whose_answer_was_lost_is_asked_for() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let broker = filled(&redis).await;
+        let (ahead, mut taker, keeper) = member(&broker).await;
+        let asking = Arc::clone(&taker.member);
+        let call = Box::pin(async move {
+            asking.look(0, FEWEST).await?;
+            Err(Error::new(ErrorKind::Unavailable, "the answer was lost"))
+        });
+        ahead.begin(Asked::new((0, false), Duration::from_secs(30), call)).await;
+        ahead.give_back(|_| true).await;
+        assert_eq!(leased(&broker).await, FEWEST as u64);
+        assert_eq!(taker.find().await.err().unwrap().kind(), ErrorKind::Unavailable);
+        let mut all = Vec::new();
+        while all.len() < MANY {
+            let found = found(&mut taker, Duration::ZERO).await;
+            all.extend(numbers(&found));
+            acknowledge(&keeper, found).await;
+        }
+        assert_eq!(all, (0..MANY).collect::<Vec<_>>());
+    }
+
+    /// Of a member that takes one at a time and waits at more than one partition, in which something is.
+    async fn waiting(redis: &Redis) -> (RedisBroker, Arc<Ahead>, Box<Taker>) {
+        let broker =
+            RedisBroker::connect(RedisBrokerConfig::new(RedisConfig::new(redis.url()))).await.unwrap();
+        let on = Subscription::for_stage(Stage::new("s").unwrap(), ["t:*".parse().unwrap()]).unwrap();
+        let (ahead, mut taker, _keeper) = member_on(&broker, on).await;
+        assert!(found(&mut taker, Duration::ZERO).await.is_empty(), "nothing is there yet");
+        let event = |n: usize| {
+            let (kind, action) = (EventType::new("t").unwrap(), ActionId::new(format!("a{n}")).unwrap());
+            Event::new(kind, action).with_payload(n.to_string().parse().unwrap())
+        };
+        assert!(broker.publish((0..FEWEST).map(event).collect()).await.iter().all(Result::is_ok));
+        (broker, ahead, taker)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_read_brings_over_the_prefetch_is_for_who_asks_at_once() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let (broker, ahead, mut taker) = waiting(&redis).await;
+        let mut all = Vec::new();
+        while all.len() < FEWEST {
+            let found = found(&mut taker, Duration::ZERO).await;
+            assert!(!all.is_empty() || ahead.is_begun().await, "one came alone");
+            assert!(found.iter().all(|leased| leased.lease.as_ref().unwrap().count == 1), "given back");
+            all.extend(numbers(&found));
+        }
+        all.sort_unstable();
+        assert_eq!(all, (0..FEWEST).collect::<Vec<_>>());
+        assert_eq!(leased(&broker).await, FEWEST as u64);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_read_brings_over_the_prefetch_is_for_others_where_the_consumer_is_slow() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let (broker, ahead, mut taker) = waiting(&redis).await;
+        assert_eq!(found(&mut taker, QUICK).await.len(), 1);
+        assert!(!ahead.is_begun().await);
+        assert_eq!(leased(&broker).await, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn what_a_read_brought_over_the_prefetch_is_soon_given_back() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let (broker, ahead, mut taker) = waiting(&redis).await;
+        assert_eq!(found(&mut taker, Duration::ZERO).await.len(), 1);
+        assert!(ahead.is_begun().await);
+        while leased(&broker).await > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!ahead.is_begun().await);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "needs Redis"]
+    async fn a_stream_that_is_dropped_gives_back_what_it_did_not_hand_out() {
+        let redis = Redis::start(&RedisOptions::new()).unwrap();
+        let broker = filled(&redis).await;
+        let subscribed = broker.subscribe(on()).await.unwrap();
+        let mut entries = subscribed.entries;
+        for _ in 0..=2 * FEWEST {
+            entries.next().await.unwrap().unwrap();
+        }
+        drop(entries);
+        while leased(&broker).await > 2 * FEWEST as u64 + 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(leased(&broker).await, 2 * FEWEST as u64 + 1);
     }
 }

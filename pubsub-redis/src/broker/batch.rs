@@ -98,7 +98,7 @@ impl Member {
         let (mut batch, mut sorted) = (Batch::nothing(self), Sorted::default());
         let most = self.on.prefetch();
         batch.leased.reserve_exact(most.min(raws.len()));
-        let mut taken = Vec::with_capacity(most.min(raws.len()));
+        self.lock().reserve(most.min(raws.len()));
         for raw in raws {
             let event = match decode(&raw.entry) {
                 Ok(event) => event,
@@ -138,10 +138,10 @@ impl Member {
             };
             let lease =
                 LeaseId { entry: held.lease.clone(), owner: Arc::clone(&self.owner), count: held.count };
-            taken.push((held.lease.clone(), held));
+            // Locked for each: others settle meanwhile.
+            self.lock().insert(held.lease.clone(), held);
             batch.leased.push(Leased { event, position, lease: Some(lease) });
         }
-        self.lock().extend(taken);
         (batch, sorted)
     }
 

@@ -188,20 +188,12 @@ pub(super) async fn cancel(shared: &Shared, action: &ActionId) -> Result<Positio
 
 #[cfg(test)]
 mod tests {
-    use redis::Value;
-
     use super::raw;
-    use crate::reply::entries;
+    use crate::reply::Entry;
 
     #[test]
     fn what_cannot_be_decoded_keeps_its_payload_or_all_of_its_fields() {
-        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        let entry = |fields: &[(&str, &str)]| {
-            let fields = fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect();
-            entries(Value::Array(vec![Value::Array(vec![text("1-0"), Value::Array(fields)])]))
-                .unwrap()
-                .remove(0)
-        };
+        let entry = |fields: &[(&str, &str)]| Entry::new("1-0", fields);
         assert_eq!(raw(&entry(&[("_id", "x"), ("data", "{"), ("type", "t")])), b"{");
         assert_eq!(raw(&entry(&[("_id", "x"), ("a", "1"), ("b", "2")])), b"a=1\nb=2\n");
     }

@@ -7,7 +7,7 @@ use pubsub_core::Result;
 use tokio::time::Instant;
 
 use super::ahead::Asked;
-use super::batch::Batch;
+use super::batch::{Batch, Raw};
 use super::keys::Kind;
 use super::taker::Taker;
 
@@ -50,14 +50,14 @@ impl Taker {
             let at = asked.at;
             let (batch, more) = self.look_at(asked).await?;
             self.lost = 0;
+            self.todo.retain(|other| Some(*other) != at);
             if !batch.is_empty() {
                 // The others first, so that each gets its turn.
-                self.todo.retain(|other| *other != at);
-                self.todo.push_back(at);
+                self.todo.extend(at);
                 return Ok(batch);
             }
-            if !more {
-                self.todo.retain(|other| *other != at);
+            if let Some(at) = at.filter(|_| more) {
+                self.todo.push_front(at);
             }
             if *member.stopped.borrow() || member.shared.is_closed() {
                 break;
@@ -68,20 +68,20 @@ impl Taker {
 
     /// A look at one place, which is not sent off yet.
     fn ask(&self, at: usize) -> Asked {
-        let (member, most) = (Arc::clone(&self.member), self.member.on.prefetch());
-        let many = if self.ahead.is_for(self.needed) { most / 2 } else { most };
+        let member = Arc::clone(&self.member);
+        let many = self.ahead.part(self.needed).unwrap_or(self.member.on.prefetch());
         let found = self.found.get(at).copied().unwrap_or_default();
         let knows_dues = found.dues.is_some_and(|asked| asked.elapsed() < DUES);
         let plainly = knows_dues && !member.is_due(at) && !found.is_mixed;
         let call =
             async move { if plainly { member.read(at, many).await } else { member.look(at, many).await } };
-        Asked { at, since: Instant::now(), plainly, call: Box::pin(call) }
+        Asked::new((at, plainly), self.member.group.lease, Box::pin(call))
     }
 
     /// Sends off the next look, where there may be something.
     async fn look_ahead(&self, at: usize, more: bool) {
         let member = &self.member;
-        if !self.ahead.is_for(self.needed)
+        if self.ahead.part(self.needed).is_none()
             || self.has_other_work()
             || *member.stopped.borrow()
             || member.shared.is_closed()
@@ -94,10 +94,23 @@ impl Taker {
         }
     }
 
-    /// Looks at one place; answers what was found, and whether there may be more.
+    /// Lays by what is over the prefetch, for one who asks quickly; whether there is nothing over it any more.
+    pub(super) async fn lay_by(&self, raws: &mut Vec<Raw>, since: Instant) -> bool {
+        let most = self.member.on.prefetch();
+        if raws.len() > most && self.ahead.is_for(self.needed) {
+            self.ahead.begin(Asked::left(raws.split_off(most), since)).await;
+        }
+        raws.len() <= most
+    }
+
+    /// Looks; answers what was found, and whether there may be more at that place.
     async fn look_at(&mut self, asked: Asked) -> Result<(Batch, bool)> {
-        let Asked { at, since, plainly, call } = asked;
-        let look = call.await?;
+        let Asked { at, since, plainly, call, .. } = asked;
+        let mut look = call.await?;
+        let Some(at) = at else {
+            self.lay_by(&mut look.raws, since).await;
+            return Ok((self.member.sort(look.raws, since).await?, false));
+        };
         let (taken, came_back) = (look.raws.len(), look.raws.iter().any(|raw| raw.kind == Kind::Again));
         if taken > 0 {
             self.look_ahead(at, look.more).await;

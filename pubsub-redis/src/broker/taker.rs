@@ -181,7 +181,7 @@ impl Taker {
         };
         let (brought, since, turn) = reads.wait(&member, other).await;
         self.reads = reads;
-        let Brought { raws, gone, failure } = brought;
+        let Brought { mut raws, gone, failure } = brought;
         if failure.is_some() {
             self.doubt();
         }
@@ -194,8 +194,9 @@ impl Taker {
         }
         let places: BTreeSet<usize> = raws.iter().map(|raw| raw.at).collect();
         let read = raws.len();
+        let is_all = self.lay_by(&mut raws, since).await;
         let batch = member.sort(raws, since).await?;
-        if read > member.on.prefetch() {
+        if !is_all {
             // There is more than is wanted: asking leases less.
             self.look_everywhere();
         } else if read > 0 && batch.is_empty() {

@@ -12,7 +12,7 @@ fn reached(last: u64, added: u64) -> Reached {
 }
 
 fn entries(ids: impl IntoIterator<Item = u64>) -> Vec<Entry> {
-    ids.into_iter().map(|seq| Entry { id: id(seq).to_string(), fields: Vec::new(), deliveries: 1 }).collect()
+    ids.into_iter().map(|seq| Entry::new(&id(seq).to_string(), &[])).collect()
 }
 
 fn new(listeners: &Listeners, ids: impl IntoIterator<Item = u64>) -> Vec<u64> {
