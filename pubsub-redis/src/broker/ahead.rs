@@ -62,7 +62,7 @@ impl Asked {
 
     /// What a read brought over the prefetch.
     pub(super) fn left(raws: Vec<Raw>, since: Instant) -> Self {
-        let look = Look { raws, more: false, passed: 0 };
+        let look = Look { raws, ..Look::default() };
         let (lies_until, call) = (Instant::now() + LEFT_MAY_LIE, Box::pin(std::future::ready(Ok(look))));
         Self { at: None, since, lies_until, plainly: false, call }
     }
