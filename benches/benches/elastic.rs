@@ -154,7 +154,7 @@ fn indexing(criterion: &mut Criterion) {
     }
 }
 
-/// What trigrams cost and bring, beside a field without them and one of OpenSearch's own kind.
+/// What trigrams cost, beside a field without them and one of OpenSearch's own kind.
 fn choosing(criterion: &mut Criterion) {
     if are_curves() {
         return;
@@ -177,6 +177,15 @@ fn choosing(criterion: &mut Criterion) {
         .measure(criterion)
         .limit(|| wildcard(LINES))
         .ours(|| by_hand(&runtime, &server, LINES));
+}
+
+/// What trigrams bring.
+fn searching(criterion: &mut Criterion) {
+    if are_curves() {
+        return;
+    }
+    let runtime = runtime();
+    let server = started(&runtime);
     let search = |id, target| Row { id, size: 1, unit: "search", target, curve: Curve::No };
     let (pattern, glob) =
         ("worker 3 handled request 0[0-3].* in 42 ms", "*worker 3 handled request 0* in 42 ms*");
@@ -228,5 +237,5 @@ fn choosing(criterion: &mut Criterion) {
         .ours(|| found(&store, &record));
 }
 
-criterion_group!(benches, bodies, indexing, choosing);
+criterion_group!(benches, bodies, indexing, choosing, searching);
 criterion::criterion_main!(benches);

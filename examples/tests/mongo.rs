@@ -1,5 +1,7 @@
 //! The example and the program with MongoDB, at the server of the tests.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 #[cfg(target_os = "linux")]
 #[path = "memory/mod.rs"]
 mod memory;
@@ -9,7 +11,6 @@ use std::process::{Command, Output};
 use crash::example;
 
 /// A database of this test's own.
-#[expect(clippy::expect_used, reason = "a test")]
 fn store(name: &str) -> String {
     let url = std::env::var("PIPELINE_TEST_MONGO").expect("PIPELINE_TEST_MONGO names a server");
     url.replace("/?", &format!("/example-{name}-{}?", std::process::id()))
@@ -48,7 +49,6 @@ fn the_program_keeps_output_in_mongodb_and_answers_from_there() {
 }
 
 #[cfg(target_os = "linux")]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod with_the_program {
     /// The server of the tests.
     fn port() -> u16 {

@@ -1,5 +1,7 @@
 //! The example for Elasticsearch and OpenSearch, at the server of the tests.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 #[cfg(target_os = "linux")]
 #[path = "memory/mod.rs"]
 mod memory;
