@@ -1,7 +1,7 @@
 //! All stores together, each on its real engine and named by a URL as the program takes it: the same answers, one run into
 //! all and from each to each, and a near store with an archive that goes away.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::path::Path;
 use std::sync::Arc;
