@@ -60,38 +60,49 @@ fn document(run: &str, number: u64) -> Document {
     }
 }
 
-/// How the ids of lines begin: of a run that the store has begun.
-async fn begun(mongo: &Mongo) -> String {
-    let (_, key, _) = store(mongo, 1).await;
-    let database = Client::with_uri_str(mongo.url()).await.unwrap().database("bench");
-    let line: Document = database.collection("lines").find_one(doc! {}).await.unwrap().unwrap();
-    let id = line.get_str("_id").unwrap();
-    assert!(id.starts_with(key.run_id.as_str()));
-    id.rsplit_once('.').unwrap().0.to_owned()
+async fn empty(mongo: &Mongo) {
+    Client::with_uri_str(mongo.url()).await.unwrap().database("bench").drop().await.unwrap();
 }
 
-async fn empty(mongo: &Mongo) -> Collection<Document> {
-    let database = Client::with_uri_str(mongo.url()).await.unwrap().database("bench");
-    database.drop().await.unwrap();
+/// As the store writes.
+async fn raw(mongo: &Mongo) -> Collection<Document> {
     let mut concern = WriteConcern::majority();
     concern.journal = Some(true);
     let options = mongodb::options::CollectionOptions::builder().write_concern(concern).build();
+    let database = Client::with_uri_str(mongo.url()).await.unwrap().database("bench");
     database.collection_with_options("raw", options)
 }
 
-async fn store(mongo: &Mongo, lines: u64) -> (MongoStore, RunKey, Duration) {
+/// A store that has begun a run, in a database where nothing else is.
+async fn begun(mongo: &Mongo) -> (MongoStore, RunKey) {
     empty(mongo).await;
     let config = MongoStoreConfig::new(mongo.url()).with_database("bench");
     let store = MongoStore::connect(config).await.unwrap();
     let (action, stage) = (ActionId::new("action-123").unwrap(), Stage::new("build").unwrap());
     let key = RunKey::new(action, stage, EventId::generate(), 1);
     store.begin(&RunRecord::begun(key.clone(), "bench")).await.unwrap();
+    (store, key)
+}
+
+async fn store(mongo: &Mongo, lines: u64) -> (MongoStore, RunKey, Duration) {
+    let (store, key) = begun(mongo).await;
     let batches = batches(lines);
     let begun = Instant::now();
     for gathered in batches.chunks(GATHERED) {
         assert_eq!(store.append(&key, gathered).await.unwrap(), Appended::all());
     }
     (store, key, begun.elapsed())
+}
+
+/// The documents of a run that the store has begun, and a collection for them in the same database, so that the server has
+/// the same to do beside.
+async fn beside_a_run(mongo: &Mongo, lines: u64) -> (Vec<Document>, Collection<Document>) {
+    let (_store, key) = begun(mongo).await;
+    let raw = raw(mongo).await;
+    let runs = raw.client().database("bench").collection::<Document>("runs");
+    let run = runs.find_one(doc! { "_id": key.run_id.as_str() }).await.unwrap().unwrap();
+    let start = format!("{}.{}", key.run_id, run.get_str("made").unwrap());
+    ((1..=lines).map(|n| document(&start, n)).collect(), raw)
 }
 
 async fn inserted(collection: &Collection<Document>, documents: &[Document], many: usize) -> Duration {
@@ -104,11 +115,11 @@ async fn inserted(collection: &Collection<Document>, documents: &[Document], man
 
 fn writing(criterion: &mut Criterion) {
     let (runtime, mongo) = (runtime(), Mongo::start(&MongoOptions::new()).unwrap());
-    let run = runtime.block_on(begun(&mongo));
-    let documents = |lines: u64| -> Vec<Document> { (1..=lines).map(|n| document(&run, n)).collect() };
     let limit = |lines: u64| -> Duration {
-        let documents = documents(lines);
-        runtime.block_on(async { inserted(&empty(&mongo).await, &documents, INSERTED).await })
+        runtime.block_on(async {
+            let (documents, raw) = beside_a_run(&mongo, lines).await;
+            inserted(&raw, &documents, INSERTED).await
+        })
     };
     let ours = |lines: u64| -> Duration { runtime.block_on(async { store(&mongo, lines).await.2 }) };
     for lines in sizes(LINES, [LINES / 10, LINES * 4]) {
@@ -120,7 +131,7 @@ fn writing(criterion: &mut Criterion) {
     }
     // What a document for each line costs beside one for each block of lines, which other tools cannot read.
     let blocks = || -> Duration {
-        let all = documents(LINES);
+        let (all, raw) = runtime.block_on(beside_a_run(&mongo, LINES));
         let block = |lines: &[Document]| {
             let contents: Vec<&str> = lines.iter().map(|line| line.get_str("content").unwrap()).collect();
             let mut block = lines.first().unwrap().clone();
@@ -128,7 +139,7 @@ fn writing(criterion: &mut Criterion) {
             block
         };
         let blocks: Vec<Document> = all.chunks(BLOCK).map(block).collect();
-        runtime.block_on(async { inserted(&empty(&mongo).await, &blocks, INSERTED / BLOCK).await })
+        runtime.block_on(inserted(&raw, &blocks, INSERTED / BLOCK))
     };
     let (id, target) = ("mongo-lines-beside-blocks", Target::Speed(0.02));
     Row { id, size: LINES, unit: "lines", target, curve: Curve::No }

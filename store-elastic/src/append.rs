@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use pubsub_core::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunKey};
 
-use crate::bulk::{Bulk, Fate, packed};
+use crate::bulk::{Bulk, Fate, Packer};
 use crate::connect::Request;
 use crate::error::was_cut;
 use crate::line::{Encoder, MOST_NUMBER};
@@ -129,23 +129,28 @@ impl Inner {
 }
 
 fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body, Vec<LineBatch>)> {
-    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    let (mut packer, mut size) = (Packer::new(), 0);
+    let (mut items, mut ends) = (Vec::new(), Vec::new());
     let (mut taken, mut rest) = (Vec::new(), Vec::new());
     let mut waiting = batches.iter();
     for batch in waiting.by_ref() {
-        let before = ends.len();
-        let added = encoder.add(batch, &mut bytes, &mut ends);
+        items.clear();
+        ends.clear();
+        let added = encoder.add(batch, &mut items, &mut ends);
         added.map_err(|e| Error::new(ErrorKind::Internal, "write lines as JSON").with_source(e))?;
         // At least one, or nothing would ever be written.
-        let fits = ends.partition_point(|end| *end <= most).max(1);
+        let least = usize::from(size == 0);
+        let fits = ends.partition_point(|end| *end <= most.saturating_sub(size)).max(least);
+        let end = fits.checked_sub(1).and_then(|last| ends.get(last)).copied().unwrap_or_default();
+        packer.add(items.get(..end).unwrap_or_default())?;
+        size += end;
         if fits >= ends.len() {
             taken.push(batch.clone());
             continue;
         }
-        bytes.truncate(ends.get(fits - 1).copied().unwrap_or_default());
-        let next = batch.first().plus((fits - before.min(fits)) as u64);
-        let front = LineNumber::new(next.before()).map(|last| LineRange::new(batch.first(), last));
-        taken.extend(front.and_then(|front| batch.slice(front)));
+        let next = batch.first().plus(fits as u64);
+        let front = LineNumber::new(next.before()).filter(|_| fits > 0);
+        taken.extend(front.and_then(|last| batch.slice(LineRange::new(batch.first(), last))));
         rest.extend(batch.slice(LineRange::new(next, LineNumber::MAX)));
         break;
     }
@@ -153,7 +158,7 @@ fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body
     let numbers =
         |batch: &LineBatch| (0..batch.len() as u64).map(|at| batch.first().plus(at)).collect::<Vec<_>>();
     let lines = taken.iter().flat_map(numbers).collect();
-    Ok((Body { batches: taken, lines, size: bytes.len(), bytes: packed(&bytes)? }, rest))
+    Ok((Body { batches: taken, lines, size, bytes: packer.finish()? }, rest))
 }
 
 /// Those lines whose numbers the server can keep; the others are refused.

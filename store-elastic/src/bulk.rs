@@ -1,6 +1,6 @@
 //! What the server says of each item of a bulk.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -63,11 +63,32 @@ impl Bulk {
     }
 }
 
-/// Compresses items: the fastest way, for a server unpacks all alike.
+/// Compresses items as they come, so that they are nowhere as a whole: the fastest way, for a server unpacks all alike.
+pub(crate) struct Packer(GzEncoder<Vec<u8>>);
+
+impl Packer {
+    pub(crate) fn new() -> Self {
+        Self(GzEncoder::new(Vec::new(), Compression::fast()))
+    }
+
+    pub(crate) fn add(&mut self, items: &[u8]) -> Result<()> {
+        self.0.write_all(items).map_err(cannot)
+    }
+
+    pub(crate) fn finish(self) -> Result<Bytes> {
+        Ok(self.0.finish().map_err(cannot)?.into())
+    }
+}
+
+fn cannot(error: io::Error) -> Error {
+    Error::new(ErrorKind::Internal, "compress a request").with_source(error)
+}
+
+/// The same of all of them.
 pub(crate) fn packed(items: &[u8]) -> Result<Bytes> {
-    let mut gzip = GzEncoder::new(Vec::with_capacity(items.len() / 8), Compression::fast());
-    let written = gzip.write_all(items).and_then(|()| gzip.finish());
-    Ok(written.map_err(|e| Error::new(ErrorKind::Internal, "compress a request").with_source(e))?.into())
+    let mut packer = Packer::new();
+    packer.add(items)?;
+    packer.finish()
 }
 
 fn fate(item: &Item) -> Fate {
