@@ -77,12 +77,14 @@ impl Drop for Streaming<'_> {
     }
 }
 
-/// The store has all of the run, whole.
+/// The store has all of the run, whole. A line that waited in the middle for its store is there in parts, which are counted.
 fn is_whole(place: &Place, store: &str, lines: u64) {
     let words = ["--store", store];
     let status = place.expect(0, &[&words[..], &["get-status", "a", "s", "--json"]].concat());
     let status = status.documents().remove(0);
-    assert_eq!(status.get("lines").and_then(serde_json::Value::as_u64), Some(lines), "{status}");
+    let [counted, bytes] = ["lines", "bytes"].map(|of| status.get(of).and_then(serde_json::Value::as_u64));
+    assert_eq!(bytes, Some(lines * (LINE.len() as u64 + 1)), "{status}");
+    assert!(counted >= Some(lines), "{status}");
     place.expect(0, &[&words[..], &["verify", "a", "s"]].concat());
 }
 
@@ -154,7 +156,7 @@ pub(crate) fn while_a_store_is_away(
     running.end();
     is_whole(&place, store, lines);
     // What a busy machine may take.
-    assert!(took < time + time / 10 + Duration::from_secs(1), "it was held up: {took:?}");
+    assert!(took < time + time / 4 + Duration::from_secs(2), "it was held up: {took:?}");
 }
 
 /// The same for a store of each kind.
