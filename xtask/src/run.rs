@@ -128,8 +128,9 @@ pub(crate) fn of_server(package: &str, name: &str, left_out: &[&str], servers: &
     let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
     let tests = cargo(&[&["test", "--locked", "-p", package], &chosen[..]].concat(), servers);
     cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;
-    let example =
-        [&["test"], &of_examples[..], &["--test", name, "--", "--ignored", "--skip", "long::"]].concat();
+    // One after the other: some print as fast as they can, others keep a rate.
+    let alone = ["--test", name, "--", "--ignored", "--skip", "long::", "--test-threads=1"];
+    let example = [&["test"], &of_examples[..], &alone[..]].concat();
     tests.and(cargo(&example, servers)).and(cargo(&of_services, servers))
 }
 
