@@ -116,7 +116,9 @@ fn bodies(criterion: &mut Criterion) {
     Row { id, size: LINES, unit: "lines", target, curve: Curve::No }
         .measure(criterion)
         .limit(|| timed(&|batches| drop(std::hint::black_box(raw::packed(&raw::body(&key, batches))))))
-        .ours(|| timed(&|batches| drop(std::hint::black_box(measuring::packed_body(&key, batches).unwrap()))));
+        .ours(|| {
+            timed(&|batches| drop(std::hint::black_box(measuring::packed_body(&key, batches).unwrap())))
+        });
 }
 
 fn indexing(criterion: &mut Criterion) {
@@ -132,8 +134,9 @@ fn indexing(criterion: &mut Criterion) {
     for (id, program) in
         [("elastic-beside-rsyslog", Shipper::Rsyslog), ("elastic-beside-syslog-ng", Shipper::SyslogNg)]
     {
-        let mut measured = Row { id, size: LINES, unit: "lines", target: Target::Peer(1.0), curve: Curve::No }
-            .measure(criterion);
+        let mut measured =
+            Row { id, size: LINES, unit: "lines", target: Target::Peer(1.0), curve: Curve::No }
+                .measure(criterion);
         measured.ours(|| appended(&runtime, &server, LINES, SearchIndex::Trigrams));
         let Some(shipping) = shipper(program, &ShipTo::Search { port: server.port(), index: today() }) else {
             continue;
@@ -175,7 +178,8 @@ fn choosing(criterion: &mut Criterion) {
         .limit(|| wildcard(LINES))
         .ours(|| by_hand(&runtime, &server, LINES));
     let search = |id, target| Row { id, size: 1, unit: "search", target, curve: Curve::No };
-    let (pattern, glob) = ("worker 3 handled request 0[0-3].* in 42 ms", "*worker 3 handled request 0* in 42 ms*");
+    let (pattern, glob) =
+        ("worker 3 handled request 0[0-3].* in 42 ms", "*worker 3 handled request 0* in 42 ms*");
     let written = |index| {
         runtime.block_on(async {
             let (store, mut record) = begun(&server, index).await;

@@ -157,8 +157,9 @@ fn beside(criterion: &mut Criterion) {
     for (id, program) in
         [("mongo-beside-rsyslog", Shipper::Rsyslog), ("mongo-beside-syslog-ng", Shipper::SyslogNg)]
     {
-        let mut measured = Row { id, size: LINES, unit: "lines", target: Target::Peer(1.0), curve: Curve::No }
-            .measure(criterion);
+        let mut measured =
+            Row { id, size: LINES, unit: "lines", target: Target::Peer(1.0), curve: Curve::No }
+                .measure(criterion);
         measured.ours(|| runtime.block_on(async { store(&mongo, LINES).await.2 }));
         let to = ShipTo::Mongo { address: mongo.address(), collection: "shipped".to_owned() };
         let Some(shipping) = shipper(program, &to) else { continue };
@@ -180,7 +181,9 @@ fn beside(criterion: &mut Criterion) {
 }
 
 fn collection_named(runtime: &Runtime, mongo: &Mongo, name: &str) -> Collection<Document> {
-    runtime.block_on(async { Client::with_uri_str(mongo.url()).await.unwrap().database("bench").collection(name) })
+    runtime.block_on(async {
+        Client::with_uri_str(mongo.url()).await.unwrap().database("bench").collection(name)
+    })
 }
 
 fn reading(criterion: &mut Criterion) {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    ActionId, Broker, ConnectedStore, DEFAULT_SINK_DELAY, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output,
-    OutputReader, Place, RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Stage, Store,
+    ActionId, Broker, ConnectedStore, DEFAULT_SINK_DELAY, Error, ErrorKind, FanOut, FileRefusedLines, Lines,
+    Output, OutputReader, Place, RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Stage, Store,
     bring_tails, connect_broker, connect_store, current_run, name,
 };
 use tokio::task::JoinSet;

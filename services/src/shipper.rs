@@ -65,7 +65,8 @@ impl Shipper {
         };
         fs::write(folder.join("conf"), text)?;
         let machine = libraries(&root)?;
-        let libraries = format!("{0}:{1}/lib/{2}:{1}/usr/lib/syslog-ng", machine.display(), root.display(), MACHINE);
+        let libraries =
+            format!("{0}:{1}/lib/{2}:{1}/usr/lib/syslog-ng", machine.display(), root.display(), MACHINE);
         let program = match self {
             Self::Rsyslog => format!(
                 "{}/usr/sbin/rsyslogd -n -f conf -i pid -M {}/rsyslog",
@@ -115,7 +116,8 @@ impl Shipper {
         fs::create_dir_all(packed.join("partial"))?;
         let archives = format!("Dir::Cache::archives={}", packed.display());
         let options = ["-o", &archives, "-o", "APT::Sandbox::User=root", "--download-only"];
-        let install = [&["install", "--yes", "--no-install-recommends"], &options[..], &self.packages()].concat();
+        let install =
+            [&["install", "--yes", "--no-install-recommends"], &options[..], &self.packages()].concat();
         for words in [&["update", "--quiet"][..], &install] {
             // What fails is seen below.
             let _ = Command::new("apt-get").args(words).env("DEBIAN_FRONTEND", "noninteractive").output();
@@ -174,11 +176,15 @@ fn rsyslog(to: &ShipTo, port: u16, folder: &Path) -> String {
     let (module, action) = match to {
         ShipTo::Search { port, index } => (
             "omelasticsearch",
-            format!("server=\"127.0.0.1\" serverport=\"{port}\" searchIndex=\"{index}\" searchType=\"\" bulkmode=\"on\" maxbytes=\"4m\""),
+            format!(
+                "server=\"127.0.0.1\" serverport=\"{port}\" searchIndex=\"{index}\" searchType=\"\" bulkmode=\"on\" maxbytes=\"4m\""
+            ),
         ),
         ShipTo::Mongo { address, collection } => (
             "ommongodb",
-            format!("uristr=\"mongodb://{address}/?directConnection=true\" db=\"bench\" collection=\"{collection}\""),
+            format!(
+                "uristr=\"mongodb://{address}/?directConnection=true\" db=\"bench\" collection=\"{collection}\""
+            ),
         ),
     };
     format!(

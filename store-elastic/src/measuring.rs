@@ -22,8 +22,7 @@ pub fn body(run: &RunKey, batches: &[LineBatch]) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`body`].
 pub fn packed_body(run: &RunKey, batches: &[LineBatch]) -> Result<Bytes> {
-    let (encoder, mut packer, mut items) =
-        (Encoder::new(run, "0123456789abcdef"), Packer::new(), Vec::new());
+    let (encoder, mut packer, mut items) = (Encoder::new(run, "0123456789abcdef"), Packer::new(), Vec::new());
     for batch in batches {
         items.clear();
         add(&encoder, batch, &mut items)?;

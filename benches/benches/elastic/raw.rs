@@ -105,11 +105,13 @@ pub(crate) fn taken(server: &OpenSearch, index: &str) -> u64 {
 
 /// Makes an index with ours' settings and fields, but a `wildcard` field in place of the trigrams.
 pub(crate) fn with_wildcard(server: &OpenSearch, index: &str, ours: &str) {
-    let told: Value = serde_json::from_slice(server.ask("GET", &format!("/{ours}"), "").unwrap().body()).unwrap();
+    let told: Value =
+        serde_json::from_slice(server.ask("GET", &format!("/{ours}"), "").unwrap().body()).unwrap();
     let mut mappings = told.pointer(&format!("/{ours}/mappings")).unwrap().clone();
     *mappings.pointer_mut("/properties/message/fields").unwrap() = json!({"wildcard": {"type": "wildcard"}});
     let refresh = told.pointer(&format!("/{ours}/settings/index/refresh_interval")).unwrap();
-    let settings = json!({"number_of_shards": 1, "refresh_interval": refresh, "translog.durability": "request"});
+    let settings =
+        json!({"number_of_shards": 1, "refresh_interval": refresh, "translog.durability": "request"});
     let made = json!({"settings": settings, "mappings": mappings}).to_string();
     assert_eq!(server.ask("PUT", &format!("/{index}"), &made).unwrap().status(), 200);
 }

@@ -14,7 +14,8 @@ const MOST: u64 = 64 * 1024;
 /// How long all lines may take to reach a store that is there again, for each thousand of them.
 const ARRIVE: Duration = Duration::from_millis(700);
 
-const LINE: &str = "a line of a build, and a hundred bytes as they mostly are, that is written as fast as it can be";
+const LINE: &str =
+    "a line of a build, and a hundred bytes as they mostly are, that is written as fast as it can be";
 
 /// What is printed each second while a store is away.
 const RATE: u64 = 20_000;

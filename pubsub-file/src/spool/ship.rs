@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pubsub_core::{
-    Appended, Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunId, RunKey, RunRecord,
-    RunStatus,
+    Appended, Error, ErrorKind, Gap, LineBatch, OutputSink, Result, RunId, RunKey, RunRecord, RunStatus,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use pubsub_core::{LineNumber, LineRange, Result, RunId, RunRecord};
 
-use super::folder;
 use super::cursor::Cursor;
+use super::folder;
 use super::log::{missing_end, segment_in, segments};
 use crate::error::io_error;
 use crate::files::{self, blocking};
