@@ -1,23 +1,26 @@
-//! Appends lines: requests of bounded size, each of whose items is judged by itself.
+//! Appends lines: requests of bounded size, a few at once, each of whose items is judged by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use pubsub_core::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunKey};
+use tokio::task::JoinSet;
 
 use crate::bulk::{Bulk, Fate, Packer};
 use crate::connect::Request;
 use crate::error::was_cut;
 use crate::line::{Encoder, MOST_NUMBER};
 use crate::list::not_found;
-use crate::record::Stored;
 use crate::store::Inner;
 
 const DOING: &str = "append lines";
 
 /// Smallest bound that a request is cut down to where the server takes no larger ones.
 const LEAST_BYTES: usize = 64 << 10;
+
+/// How many requests of one append are under way at once: a server writes what one brings into a shard on one core.
+const AT_ONCE: usize = 2;
 
 /// In how many steps it grows from nothing to what the configuration says.
 const STEPS: usize = 64;
@@ -37,34 +40,41 @@ struct Body {
 type Left = Vec<Vec<LineBatch>>;
 
 impl Inner {
-    pub(crate) async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+    pub(crate) async fn append(self: &Arc<Self>, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let stored = self.stored(DOING, &run.run_id).await?.ok_or_else(|| not_found(DOING, &run.run_id))?;
         let encoder = Arc::new(Encoder::new(run, &stored.made));
         let mut appended = Appended::all();
         let mut left: Left = vec![within(batches, &mut appended)];
-        let mut is_begun = false;
-        while let Some(batches) = left.pop() {
-            if batches.is_empty() {
-                continue;
+        let (mut posts, mut failure, mut is_begun) = (JoinSet::new(), None, false);
+        loop {
+            while failure.is_none()
+                && posts.len() < self.at_once()
+                && let Some(batches) = left.pop()
+            {
+                if batches.is_empty() {
+                    continue;
+                }
+                let (body, rest) = self.encode(&encoder, batches).await?;
+                if !rest.is_empty() {
+                    left.push(rest);
+                }
+                let (inner, index) = (Arc::clone(self), stored.index.clone());
+                posts.spawn(async move { (inner.post(&index, &body).await, body) });
             }
-            let (body, rest) = self.encode(&encoder, batches).await?;
-            if !rest.is_empty() {
-                left.push(rest);
-            }
-            let batches = &body.batches;
-            match self.post(&stored, &body).await {
+            let Some(post) = posts.join_next().await else { break };
+            let (answer, body) =
+                post.map_err(|e| Error::new(ErrorKind::Internal, "a request panicked").with_source(e))?;
+            match answer {
                 Ok(bulk) if bulk.len() == body.lines.len() => settle(&body, &bulk, &mut appended)?,
                 Ok(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Internal,
-                        "the server answered for other lines than it got",
-                    ));
+                    let told = "the server answered for other lines than it got";
+                    return Err(Error::new(ErrorKind::Internal, told));
                 }
                 Err(error) if error.kind() == ErrorKind::TooLarge => {
                     self.shrink(body.size);
-                    match halves(batches, &body.lines) {
+                    match halves(&body.batches, &body.lines) {
                         Some((front, back)) => left.extend([back, front]),
-                        None => refuse(batches, &body.lines, &error.chain(), &mut appended),
+                        None => refuse(&body.batches, &body.lines, &error.chain(), &mut appended),
                     }
                 }
                 Err(error) => {
@@ -72,18 +82,23 @@ impl Inner {
                     if was_cut(&error) {
                         self.shrink(body.size);
                     }
-                    if !is_begun || !error.is_retryable() {
-                        return Err(error);
-                    }
-                    // What was done need not be done again.
                     left.push(body.batches);
-                    appended.again.extend(left.iter().flatten().map(LineBatch::range));
-                    return Ok(appended);
+                    failure.get_or_insert(error);
+                    continue;
                 }
             }
             is_begun = true;
         }
-        Ok(appended)
+        match failure {
+            Some(error) if !is_begun || !error.is_retryable() => Err(error),
+            // What was done need not be done again.
+            _ => Ok(with_again(appended, &left)),
+        }
+    }
+
+    /// How many requests of one append may be under way at once; one while the server fails.
+    fn at_once(&self) -> usize {
+        if self.is_failing.load(Ordering::Relaxed) { 1 } else { AT_ONCE }
     }
 
     /// As many of the lines as one request takes, and the rest. Compressing takes a while, and others use this thread.
@@ -99,8 +114,14 @@ impl Inner {
             .map_err(|e| Error::new(ErrorKind::Internal, "writing lines panicked").with_source(e))?
     }
 
-    async fn post(&self, stored: &Stored, body: &Body) -> Result<Bulk> {
-        let post = Request::post(format!("{}/_bulk", stored.index))
+    async fn post(&self, index: &str, body: &Body) -> Result<Bulk> {
+        let answer = self.posted(index, body).await;
+        self.is_failing.store(answer.is_err(), Ordering::Relaxed);
+        answer
+    }
+
+    async fn posted(&self, index: &str, body: &Body) -> Result<Bulk> {
+        let post = Request::post(format!("{index}/_bulk"))
             .with("filter_path", "errors,items.*.status,items.*.error")
             .lines(body.bytes.clone());
         // Never closed.
@@ -159,6 +180,14 @@ fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body
         |batch: &LineBatch| (0..batch.len() as u64).map(|at| batch.first().plus(at)).collect::<Vec<_>>();
     let lines = taken.iter().flat_map(numbers).collect();
     Ok((Body { batches: taken, lines, size, bytes: packer.finish()? }, rest))
+}
+
+/// All that is known of an append, in the order of the lines; these are to come again.
+fn with_again(mut appended: Appended, left: &Left) -> Appended {
+    appended.again.extend(left.iter().flatten().map(LineBatch::range));
+    appended.again.sort_unstable_by_key(|range| range.first);
+    appended.refused.sort_by_key(|gap| gap.range.first);
+    appended
 }
 
 /// Those lines whose numbers the server can keep; the others are refused.
