@@ -22,6 +22,9 @@ const LEAST_BYTES: usize = 64 << 10;
 /// How many requests of one append are under way at once: a server writes what one brings into a shard on one core.
 const AT_ONCE: usize = 2;
 
+/// What is not cut in two for that.
+const ALONE_BYTES: usize = 256 << 10;
+
 /// In how many steps it grows from nothing to what the configuration says.
 const STEPS: usize = 64;
 
@@ -45,6 +48,7 @@ impl Inner {
         let encoder = Arc::new(Encoder::new(run, &stored.made));
         let mut appended = Appended::all();
         let mut left: Left = vec![within(batches, &mut appended)];
+        let share = share(encoder.estimate(batches), self.config.bulk_bytes());
         let (mut posts, mut failure, mut is_begun) = (JoinSet::new(), None, false);
         loop {
             while failure.is_none()
@@ -54,7 +58,7 @@ impl Inner {
                 if batches.is_empty() {
                     continue;
                 }
-                let (body, rest) = self.encode(&encoder, batches).await?;
+                let (body, rest) = self.encode(&encoder, batches, share).await?;
                 if !rest.is_empty() {
                     left.push(rest);
                 }
@@ -106,8 +110,9 @@ impl Inner {
         &self,
         encoder: &Arc<Encoder>,
         batches: Vec<LineBatch>,
+        share: usize,
     ) -> Result<(Body, Vec<LineBatch>)> {
-        let (encoder, most) = (Arc::clone(encoder), self.most_bytes.load(Ordering::Relaxed));
+        let (encoder, most) = (Arc::clone(encoder), self.most_bytes.load(Ordering::Relaxed).min(share));
         let encoding = tokio::task::spawn_blocking(move || encode(&encoder, &batches, most));
         encoding
             .await
@@ -147,6 +152,17 @@ impl Inner {
             self.most_bytes.store((most + bound / STEPS).min(bound), Ordering::Relaxed);
         }
     }
+}
+
+/// How large a request is so that those of an append of about this size are alike, and as many as are under way at once, or
+/// a multiple of that; what is small is one.
+fn share(estimate: usize, most: usize) -> usize {
+    if estimate <= ALONE_BYTES {
+        return most;
+    }
+    let requests = estimate.div_ceil(most).next_multiple_of(AT_ONCE);
+    // More than the estimate may be short of, or a few lines would be left for one more request.
+    estimate / requests + estimate / requests / 32
 }
 
 fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body, Vec<LineBatch>)> {
@@ -251,7 +267,7 @@ mod tests {
     use pubsub_core::conformance::store::{SampleRun, lines};
     use pubsub_core::{LineBatch, LineRange};
 
-    use super::{Encoder, encode, halves};
+    use super::{Encoder, encode, halves, share};
 
     fn numbers(batches: &[LineBatch]) -> Vec<u64> {
         batches.iter().flat_map(|batch| batch.first().get()..=batch.last().get()).collect()
@@ -274,6 +290,26 @@ mod tests {
             rest = left;
         }
         assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn requests_of_an_append_are_alike_and_fill_what_may_be_under_way() {
+        let encoder = Encoder::new(SampleRun::new().key(), "0123456789abcdef");
+        let text = "x".repeat(80);
+        for (many, requests) in [(5, 1), (20, 2), (100, 4)] {
+            let mut rest: Vec<LineBatch> =
+                (0..many).map(|part| lines(part * 100 + 1, vec![text.as_str(); 100])).collect();
+            let most = share(encoder.estimate(&rest), 1 << 20);
+            let mut sizes = Vec::new();
+            while !rest.is_empty() {
+                let (body, left) = encode(&encoder, &rest, most).unwrap();
+                sizes.push(body.size);
+                rest = left;
+            }
+            assert_eq!(sizes.len(), requests, "{sizes:?}");
+            let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+            assert!(least * 4 > most * 3 && *most <= 1 << 20, "{sizes:?}");
+        }
     }
 
     #[test]
