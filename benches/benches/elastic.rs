@@ -19,15 +19,18 @@ use services::{OpenSearch, SearchEngine, ShipTo, Shipper};
 use store_elastic::measuring;
 use tokio::runtime::Runtime;
 
-/// Of one pass, where the table has it.
-const LINES: u64 = 20_000;
+/// Of one pass, where the table has it: two appends.
+const LINES: u64 = 30_720;
 
 /// Of a run that is searched.
 const SEARCHED: u64 = 100_000;
 
-/// As capture hands lines on, and how many of those a fan-out gives at once: about a mebibyte of documents.
+/// As capture hands lines on, and how many of those a fan-out gives at once: a mebibyte.
 const BATCH: u64 = 512;
-const BATCHES: usize = 8;
+const BATCHES: usize = 30;
+
+/// How many of those one request has: a mebibyte of documents.
+const REQUEST: usize = 6;
 
 /// A line as programs print it.
 fn text(n: u64) -> String {
@@ -84,7 +87,7 @@ fn appended(runtime: &Runtime, server: &OpenSearch, lines: u64, index: SearchInd
     })
 }
 
-/// The same documents into the same index, one request after the other.
+/// The same documents into the same index.
 fn by_hand(runtime: &Runtime, server: &OpenSearch, lines: u64) -> Duration {
     runtime.block_on(async {
         let (_store, record) = begun(server, SearchIndex::Trigrams).await;

@@ -1,23 +1,29 @@
-//! Appends lines: requests of bounded size, each of whose items is judged by itself.
+//! Appends lines: requests of bounded size, a few at once, each of whose items is judged by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use pubsub_core::{Appended, Error, ErrorKind, Gap, LineBatch, LineNumber, LineRange, Result, RunKey};
+use tokio::task::JoinSet;
 
 use crate::bulk::{Bulk, Fate, Packer};
 use crate::connect::Request;
 use crate::error::was_cut;
 use crate::line::{Encoder, MOST_NUMBER};
 use crate::list::not_found;
-use crate::record::Stored;
 use crate::store::Inner;
 
 const DOING: &str = "append lines";
 
 /// Smallest bound that a request is cut down to where the server takes no larger ones.
 const LEAST_BYTES: usize = 64 << 10;
+
+/// How many requests of one append are under way at once: a server writes what one brings into a shard on one core.
+const AT_ONCE: usize = 2;
+
+/// What is not cut in two for that.
+const ALONE_BYTES: usize = 256 << 10;
 
 /// In how many steps it grows from nothing to what the configuration says.
 const STEPS: usize = 64;
@@ -37,34 +43,42 @@ struct Body {
 type Left = Vec<Vec<LineBatch>>;
 
 impl Inner {
-    pub(crate) async fn append(&self, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
+    pub(crate) async fn append(self: &Arc<Self>, run: &RunKey, batches: &[LineBatch]) -> Result<Appended> {
         let stored = self.stored(DOING, &run.run_id).await?.ok_or_else(|| not_found(DOING, &run.run_id))?;
         let encoder = Arc::new(Encoder::new(run, &stored.made));
         let mut appended = Appended::all();
         let mut left: Left = vec![within(batches, &mut appended)];
-        let mut is_begun = false;
-        while let Some(batches) = left.pop() {
-            if batches.is_empty() {
-                continue;
+        let share = share(encoder.estimate(batches), self.config.bulk_bytes());
+        let (mut posts, mut failure, mut is_begun) = (JoinSet::new(), None, false);
+        loop {
+            while failure.is_none()
+                && posts.len() < self.at_once()
+                && let Some(batches) = left.pop()
+            {
+                if batches.is_empty() {
+                    continue;
+                }
+                let (body, rest) = self.encode(&encoder, batches, share).await?;
+                if !rest.is_empty() {
+                    left.push(rest);
+                }
+                let (inner, index) = (Arc::clone(self), stored.index.clone());
+                posts.spawn(async move { (inner.post(&index, &body).await, body) });
             }
-            let (body, rest) = self.encode(&encoder, batches).await?;
-            if !rest.is_empty() {
-                left.push(rest);
-            }
-            let batches = &body.batches;
-            match self.post(&stored, &body).await {
+            let Some(post) = posts.join_next().await else { break };
+            let (answer, body) =
+                post.map_err(|e| Error::new(ErrorKind::Internal, "a request panicked").with_source(e))?;
+            match answer {
                 Ok(bulk) if bulk.len() == body.lines.len() => settle(&body, &bulk, &mut appended)?,
                 Ok(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Internal,
-                        "the server answered for other lines than it got",
-                    ));
+                    let told = "the server answered for other lines than it got";
+                    return Err(Error::new(ErrorKind::Internal, told));
                 }
                 Err(error) if error.kind() == ErrorKind::TooLarge => {
                     self.shrink(body.size);
-                    match halves(batches, &body.lines) {
+                    match halves(&body.batches, &body.lines) {
                         Some((front, back)) => left.extend([back, front]),
-                        None => refuse(batches, &body.lines, &error.chain(), &mut appended),
+                        None => refuse(&body.batches, &body.lines, &error.chain(), &mut appended),
                     }
                 }
                 Err(error) => {
@@ -72,18 +86,23 @@ impl Inner {
                     if was_cut(&error) {
                         self.shrink(body.size);
                     }
-                    if !is_begun || !error.is_retryable() {
-                        return Err(error);
-                    }
-                    // What was done need not be done again.
                     left.push(body.batches);
-                    appended.again.extend(left.iter().flatten().map(LineBatch::range));
-                    return Ok(appended);
+                    failure.get_or_insert(error);
+                    continue;
                 }
             }
             is_begun = true;
         }
-        Ok(appended)
+        match failure {
+            Some(error) if !is_begun || !error.is_retryable() => Err(error),
+            // What was done need not be done again.
+            _ => Ok(with_again(appended, &left)),
+        }
+    }
+
+    /// How many requests of one append may be under way at once; one while the server fails.
+    fn at_once(&self) -> usize {
+        if self.is_failing.load(Ordering::Relaxed) { 1 } else { AT_ONCE }
     }
 
     /// As many of the lines as one request takes, and the rest. Compressing takes a while, and others use this thread.
@@ -91,16 +110,23 @@ impl Inner {
         &self,
         encoder: &Arc<Encoder>,
         batches: Vec<LineBatch>,
+        share: usize,
     ) -> Result<(Body, Vec<LineBatch>)> {
-        let (encoder, most) = (Arc::clone(encoder), self.most_bytes.load(Ordering::Relaxed));
+        let (encoder, most) = (Arc::clone(encoder), self.most_bytes.load(Ordering::Relaxed).min(share));
         let encoding = tokio::task::spawn_blocking(move || encode(&encoder, &batches, most));
         encoding
             .await
             .map_err(|e| Error::new(ErrorKind::Internal, "writing lines panicked").with_source(e))?
     }
 
-    async fn post(&self, stored: &Stored, body: &Body) -> Result<Bulk> {
-        let post = Request::post(format!("{}/_bulk", stored.index))
+    async fn post(&self, index: &str, body: &Body) -> Result<Bulk> {
+        let answer = self.posted(index, body).await;
+        self.is_failing.store(answer.is_err(), Ordering::Relaxed);
+        answer
+    }
+
+    async fn posted(&self, index: &str, body: &Body) -> Result<Bulk> {
+        let post = Request::post(format!("{index}/_bulk"))
             .with("filter_path", "errors,items.*.status,items.*.error")
             .lines(body.bytes.clone());
         // Never closed.
@@ -126,6 +152,17 @@ impl Inner {
             self.most_bytes.store((most + bound / STEPS).min(bound), Ordering::Relaxed);
         }
     }
+}
+
+/// How large a request is so that those of an append of about this size are alike, and as many as are under way at once, or
+/// a multiple of that; what is small is one.
+fn share(estimate: usize, most: usize) -> usize {
+    if estimate <= ALONE_BYTES {
+        return most;
+    }
+    let requests = estimate.div_ceil(most).next_multiple_of(AT_ONCE);
+    // More than the estimate may be short of, or a few lines would be left for one more request.
+    estimate / requests + estimate / requests / 32
 }
 
 fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body, Vec<LineBatch>)> {
@@ -159,6 +196,14 @@ fn encode(encoder: &Encoder, batches: &[LineBatch], most: usize) -> Result<(Body
         |batch: &LineBatch| (0..batch.len() as u64).map(|at| batch.first().plus(at)).collect::<Vec<_>>();
     let lines = taken.iter().flat_map(numbers).collect();
     Ok((Body { batches: taken, lines, size, bytes: packer.finish()? }, rest))
+}
+
+/// All that is known of an append, in the order of the lines; these are to come again.
+fn with_again(mut appended: Appended, left: &Left) -> Appended {
+    appended.again.extend(left.iter().flatten().map(LineBatch::range));
+    appended.again.sort_unstable_by_key(|range| range.first);
+    appended.refused.sort_by_key(|gap| gap.range.first);
+    appended
 }
 
 /// Those lines whose numbers the server can keep; the others are refused.
@@ -222,7 +267,7 @@ mod tests {
     use pubsub_core::conformance::store::{SampleRun, lines};
     use pubsub_core::{LineBatch, LineRange};
 
-    use super::{Encoder, encode, halves};
+    use super::{Encoder, encode, halves, share};
 
     fn numbers(batches: &[LineBatch]) -> Vec<u64> {
         batches.iter().flat_map(|batch| batch.first().get()..=batch.last().get()).collect()
@@ -245,6 +290,26 @@ mod tests {
             rest = left;
         }
         assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn requests_of_an_append_are_alike_and_fill_what_may_be_under_way() {
+        let encoder = Encoder::new(SampleRun::new().key(), "0123456789abcdef");
+        let text = "x".repeat(80);
+        for (many, requests) in [(5, 1), (20, 2), (100, 4)] {
+            let mut rest: Vec<LineBatch> =
+                (0..many).map(|part| lines(part * 100 + 1, vec![text.as_str(); 100])).collect();
+            let most = share(encoder.estimate(&rest), 1 << 20);
+            let mut sizes = Vec::new();
+            while !rest.is_empty() {
+                let (body, left) = encode(&encoder, &rest, most).unwrap();
+                sizes.push(body.size);
+                rest = left;
+            }
+            assert_eq!(sizes.len(), requests, "{sizes:?}");
+            let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
+            assert!(least * 4 > most * 3 && *most <= 1 << 20, "{sizes:?}");
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ const fn default_refresh() -> Duration {
 }
 
 const fn default_bulk_bytes() -> usize {
-    4 << 20
+    1 << 20
 }
 
 const fn default_requests() -> usize {
@@ -199,7 +199,7 @@ impl ElasticStoreConfig {
         self
     }
 
-    /// With requests of at most about so many bytes before compression; 4 MiB by default, at least 512 KiB.
+    /// With requests of at most about so many bytes before compression; 1 MiB by default, at least 512 KiB.
     #[must_use]
     pub const fn with_bulk_bytes(mut self, bytes: usize) -> Self {
         self.bulk_bytes = bytes;

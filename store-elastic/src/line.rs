@@ -18,6 +18,9 @@ use crate::layout::line_id;
 /// Largest number that the server keeps: its integers have a sign.
 pub(crate) const MOST_NUMBER: u64 = i64::MAX.unsigned_abs();
 
+/// What an item takes beside the line, its run and its id: names, time, and a number of a few digits, twice.
+const FIELD_BYTES: usize = 110;
+
 /// Writes lines of one run as the items of a bulk: for each what is done, and the document.
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -37,6 +40,12 @@ impl Encoder {
             action: format!("{{\"create\":{{\"_id\":\"{}", line_id(&run.run_id, made)),
             run: inner.unwrap_or_default().to_owned(),
         }
+    }
+
+    /// About how many bytes these lines take.
+    pub(crate) fn estimate(&self, batches: &[LineBatch]) -> usize {
+        let each = self.action.len() + self.run.len() + FIELD_BYTES;
+        batches.iter().map(|batch| batch.bytes().len() + batch.len() * each).sum()
     }
 
     /// Adds the items of a batch, and where each of them ends in `body`.

@@ -1,6 +1,6 @@
 //! The output store in Elasticsearch or OpenSearch.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Semaphore,
     /// How large such a request may be just now, before compression.
     pub(crate) most_bytes: AtomicUsize,
+    /// Whether the last such request failed as a whole.
+    pub(crate) is_failing: AtomicBool,
     /// The index with lines that was made last.
     made_last: Mutex<Option<String>>,
     /// Which indices can narrow a search.
@@ -91,6 +93,7 @@ impl ElasticStore {
             prepared: OnceCell::new(),
             requests: Semaphore::new(config.requests()),
             most_bytes: AtomicUsize::new(config.bulk_bytes()),
+            is_failing: AtomicBool::new(false),
             made_last: Mutex::default(),
             indexed: Indexed::default(),
             link,

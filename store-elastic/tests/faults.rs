@@ -95,8 +95,11 @@ async fn a_cut_after_the_server_has_done_it_repeats_nothing() {
             cuts -= i32::from(is_bulk);
             if is_bulk && cuts == 0 { fate() } else { Fate::Passes }
         });
-        let error = store.append(run.key(), &given).await.unwrap_err();
-        assert!(error.is_retryable(), "{error:?}");
+        // Once requests were made smaller, others of the call may be done.
+        match store.append(run.key(), &given).await {
+            Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            Ok(appended) => assert!(!appended.again.is_empty() && appended.refused.is_empty()),
+        }
         assert_eq!(store.append(run.key(), &given).await.unwrap(), Appended::all());
     }
     // The same of what writes the record.

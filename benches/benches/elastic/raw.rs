@@ -1,4 +1,4 @@
-//! The limits: bulk requests made by hand, one after the other.
+//! The limits: bulk requests made by hand, two at once.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -8,12 +8,17 @@ use elasticsearch::http::headers::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, He
 use elasticsearch::http::transport::Transport;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::StreamExt as _;
+use futures::stream;
 use pubsub_pipeline::{LineBatch, RunKey};
 use serde::Serialize;
 use serde_json::{Value, json};
 use services::OpenSearch;
 
-use crate::BATCHES;
+use crate::REQUEST;
+
+/// As many requests are under way as of ours.
+const AT_ONCE: usize = 2;
 
 /// As ours is.
 const MADE: &str = "0123456789abcdef";
@@ -82,17 +87,19 @@ pub(crate) async fn indexed(
 ) -> Duration {
     let transport = Transport::single_node(&server.url()).unwrap();
     let path = format!("{index}/_bulk");
-    let began = Instant::now();
-    for batches in batches.chunks(BATCHES) {
+    let (transport, path) = (&transport, &path);
+    let post = |batches| async move {
         let body = packed(&body(key, batches));
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         let query = [("filter_path", "errors")];
         let answer =
-            transport.send(Method::Post, &path, headers, Some(&query[..]), Some(body), None).await.unwrap();
+            transport.send(Method::Post, path, headers, Some(&query[..]), Some(body), None).await.unwrap();
         assert_eq!(answer.text().await.unwrap(), "{\"errors\":false}");
-    }
+    };
+    let began = Instant::now();
+    stream::iter(batches.chunks(REQUEST)).for_each_concurrent(AT_ONCE, post).await;
     began.elapsed()
 }
 
