@@ -24,7 +24,6 @@ fn the_worker_finds_what_it_wrote_to_opensearch() {
 }
 
 #[cfg(target_os = "linux")]
-#[expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 mod with_the_program {
     /// The server of the tests.
     fn port() -> u16 {

@@ -16,7 +16,8 @@ fuzz_target!(|text: &str| {
         Ok(place) => a_place_leads_where_it_says(&place),
         Err(error) => assert_eq!(error.kind(), ErrorKind::Invalid),
     }
-    if SERVERS.iter().any(|scheme| text.starts_with(scheme)) && text.contains('@')
+    if SERVERS.iter().any(|scheme| text.starts_with(scheme))
+        && text.contains('@')
         && let Err(error) = text.parse::<Place>()
     {
         assert!(!error.to_string().contains(text), "{error}");
