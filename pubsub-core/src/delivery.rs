@@ -161,6 +161,12 @@ impl Delivery {
         self.lease.as_ref()
     }
 
+    /// Whether its group has had the event before, in whatever subscriber; not without a group.
+    #[must_use]
+    pub fn is_redelivered(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.count > 1)
+    }
+
     /// Tells what becomes of the lease.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<LeaseState> {

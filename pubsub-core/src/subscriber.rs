@@ -62,7 +62,8 @@ pub struct LeaseId {
     pub entry: Position,
     /// The subscriber, unique by default.
     pub owner: Arc<str>,
-    /// Grows each time the entry is taken: a former holder's is smaller.
+    /// 1 where the group has the event for the first time; grows each time that it is taken, also after it was put off: a
+    /// former holder's is smaller.
     pub count: u64,
 }
 

@@ -183,13 +183,13 @@ impl Shared {
     /// What follows from a conclusion that another worker made: its record in the stores, its events, and how it is settled.
     async fn concluded_before(&self, delivery: &Delivery, conclusion: &Conclusion) -> Result<Settlement> {
         let record = &conclusion.record;
-        // What was concluded without a run may be in no store yet; any other run is, unless somebody removed it.
-        let has_run =
-            record.counts.lines > 0 || !matches!(record.cause, Some(Cause::Cancelled | Cause::LeaseLost));
-        let brought = if has_run {
-            self.fan_out.update_record(record).await
-        } else {
+        // Who concluded may have died before any store had all of it: the end of its run may be in no store yet, or in a spool
+        // of another machine. Where this group has the event for the first time, that was another's, and a run which is in
+        // no store was removed.
+        let brought = if delivery.is_redelivered() {
             self.fan_out.finish_record(record).await
+        } else {
+            self.fan_out.update_record(record).await
         };
         unless_refused(record, brought)?;
         self.publish(delivery, conclusion).await

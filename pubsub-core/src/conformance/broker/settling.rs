@@ -75,6 +75,8 @@ pub async fn a_retry_comes_back_to_its_group_alone_after_its_time(
     let again = member.next().await;
     assert_came_after(began, soon());
     assert_eq!(again.event, second.event);
+    assert_eq!(lease(&second).count, 1, "the group has it for the first time");
+    assert!(lease(&again).count > 1, "it had it before");
     assert_eq!(go(member.begin(&again).await.unwrap()), (2, 1, 0));
     member.ack(&again).await;
     member.nothing().await;
@@ -103,6 +105,7 @@ pub async fn a_release_comes_back_at_once_or_after_its_time(
     came.push(member.next().await);
     assert_came_after(began, soon());
     let again = came.iter().find(|leased| leased.event == first.event).expect("it comes back");
+    assert!(lease(again).count > 1, "its group had it before");
     assert_eq!(go(member.begin(again).await.unwrap()), (1, 0, 0));
 }
 
