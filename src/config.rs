@@ -288,8 +288,10 @@ impl PipelineConfig {
             return Err(wrong());
         }
         let one = Value::Object(Map::from_iter([(setting.name.to_owned(), value)]));
-        let read = Self::deserialize(one).and_then(|one| one.checked());
-        let one = read.map_err(|e| wrong().with_source(e))?;
+        let one = Self::deserialize(one).and_then(Self::checked).map_err(|why| {
+            // What serde says of a value repeats it, and it may hold a password.
+            if why.to_string().starts_with("invalid ") { wrong() } else { wrong().with_source(why) }
+        })?;
         *self = one.over(std::mem::take(self));
         Ok(())
     }
@@ -533,6 +535,8 @@ mod tests {
             ("datastore_backends", "[]", ","),
             ("datastore_backends", "[\"s3\",\"s3\"]", "s3 s3"),
             ("datastore_backends", "[\"mongo\"]", "mongo"),
+            ("datastore_backends", "\"redis://u:geheim@h\"", "mongo redis://u:geheim@h"),
+            ("timeout", "\"geheim\"", "geheim"),
             ("redis_url", "\"http://u:geheim@h\"", "http://u:geheim@h"),
             ("redis_url", "\"redis:u:geheim@h\"", "redis:u:geheim@h"),
             ("elasticsearch_url", "\"mongodb://h\"", "mongodb://h"),

@@ -78,10 +78,13 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 /// An `action_config`, or the file that has it.
 pub(crate) fn config(text: &str) -> Result<PipelineConfig, String> {
     let json = match text.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| format!("{path} cannot be read: {e}"))?,
+        Some(path) => std::fs::read_to_string(path).map_err(|e| format!("its file cannot be read: {e}"))?,
         None => text.to_owned(),
     };
-    PipelineConfig::from_json(&json).map_err(|e| e.chain().to_string())
+    PipelineConfig::from_json(&json).map_err(|e| match std::error::Error::source(&e) {
+        Some(why) => format!("{}: {why}", e.message()),
+        None => e.message().to_owned(),
+    })
 }
 
 /// When work that failed is tried again.
