@@ -181,6 +181,6 @@ fn no_broker(place: &Place) -> Error {
     feature = "mongo",
     feature = "s3"
 )))]
-fn missing(feature: &str) -> Error {
+pub(crate) fn missing(feature: &str) -> Error {
     Error::unsupported(format!("this program was built without {feature}: build it with feature `{feature}`"))
 }

@@ -10,11 +10,17 @@
 //! ```
 
 mod address;
+mod config;
 mod connect;
+mod pipeline;
 mod place;
+mod setting;
+mod store;
 
 pub use address::Address;
+pub use config::{Backend, PipelineConfig, Retry};
 pub use connect::{ConnectedStore, check_broker, connect_broker, connect_store};
+pub use pipeline::Pipeline;
 pub use place::{Place, Scheme};
 #[cfg(feature = "fault-points")]
 #[doc(hidden)]
@@ -22,8 +28,8 @@ pub use pubsub_core::fault;
 pub use pubsub_core::name;
 pub use pubsub_core::{
     ActionId, Appended, Attempt, Backoff, Begin, Broker, BrokerAdmin, BrokerCapabilities, ByPattern,
-    CLOUD_EVENT_TYPE, CRASH_LIMIT, Cap, Capture, Cause, Claim, Claims, Command, Conclusion, CopyReport,
-    Counts, DEFAULT_ANSWER_LIMIT, DEFAULT_BEAT, DEFAULT_CALL_LIMIT, DEFAULT_DRAIN, DEFAULT_GRACE,
+    CLOUD_EVENT_TYPE, CRASH_LIMIT, Cap, Capture, Cause, Chain, Claim, Claims, Command, Conclusion,
+    CopyReport, Counts, DEFAULT_ANSWER_LIMIT, DEFAULT_BEAT, DEFAULT_CALL_LIMIT, DEFAULT_DRAIN, DEFAULT_GRACE,
     DEFAULT_LEASE, DEFAULT_QUEUE_BYTES, DEFAULT_SETTLE, DEFAULT_SINK_DELAY, DEFAULT_SOURCE,
     DEFAULT_STOP_LIMIT, DeadLetter, DeadLetters, Deliveries, Delivery, Depth, Difference, Digest, Durability,
     Ended, Environment, Error, ErrorKind, Escapes, Event, EventId, EventType, Executed, Execution, Exit,
@@ -35,7 +41,7 @@ pub use pubsub_core::{
     MAX_SEARCH_BYTES, MAX_SECRET_BYTES, MEMORY_BROKER, MEMORY_STORE, MIN_SECRET_BYTES, Mark, Masker,
     MemoryBroker, MemoryLimits, MemoryRefusedLines, MemoryStore, Need, NoLeases, Note, Novelty, OpenAttempt,
     Order, Origin, Outcome, Output, OutputItem, OutputReader, OutputSink, PART_AFTER, Pattern, Payload,
-    Pipeline, Position, Published, Publisher, PublisherExt, RECORD_VERSION, RefusalLog, Refusals, Refused,
+    Position, Published, Publisher, PublisherExt, RECORD_VERSION, RefusalLog, Refusals, Refused,
     RefusedLines, Renewal, Result, Retention, RetryPolicy, Retryable, Retrying, Role, RunContext, RunId,
     RunKey, RunOutput, RunQuery, RunRecord, RunStatus, Scope, Seal, SealBuilder, Search, Seldom, Settlement,
     SinkAccount, SinkConfig, Spanning, Stage, StartAt, StartFailure, Stdin, Stop, StopState, Stopper, Store,
@@ -55,6 +61,9 @@ pub use pubsub_redis::{
     Deployment, REDIS_BROKER, REDIS_STORE, RedisBroker, RedisBrokerConfig, RedisConfig, RedisStore,
     RedisStoreConfig,
 };
+pub use store::PipelineStore;
+#[cfg(feature = "file")]
+pub use store::{spool_name, spooled_store};
 #[cfg(feature = "elastic")]
 pub use store_elastic::{ELASTIC_STORE, ElasticStore, ElasticStoreConfig, SearchIndex};
 

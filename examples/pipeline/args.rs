@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use pubsub_pipeline::{
-    ActionId, EventId, EventType, GroupName, LineNumber, Outcome, Pattern, Place, RunId, Stage,
+    ActionId, EventId, EventType, GroupName, LineNumber, Outcome, Pattern, PipelineConfig, Place, Retry,
+    RunId, Stage,
 };
 
 use crate::groups::Groups;
 use crate::help;
 use crate::values::{
-    Entry, PayloadSource, Span, broker, entry, folder, lease, limit, line_number, number, size, some,
-    some_runs, span, store, variable,
+    Entry, PayloadSource, Span, broker, config, entry, folder, lease, limit, line_number, number, retry,
+    size, some, some_runs, span, store, variable,
 };
 
 /// Publish events, run commands at them, and ask for their output: while they run and after.
@@ -27,9 +28,13 @@ pub(crate) struct Cli {
 /// May stand anywhere before `--`.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// A file broker and a file store in this folder
-    #[arg(long, global = true, env = "PIPELINE_DIR", default_value = ".pipeline", value_parser = folder, value_name = "D")]
-    pub(crate) dir: PathBuf,
+    /// A file broker and a file store in this folder; $PIPELINE_DIR, or .pipeline, by default
+    #[arg(long, global = true, value_parser = folder, value_name = "D")]
+    pub(crate) dir: Option<PathBuf>,
+    /// An action_config: broker, stores, timeout, retries and the like as one JSON object, or @file. What the command line
+    /// says goes before it, and the environment (MESSAGE_BROKER, DATASTORE_BACKENDS and so on) after it
+    #[arg(long, global = true, value_parser = config, value_name = "JSON|@file")]
+    pub(crate) config: Option<PipelineConfig>,
     /// The broker, in place of the folder's: file:///path, file:path, redis://host:port, rediss:// (TLS),
     /// redis+sentinel://, redis+cluster://, redis+unix:///path; options as ?prefix=ci&replicas=1
     #[arg(long, global = true, value_parser = broker, value_name = "URL")]
@@ -151,16 +156,6 @@ pub(crate) struct RunOptions {
     pub(crate) pass_code: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Retry {
-    /// Never again
-    None,
-    /// After the same time
-    Fixed,
-    /// After longer and longer
-    Exponential,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Work {
     /// Which events, as type:action; each side literal or with * and ?, and \\ before a literal one
@@ -180,12 +175,13 @@ pub(crate) struct Work {
     /// How long an event stays this worker's without a sign of life
     #[arg(long, value_parser = lease, default_value = "30s", value_name = "D")]
     pub(crate) lease: Span,
-    /// When a failed command is tried again, at most as --attempts says
-    #[arg(long, value_enum, default_value_t = Retry::Exponential)]
-    pub(crate) retry: Retry,
-    /// How often a command is tried, the first time included
-    #[arg(long, default_value_t = 3, value_parser = some::<{ u32::MAX }>, value_name = "N")]
-    pub(crate) attempts: u32,
+    /// When a failed command is tried again: none, fixed (after 1s), or exponential, which is the default (after longer and
+    /// longer); at most as --attempts says
+    #[arg(long, value_parser = retry, value_name = "POLICY")]
+    pub(crate) retry: Option<Retry>,
+    /// How often a command is tried, the first time included; 3 by default
+    #[arg(long, value_parser = some::<{ u32::MAX }>, value_name = "N")]
+    pub(crate) attempts: Option<u32>,
     /// How many commands run at once
     #[arg(long, default_value_t = 1, value_parser = some::<1000>, value_name = "N")]
     pub(crate) concurrency: u32,

@@ -14,7 +14,7 @@ use crate::args;
 use crate::codes::{DONE, Done, Failure, NO, not_there};
 use crate::documents::{ExportedLine, GapDocument, StatusDocument};
 use crate::human;
-use crate::places::{Places, Written, chosen, existing, seen};
+use crate::places::{Places, chosen, existing, seen};
 use crate::screen::{Form, Screen};
 
 #[derive(Serialize)]
@@ -156,30 +156,30 @@ pub(crate) async fn remove(places: &Places, screen: &mut Screen, args: &args::Re
     let mut removed: Vec<RunRecord> = Vec::new();
     places.has_runs()?;
     let (mut found, mut failed) = (Vec::new(), None);
-    for Written { name, connected, spool, .. } in places.stores().await? {
-        let mut records = match spool {
+    for of in places.stores().await? {
+        let mut records = match of.spool() {
             // Before the store is asked: what is shipped meanwhile is found there.
             Some(spool) => spool.waiting().await?,
             None => Vec::new(),
         };
         records.retain(|record| query.matches(record));
         // What waits can be removed also where the store is out of reach, and so can what others have.
-        match connected.store.runs(&query).await {
+        match of.store.runs(&query).await {
             Err(error) => {
-                screen.notice(&format!("{name} cannot be asked for its runs: {}", error.chain()))?;
+                screen.notice(&format!("{} cannot be asked for its runs: {}", of.name, error.chain()))?;
                 failed = failed.or(Some(error));
             }
             Ok(stored) => records.extend(stored),
         }
-        found.push((connected, records));
+        found.push((of, records));
     }
     if !args.force {
         // Before anything is removed: all of it, or nothing.
         found.iter().flat_map(|(_, records)| records).try_for_each(not_running)?;
     }
-    for (connected, records) in found {
+    for (of, records) in found {
         for record in records {
-            match connected.store.remove(&record.key.run_id).await {
+            match of.store.remove(&record.key.run_id).await {
                 Ok(true) if !removed.iter().any(|other| other.key == record.key) => removed.push(record),
                 Ok(_) => {}
                 // The others go all the same.

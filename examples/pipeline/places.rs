@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pubsub_pipeline::{
-    ActionId, Broker, ConnectedStore, DEFAULT_SINK_DELAY, Error, ErrorKind, FanOut, FileRefusedLines, Lines,
-    Output, OutputReader, Place, RunQuery, RunRecord, RunStatus, Scheme, SpoolConfig, Spooled, Stage, Store,
-    bring_tails, connect_broker, connect_store, current_run, name,
+    ActionId, Broker, Error, ErrorKind, FanOut, FileRefusedLines, Lines, Output, OutputReader,
+    PipelineConfig, PipelineStore, Place, RunQuery, RunRecord, RunStatus, Scheme, Stage, Store, bring_tails,
+    connect_broker, connect_store, current_run, spool_name, spooled_store,
 };
 use tokio::task::JoinSet;
 
@@ -15,33 +15,36 @@ use crate::args::{Chosen, Global};
 use crate::codes::{Done, Failure, not_there};
 use crate::runs::{LATE, sinks};
 use crate::screen::Screen;
+use crate::values::{NOT_OUTLIVING, is_outliving};
 
-/// What the global options name, not yet connected: each subcommand connects what it needs.
+/// What the global options, the configuration and the environment name, not yet connected: each subcommand connects what it
+/// needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
+    /// What is not a place, as time limit and retries.
+    pub(crate) config: PipelineConfig,
     broker: Place,
     stores: Vec<Place>,
-    spool: Option<PathBuf>,
-    dir: PathBuf,
-}
-
-/// A store that is written to.
-pub(crate) struct Written {
-    /// What it is called in accounts, logs, and beside the lines that it refused.
-    pub(crate) name: String,
-    pub(crate) connected: ConnectedStore,
-    /// Whether it must have everything.
-    pub(crate) required: bool,
-    /// What stands in front of it.
-    pub(crate) spool: Option<Arc<Spooled<Arc<dyn Store>>>>,
+    /// Whether all stores are to have everything that do not say otherwise, or the first alone.
+    all_required: bool,
 }
 
 impl Places {
-    pub(crate) fn new(global: &Global) -> Self {
-        let folder = Place::folder(&global.dir);
-        let stores = if global.store.is_empty() { vec![folder.clone()] } else { global.store.clone() };
-        let (spool, dir) = (global.spool.clone(), global.dir.clone());
-        Self { broker: global.broker.clone().unwrap_or(folder), stores, spool, dir }
+    pub(crate) fn new(global: &Global) -> Done<Self> {
+        let mut config = global.config.clone().unwrap_or_default().over(PipelineConfig::from_env()?);
+        if let Some(dir) = &global.dir {
+            config = config.with_dir(dir);
+        }
+        if let Some(spool) = &global.spool {
+            config = config.with_spool(spool);
+        }
+        let broker = global.broker.clone().map_or_else(|| config.broker(), Ok)?;
+        let all_required = global.store.is_empty();
+        let stores = if all_required { config.stores()? } else { global.store.clone() };
+        if !stores.iter().chain([&broker]).all(is_outliving) {
+            return Err(Error::invalid(NOT_OUTLIVING).into());
+        }
+        Ok(Self { config, broker, stores, all_required })
     }
 
     /// The broker of a subcommand that only asks: it must be there, and a folder that is misspelt is not made.
@@ -72,7 +75,7 @@ impl Places {
 
     /// Refuses places where nothing can be: no spool, and not the first store.
     pub(crate) fn has_runs(&self) -> Done<()> {
-        match &self.spool {
+        match self.config.spool() {
             Some(folder) if folder.exists() => Ok(()),
             _ => self.stores.iter().take(1).try_for_each(exists),
         }
@@ -83,41 +86,33 @@ impl Places {
     }
 
     /// Every store; the first is required always.
-    pub(crate) async fn stores(&self) -> Done<Vec<Written>> {
+    pub(crate) async fn stores(&self) -> Done<Vec<PipelineStore>> {
         let mut stores = Vec::with_capacity(self.stores.len());
         for (index, place) in self.stores.iter().enumerate() {
-            let required = place.required().unwrap_or(index == 0);
+            let required = place.required().unwrap_or(index == 0 || self.all_required);
             if index == 0 && !required {
                 return Err(Error::invalid("the first store is required: name another one first").into());
             }
-            let mut connected = connect_store(place).await?;
-            let name = place.to_string();
-            let spool = match &self.spool {
-                Some(folder) => {
-                    let config = SpoolConfig::new(folder.join(spool_name(place)?));
-                    // The fan-out gathers before it.
-                    let config = config.with_delay(connected.delay.saturating_sub(DEFAULT_SINK_DELAY));
-                    let config = config.with_refused_lines(&name, Arc::new(self.refused_lines()));
-                    let spool = Arc::new(Spooled::open_store(Arc::clone(&connected.store), config).await?);
-                    connected.store = Arc::clone(&spool) as Arc<dyn Store>;
-                    Some(spool)
-                }
-                None => None,
-            };
-            stores.push(Written { name, connected, required, spool });
+            let spool = self.config.spool();
+            let store = PipelineStore::connect(place, required, spool, &self.refused()).await?;
+            stores.push(if self.config.is_streaming() { store } else { store.gathering() });
         }
         Ok(stores)
     }
 
+    fn refused(&self) -> PathBuf {
+        self.config.dir().join("refused")
+    }
+
     /// Where the lines are kept that stores refuse for good: made by the first of them.
     pub(crate) fn refused_lines(&self) -> FileRefusedLines {
-        FileRefusedLines::new(self.dir.join("refused"))
+        FileRefusedLines::new(self.refused())
     }
 
     /// The folder for what is held back of outputs over their limit: one of the first store's own, since that says what
     /// became of their runs. `None` where no place has one on the disk.
     pub(crate) fn held_back(&self) -> Option<PathBuf> {
-        self.held_back_of(self.spool.as_deref())
+        self.held_back_of(self.config.spool())
     }
 
     fn held_back_of(&self, spool: Option<&Path>) -> Option<PathBuf> {
@@ -135,11 +130,11 @@ impl Places {
     }
 
     /// Brings to the stores what processes that died had held back, with a spool or without, in a task.
-    pub(crate) fn bring_tails(&self, stores: &[Written]) -> JoinSet<()> {
+    pub(crate) fn bring_tails(&self, stores: &[PipelineStore]) -> JoinSet<()> {
         let places: Vec<PathBuf> = self.all_held_back().into_iter().filter(|dir| dir.exists()).collect();
         let mut task = JoinSet::new();
         if let (false, Some(first)) = (places.is_empty(), stores.first()) {
-            let (reader, fan_out) = (Arc::clone(&first.connected.store), FanOut::new(sinks(self, stores)));
+            let (reader, fan_out) = (Arc::clone(&first.store), FanOut::new(sinks(stores)));
             task.spawn(async move {
                 for dir in places {
                     if let Err(error) = bring_tails(dir, &*reader, &fan_out).await {
@@ -157,7 +152,7 @@ impl Places {
 
     /// Every spool in the folder of `--spool`, whichever stores are named now: its store and its folder.
     pub(crate) fn spools(&self) -> Done<Vec<(String, PathBuf)>> {
-        let Some(folder) = &self.spool else {
+        let Some(folder) = self.config.spool() else {
             return Err(Error::invalid("--spool DIR says where the spool is").into());
         };
         let entries = match std::fs::read_dir(folder) {
@@ -178,34 +173,6 @@ impl Places {
         spools.sort();
         Ok(spools)
     }
-}
-
-/// How the spool of a store in a folder begins, and those of servers.
-const FILE_SPOOL: &str = "file-";
-const SERVER_SPOOLS: [&str; 4] = ["redis-", "elastic-", "mongo-", "bucket-"];
-
-/// The store of a spool with this name; as the name stands where it is too long to say it.
-fn spooled_store(spool: &str) -> Option<String> {
-    let decoded = |encoded: &str| name::decode(encoded).unwrap_or_else(|| encoded.to_owned());
-    if let Some(encoded) = spool.strip_prefix(FILE_SPOOL) {
-        return Some(format!("file:{}", decoded(encoded)));
-    }
-    SERVER_SPOOLS.iter().find_map(|kind| spool.strip_prefix(kind)).map(decoded)
-}
-
-/// The folder of a store's spool: of its place alone, so that what is left there goes to this store and no other.
-fn spool_name(place: &Place) -> Done<String> {
-    Ok(match place.scheme() {
-        Scheme::File(folder) => {
-            format!("{FILE_SPOOL}{}", name::encode(&std::path::absolute(folder)?.display().to_string()))
-        }
-        // Without user and password: another user's is the same store.
-        Scheme::Redis(address) => format!("redis-{}", name::encode(&address.to_string())),
-        Scheme::Elastic(address) => format!("elastic-{}", name::encode(&address.to_string())),
-        Scheme::Mongo(address) => format!("mongo-{}", name::encode(&address.to_string())),
-        Scheme::Bucket(address) => format!("bucket-{}", name::encode(&address.to_string())),
-        scheme => return Err(Error::unsupported(format!("no spool can stand in front of {scheme:?}")).into()),
-    })
 }
 
 /// A store that is only read.

@@ -89,7 +89,7 @@ async fn until_asked(cli: Cli, form: Form) -> Done {
 }
 
 async fn subcommand(cli: Cli, form: Form, signals: Option<Signals>) -> Done {
-    let places = Places::new(&cli.global);
+    let places = Places::new(&cli.global)?;
     let mut screen = Screen::new(form)?;
     let to = &mut screen;
     let code = match (&cli.command, signals) {

@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pubsub_pipeline::{
-    Cap, Command, DEFAULT_SINK_DELAY, Error, Execution, Masker, RefusedLines, SinkConfig, Spooled, Store,
+    Cap, Command, Error, Execution, ExitTable, Masker, PipelineStore, SinkConfig, Spooled, Store,
 };
 use tokio::task::JoinSet;
 
 use crate::args::RunOptions;
 use crate::codes::Done;
-use crate::places::{Places, Written};
+use crate::places::Places;
 use crate::screen::Screen;
 use crate::signals::{Asked, Signals};
 
 /// The command with its limits.
-pub(crate) fn command(words: &[String], options: &RunOptions) -> Done<Command> {
+pub(crate) fn command(places: &Places, words: &[String], options: &RunOptions) -> Done<Command> {
     let (program, args) = words.split_first().ok_or_else(|| Error::invalid("the command is missing"))?;
     let mut command = Command::new(program).with_args(args).with_grace(options.grace);
-    if let Some(limit) = options.timeout {
+    if let Some(limit) = limit(places, options) {
         command = command.with_timeout(limit);
     }
     if let Some(limit) = options.silence {
@@ -29,6 +29,11 @@ pub(crate) fn command(words: &[String], options: &RunOptions) -> Done<Command> {
     }
     command.check()?;
     Ok(command)
+}
+
+/// Longest time that the command may take.
+pub(crate) fn limit(places: &Places, options: &RunOptions) -> Option<Duration> {
+    options.timeout.or(places.config.timeout())
 }
 
 /// How each attempt is run.
@@ -43,7 +48,9 @@ pub(crate) fn execution(places: &Places, options: &RunOptions, screen: &mut Scre
         screen.notice(&named(warning, &options.mask_env))?;
     }
     let metadata: BTreeMap<String, String> = options.meta.iter().cloned().collect();
-    let mut execution = Execution::new().with_masker(masker).with_metadata(metadata);
+    let table = Arc::new(ExitTable::new(places.config.escapes()));
+    let mut execution =
+        Execution::new().with_masker(masker).with_metadata(metadata).with_classification(table);
     if let Some(bytes) = options.max_output {
         let cap = Cap::new(bytes);
         // Not in a temporary folder, which may be in memory.
@@ -78,21 +85,9 @@ fn named(warning: &str, names: &[String]) -> String {
     names.iter().enumerate().find_map(of).unwrap_or_else(|| warning.to_owned())
 }
 
-/// The stores as sinks. Those that are not required hold up nothing: what they cannot keep up with is told as a hole.
-pub(crate) fn sinks(places: &Places, stores: &[Written]) -> Vec<SinkConfig> {
-    let refused = Arc::new(places.refused_lines());
-    let sinks = stores.iter().map(|written| {
-        let store = Arc::clone(&written.connected.store);
-        let config = if written.required {
-            SinkConfig::required(&written.name, store)
-        } else {
-            SinkConfig::best_effort(&written.name, store)
-        };
-        // A spool takes lines at once, whatever its store wants.
-        let delay = if written.spool.is_some() { DEFAULT_SINK_DELAY } else { written.connected.delay };
-        config.with_delay(delay).with_refused_lines(Arc::clone(&refused) as Arc<dyn RefusedLines>)
-    });
-    sinks.collect()
+/// The stores as sinks.
+pub(crate) fn sinks(stores: &[PipelineStore]) -> Vec<SinkConfig> {
+    stores.iter().map(PipelineStore::sink).collect()
 }
 
 /// How long spools may go on after the last run, and how long where their store is away.
@@ -102,12 +97,12 @@ const AWAY: Duration = Duration::from_secs(2);
 /// Ends what brings output to the stores after its run, and says what is left in the spools; answers the signal that ended
 /// the wait.
 pub(crate) async fn close(
-    stores: &[Written],
+    stores: &[PipelineStore],
     mut bringing: JoinSet<()>,
     screen: &mut Screen,
     signals: &mut Signals,
 ) -> Done<Option<Asked>> {
-    let spools = || stores.iter().filter_map(|written| written.spool.as_ref());
+    let spools = || stores.iter().filter_map(PipelineStore::spool);
     let closing = async {
         // What died before us is brought whole, or it is there for the next one.
         let brought = async { while bringing.join_next().await.is_some() {} };
@@ -163,21 +158,22 @@ mod tests {
         let far = folder.path().join("far");
         let spool = Some(folder.path().join("spool"));
         let global = Global {
-            dir: folder.path().into(),
+            dir: Some(folder.path().into()),
+            config: None,
             broker: None,
             store: vec![Place::folder(&far)],
             spool,
             json: false,
         };
-        let stores = Places::new(&global).stores().await.unwrap();
+        let stores = Places::new(&global).unwrap().stores().await.unwrap();
         // A file in the place of its folder keeps the store away.
         fs::write(&far, "").unwrap();
         let (action, stage) = (ActionId::new("a").unwrap(), Stage::new("s").unwrap());
         let mut record = RunRecord::begun(RunKey::new(action, stage, EventId::generate(), 1), "w");
-        stores[0].connected.store.begin(&record).await.unwrap();
+        stores[0].store.begin(&record).await.unwrap();
         let exit = Exit::code(0);
         record.complete(&exit, ExitTable::default().classify(&exit), &SealBuilder::new().seal());
-        stores[0].connected.store.finish(&record).await.unwrap();
+        stores[0].store.finish(&record).await.unwrap();
 
         let mut signals = Signals::new().unwrap();
         let own = std::process::id().to_string();
@@ -187,7 +183,7 @@ mod tests {
         assert_eq!(ended_by, Some(Asked::Terminate));
         assert!(asked.elapsed() < LATE / 2, "{:?}", asked.elapsed());
         // It waits for the next one.
-        let waiting = Places::new(&global).spools().unwrap().remove(0).1;
+        let waiting = Places::new(&global).unwrap().spools().unwrap().remove(0).1;
         assert!(fs::read_dir(waiting).unwrap().count() > 0);
     }
 }

@@ -1,6 +1,7 @@
 //! Running a command now, here: `stream`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pubsub_pipeline::{
     ErrorKind, Event, EventType, Executed, FanOut, Finality, Outcome, RunKey, Stdin, Stop,
@@ -21,7 +22,7 @@ pub(crate) async fn stream(
     args: &args::Stream,
     mut signals: Signals,
 ) -> Done {
-    let command = runs::command(&args.command, &args.run)?.with_stdin(Stdin::Null);
+    let command = runs::command(places, &args.command, &args.run)?.with_stdin(Stdin::Null);
     let execution = runs::execution(places, &args.run, screen)?;
     let display = Display::new(screen.form)?;
     let stores = match signals.unless(places.stores()).await? {
@@ -29,9 +30,9 @@ pub(crate) async fn stream(
         Err(asked) => return Ok(asked.code()),
     };
     let bringing = places.bring_tails(&stores);
-    let mut sinks = runs::sinks(places, &stores);
+    let mut sinks = runs::sinks(&stores);
     sinks.push(display.sink());
-    let fan_out = Arc::new(limited(FanOut::new(sinks), args));
+    let fan_out = Arc::new(limited(FanOut::new(sinks), runs::limit(places, &args.run)));
     let event = Event::new(EventType::new("stream")?, args.action_id.clone());
     let key = RunKey::new(args.action_id.clone(), args.stage.clone(), event.id.clone(), 1);
     let (stopper, stop) = Stop::pair();
@@ -82,8 +83,8 @@ pub(crate) async fn stream(
 }
 
 /// A store that is away must not hold up for longer whoever limits the command.
-fn limited(fan_out: FanOut, args: &args::Stream) -> FanOut {
-    match args.run.timeout {
+fn limited(fan_out: FanOut, limit: Option<Duration>) -> FanOut {
+    match limit {
         Some(limit) => fan_out.with_begin_limit(limit),
         None => fan_out,
     }

@@ -54,7 +54,7 @@ fn refused_value(error: &clap::Error) -> Option<String> {
         },
         _ => return None,
     };
-    let secret = arg.contains("URL>") || arg.starts_with("--mask-env");
+    let secret = arg.contains("URL>") || arg.starts_with("--mask-env") || arg.starts_with("--config");
     let given = if secret { "value".to_owned() } else { format!("value '{value}'") };
     Some(format!("invalid {given} for '{arg}': {accepted}"))
 }
@@ -130,6 +130,13 @@ mod tests {
     fn bad_values(arg: &Arg) -> &'static [&'static str] {
         match arg.get_id().as_str() {
             "dir" | "spool" => &["", "Cargo.toml"],
+            "config" => &[
+                "secret",
+                "@secret/missing",
+                "{\"timeuot\":\"secret\"}",
+                "{\"timeout\":\"secret\"}",
+                "{\"datastore_backends\":\"redis://u:secret@h\"}",
+            ],
             "broker" | "store" | "against" | "to" => &[
                 "",
                 "user:secret",

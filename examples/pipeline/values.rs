@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use pubsub_pipeline::{
-    ElasticStoreConfig, Error, LineNumber, MongoStoreConfig, Place, RedisBrokerConfig, RedisConfig,
-    S3StoreConfig, Scheme, Stage, Subscription, check_broker,
+    ElasticStoreConfig, Error, LineNumber, MongoStoreConfig, PipelineConfig, Place, RedisBrokerConfig,
+    RedisConfig, Retry, S3StoreConfig, Scheme, Stage, Subscription, check_broker,
 };
 
 /// A duration as people write it: `500ms`, `2m`, `1h 30m`.
@@ -75,6 +75,28 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
+/// An `action_config`, or the file that has it.
+pub(crate) fn config(text: &str) -> Result<PipelineConfig, String> {
+    let json = match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path).map_err(|e| format!("its file cannot be read: {e}"))?,
+        None => text.to_owned(),
+    };
+    PipelineConfig::from_json(&json).map_err(|e| match std::error::Error::source(&e) {
+        Some(why) => format!("{}: {why}", e.message()),
+        None => e.message().to_owned(),
+    })
+}
+
+/// When work that failed is tried again.
+pub(crate) fn retry(text: &str) -> Result<Retry, String> {
+    Ok(match text {
+        "none" => Retry::None,
+        "fixed" => Retry::Fixed,
+        "exponential" => Retry::Exponential,
+        _ => return Err("it takes none, fixed or exponential".to_owned()),
+    })
+}
+
 /// A broker that outlives this program.
 pub(crate) fn broker(url: &str) -> Result<Place, String> {
     let place = outliving(url)?;
@@ -101,12 +123,15 @@ pub(crate) fn store(url: &str) -> Result<Place, String> {
 
 fn outliving(url: &str) -> Result<Place, String> {
     let place: Place = checked(url.parse())?;
-    if *place.scheme() == Scheme::Memory {
-        return Err("what is kept in the memory of this program ends with it; name a folder: file:///absolute/path or \
-                    file:relative/path"
-            .to_owned());
-    }
-    Ok(place)
+    if is_outliving(&place) { Ok(place) } else { Err(NOT_OUTLIVING.to_owned()) }
+}
+
+/// Why a place is none for this program.
+pub(crate) const NOT_OUTLIVING: &str = "what is kept in the memory of this program ends with it; name a folder: \
+                                        file:///absolute/path or file:relative/path";
+
+pub(crate) fn is_outliving(place: &Place) -> bool {
+    *place.scheme() != Scheme::Memory
 }
 
 /// What is wrong with a URL, without the context, which repeats the URL: it may hold a password.
@@ -170,8 +195,14 @@ pub(crate) fn line_number(text: &str) -> Result<LineNumber, String> {
 }
 
 /// Options that may stand anywhere, and whether a value follows.
-const GLOBAL: [(&str, bool); 5] =
-    [("--dir", true), ("--broker", true), ("--store", true), ("--spool", true), ("--json", false)];
+const GLOBAL: [(&str, bool); 6] = [
+    ("--dir", true),
+    ("--config", true),
+    ("--broker", true),
+    ("--store", true),
+    ("--spool", true),
+    ("--json", false),
+];
 
 /// Moves the global options before the subcommand: clap forgets those before it where the same stands after it.
 /// What follows `--` is the command's own.

@@ -1,18 +1,13 @@
 //! Taking events and running a command at each: `work`.
 
-use std::time::Duration;
+use pubsub_pipeline::{Error, ErrorKind, FanOut, RetryPolicy, Stop, Worker};
 
-use pubsub_pipeline::{Backoff, Error, ErrorKind, FanOut, RetryPolicy, Stop, Worker};
-
-use crate::args::{self, Retry};
+use crate::args;
 use crate::codes::{DONE, Done};
 use crate::places::Places;
 use crate::runs;
 use crate::screen::{Screen, ended};
 use crate::signals::{Asked, Signals};
-
-/// How long a fixed policy waits.
-const FIXED: Duration = Duration::from_secs(1);
 
 pub(crate) async fn work(
     places: &Places,
@@ -20,19 +15,19 @@ pub(crate) async fn work(
     args: &args::Work,
     mut signals: Signals,
 ) -> Done {
-    let command = runs::command(&args.command, &args.run)?;
+    let command = runs::command(places, &args.command, &args.run)?;
     let execution = runs::execution(places, &args.run, screen)?;
     let start = async { Done::Ok((places.stores().await?, places.broker().await?)) };
     let (stores, broker) = match signals.unless(start).await? {
         Ok(started) => started,
         Err(asked) => return Ok(asked.code()),
     };
-    let fan_out = FanOut::new(runs::sinks(places, &stores));
+    let fan_out = FanOut::new(runs::sinks(&stores));
     let bringing = places.bring_tails(&stores);
     let form = screen.form;
     let mut worker = Worker::new(broker, fan_out, command, args.stage.clone(), args.on.iter().cloned())?
         .with_lease(args.lease)?
-        .with_retry(policy(args.retry, args.attempts))
+        .with_retry(policy(places, args))
         .with_execution(execution)
         .with_concurrency(usize::try_from(args.concurrency).unwrap_or(usize::MAX))
         .with_drain(args.drain)
@@ -59,27 +54,14 @@ pub(crate) async fn work(
     Ok(asked.map_or(DONE, Asked::code))
 }
 
-fn policy(retry: Retry, attempts: u32) -> RetryPolicy {
-    match retry {
-        Retry::None => RetryPolicy::none(),
-        Retry::Fixed => RetryPolicy::default().with_attempts(attempts).with_backoff(Backoff::fixed(FIXED)),
-        Retry::Exponential => RetryPolicy::default().with_attempts(attempts),
+/// What the options do not say, the configuration says, which counts the tries after the first.
+fn policy(places: &Places, args: &args::Work) -> RetryPolicy {
+    let mut config = places.config.clone();
+    if let Some(retry) = args.retry {
+        config = config.with_retry(retry);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::policy;
-    use crate::args::Retry;
-    use pubsub_pipeline::{Outcome, Pipeline, Verdict};
-
-    #[test]
-    fn attempts_count_the_first_one_and_none_means_one() {
-        let failed = Verdict::new(Outcome::Failed, Pipeline::Stops);
-        assert!(policy(Retry::None, 5).next(failed, 0).is_none());
-        for retry in [Retry::Fixed, Retry::Exponential] {
-            assert!(policy(retry, 2).next(failed, 0).is_some());
-            assert!(policy(retry, 2).next(failed, 1).is_none());
-        }
+    if let Some(attempts) = args.attempts {
+        config = config.with_retry_attempts(attempts.saturating_sub(1));
     }
+    config.retry()
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use crate::cap::off_thread;
+use crate::stopping::{asked_before, store_limit, stores_may, within};
 use crate::{
-    Cap, Cause, DEFAULT_BEAT, Error, ErrorKind, Event, Exit, ExitClassification, ExitTable, FanOut,
-    FanOutRun, FinishReport, Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord,
-    Stop, StopState, Timestamp, Verdict,
+    Cap, Cause, DEFAULT_BEAT, Event, Exit, ExitClassification, ExitTable, FanOut, FanOutRun, FinishReport,
+    Finished, Handler, Masker, Result, RunContext, RunKey, RunOutput, RunRecord, Stop, StopState, Timestamp,
+    Verdict,
 };
 
 /// How long a Rust handler that was asked to stop may go on before it is dropped; a command has its own grace first.
@@ -22,9 +23,6 @@ pub const DEFAULT_STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a handler that is to be cut may take to clean up before it is dropped.
 const CUT_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long a store may take for what it lacks of a run that is cut.
-const CUT_STORE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a store may take to begin a run that is to stop, whose handler has not been called: what it began is to be
 /// ended there as well.
@@ -48,6 +46,8 @@ pub struct Execution {
     pub metadata: BTreeMap<String, String>,
     /// How much of a run's output is kept; all of it where there is none.
     pub max_output: Option<Cap>,
+    /// Longest time that the work of an attempt may take; any where there is none.
+    pub timeout: Option<Duration>,
 }
 
 impl std::fmt::Debug for Execution {
@@ -176,6 +176,7 @@ impl Execution {
             stop_limit: DEFAULT_STOP_LIMIT,
             metadata: BTreeMap::new(),
             max_output: None,
+            timeout: None,
         }
     }
 
@@ -204,6 +205,14 @@ impl Execution {
     #[must_use]
     pub fn with_max_output(mut self, cap: Cap) -> Self {
         self.max_output = Some(cap);
+        self
+    }
+
+    /// With a longest time for the work of each attempt, from when its handler is called: then that is asked to stop, with the
+    /// cause [`WallTimeout`](Cause::WallTimeout). A command may have one of its own beside.
+    #[must_use]
+    pub const fn with_timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
         self
     }
 
@@ -278,17 +287,19 @@ impl Execution {
             let cap = self.max_output.as_ref().map(|cap| (cap, &key));
             RunOutput::with_cap(Arc::clone(&self.masker), sinks.clone(), cap)
         };
+        let (stop, within) = within(self.timeout, stop);
         let context = RunContext::new(event, key, output.clone(), stop.clone());
         let finished = {
             let work = AssertUnwindSafe(handler.run(context)).catch_unwind();
             tokio::select! {
                 biased;
                 // Asked to stop while a store was away: nothing has to be started for that.
-                cause = asked_before(stop.clone()) => Exit::stopped(cause).into(),
+                cause = asked_before(stopped) => Exit::stopped(cause).into(),
                 finished = work => finished.unwrap_or_else(|panic| panicked(&*panic)),
                 finished = self.stopped(stop, &sinks) => finished,
                 () = beats(self.beat, &mut record, &output, &sinks) => Exit::stopped(Cause::Shutdown).into(),
                 () = output.drive() => Exit::stopped(Cause::Shutdown).into(),
+                () = within => Exit::stopped(Cause::Shutdown).into(),
             }
         };
         #[cfg(feature = "fault-points")]
@@ -326,37 +337,6 @@ impl Execution {
         }
         tokio::time::sleep(CUT_LIMIT).await;
         not_ended(cause)
-    }
-}
-
-async fn store_limit(stopped: impl Future<Output = Cause>, limit: Duration) {
-    stopped.await;
-    tokio::time::sleep(limit).await;
-}
-
-/// Returns when stores have had their time for what they lack of a run that is cut.
-pub(crate) async fn after_a_cut(stop: &mut Stop) {
-    store_limit(stop.cut(), CUT_STORE_LIMIT).await;
-}
-
-/// What a run needs of its stores, until it is too late: one that is in reach needs less.
-pub(crate) async fn stores_may<T>(
-    work: Pin<&mut impl Future<Output = Result<T>>>,
-    too_late: impl Future<Output = ()>,
-    why: &str,
-) -> Result<T> {
-    tokio::select! {
-        biased;
-        done = work => done,
-        () = too_late => Err(Error::new(ErrorKind::Unavailable, why)),
-    }
-}
-
-/// Returns only where it is asked to stop already.
-async fn asked_before(stop: Stop) -> Cause {
-    match stop.state() {
-        StopState::Run => std::future::pending().await,
-        StopState::Stop(cause) | StopState::Cut(cause) => cause,
     }
 }
 
@@ -474,6 +454,41 @@ mod tests {
         let (_stopper, stop) = Stop::pair();
         let done = run(&Execution::new(), &store, &panics, stop).await;
         assert_eq!((done.exit.code, done.verdict.outcome), (Some(101), Outcome::Failed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_handler_has_its_time_and_what_stops_the_run_is_passed_on() {
+        let obeys = handler_fn(|mut context: RunContext| async move {
+            Exit::stopped(context.stop.requested().await).into()
+        });
+        let limited = Execution::new().with_timeout(Duration::from_secs(600));
+        let store = MemoryStore::new();
+        let (_stopper, stop) = Stop::pair();
+        let began = tokio::time::Instant::now();
+        let done = run(&limited, &store, &obeys, stop).await;
+        assert_eq!((done.exit.cause, done.verdict.outcome), (Cause::WallTimeout, Outcome::TimedOut));
+        assert_eq!(began.elapsed().as_secs(), 600);
+
+        let (stopper, stop) = Stop::pair();
+        let stops = handler_fn(move |mut context: RunContext| {
+            stopper.stop(Cause::Cancelled);
+            async move { Exit::stopped(context.stop.requested().await).into() }
+        });
+        assert_eq!(run(&limited, &store, &stops, stop).await.exit.cause, Cause::Cancelled);
+
+        // Neither its own time nor a stop ends it; a cut does, and the first cause stands.
+        let (stopper, stop) = Stop::pair();
+        let began = tokio::time::Instant::now();
+        let cuts = async {
+            tokio::time::sleep(Duration::from_secs(610)).await;
+            stopper.cut(Cause::Shutdown);
+        };
+        let ignores =
+            handler_fn(
+                |mut context: RunContext| async move { Exit::stopped(context.stop.cut().await).into() },
+            );
+        let (done, ()) = tokio::join!(run(&limited, &store, &ignores, stop), cuts);
+        assert_eq!((done.exit.cause, began.elapsed().as_secs()), (Cause::WallTimeout, 610));
     }
 
     #[tokio::test(start_paused = true)]

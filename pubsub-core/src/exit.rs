@@ -162,9 +162,9 @@ impl std::str::FromStr for Outcome {
     }
 }
 
-/// What the pipeline does after a conclusion.
+/// What becomes of an event's chain after a conclusion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Pipeline {
+pub enum Chain {
     /// The next stage starts.
     Continues,
     /// This chain ends here.
@@ -185,8 +185,8 @@ pub enum Retryable {
 pub struct Verdict {
     /// What the exit means.
     pub outcome: Outcome,
-    /// Whether the pipeline goes on.
-    pub pipeline: Pipeline,
+    /// Whether its chain goes on.
+    pub chain: Chain,
     /// Whether it may be tried again.
     pub retryable: Retryable,
 }
@@ -194,8 +194,8 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict that leaves retrying to the policy.
     #[must_use]
-    pub const fn new(outcome: Outcome, pipeline: Pipeline) -> Self {
-        Self { outcome, pipeline, retryable: Retryable::ByPolicy }
+    pub const fn new(outcome: Outcome, chain: Chain) -> Self {
+        Self { outcome, chain, retryable: Retryable::ByPolicy }
     }
 }
 
@@ -205,7 +205,7 @@ impl Verdict {
 ///
 /// ```
 /// use std::sync::Arc;
-/// use pubsub_core::{Execution, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, Verdict};
+/// use pubsub_core::{Execution, Exit, ExitClassification, ExitTable, Outcome, Chain, Retryable, Verdict};
 ///
 /// struct OnlyTemporary(ExitTable);
 ///
@@ -217,7 +217,7 @@ impl Verdict {
 /// }
 ///
 /// let rules = OnlyTemporary(ExitTable::default());
-/// assert_eq!(rules.classify(&Exit::code(75)), Verdict::new(Outcome::Failed, Pipeline::Stops));
+/// assert_eq!(rules.classify(&Exit::code(75)), Verdict::new(Outcome::Failed, Chain::Stops));
 /// assert_eq!(rules.classify(&Exit::code(1)).retryable, Retryable::Never);
 /// let execution = Execution::new().with_classification(Arc::new(rules));
 /// # let _ = execution;
@@ -240,7 +240,7 @@ pub enum Escapes {
 
 /// A table of codes and signals in front of the default rules.
 ///
-/// | exit | outcome | pipeline |
+/// | exit | outcome | chain |
 /// | --- | --- | --- |
 /// | code 0 | succeeded | continues |
 /// | code 42 | escaped (failed where escapes are disabled) | continues |
@@ -252,8 +252,8 @@ pub enum Escapes {
 /// A program that could not be found or run, or that cannot take these arguments, is never tried again.
 ///
 /// ```
-/// use pubsub_core::{Exit, ExitClassification, ExitTable, Outcome, Pipeline, Verdict};
-/// let table = ExitTable::default().with_codes(10..=19, Verdict::new(Outcome::Escaped, Pipeline::Continues));
+/// use pubsub_core::{Exit, ExitClassification, ExitTable, Outcome, Chain, Verdict};
+/// let table = ExitTable::default().with_codes(10..=19, Verdict::new(Outcome::Escaped, Chain::Continues));
 /// assert_eq!(table.classify(&Exit::code(12)).outcome, Outcome::Escaped);
 /// assert_eq!(table.classify(&Exit::code(20)).outcome, Outcome::Failed);
 /// ```
@@ -290,11 +290,11 @@ impl ExitTable {
             return *verdict;
         }
         match code {
-            0 => Verdict::new(Outcome::Succeeded, Pipeline::Continues),
-            42 if self.escapes == Escapes::Enabled => Verdict::new(Outcome::Escaped, Pipeline::Continues),
-            124 => Verdict::new(Outcome::TimedOut, Pipeline::Continues),
-            130 => Verdict::new(Outcome::Interrupted, Pipeline::Continues),
-            _ => Verdict::new(Outcome::Failed, Pipeline::Stops),
+            0 => Verdict::new(Outcome::Succeeded, Chain::Continues),
+            42 if self.escapes == Escapes::Enabled => Verdict::new(Outcome::Escaped, Chain::Continues),
+            124 => Verdict::new(Outcome::TimedOut, Chain::Continues),
+            130 => Verdict::new(Outcome::Interrupted, Chain::Continues),
+            _ => Verdict::new(Outcome::Failed, Chain::Stops),
         }
     }
 }
@@ -302,29 +302,27 @@ impl ExitTable {
 impl ExitClassification for ExitTable {
     fn classify(&self, exit: &Exit) -> Verdict {
         match exit.cause {
-            Cause::WallTimeout | Cause::SilenceTimeout => {
-                Verdict::new(Outcome::TimedOut, Pipeline::Continues)
-            }
+            Cause::WallTimeout | Cause::SilenceTimeout => Verdict::new(Outcome::TimedOut, Chain::Continues),
             Cause::Cancelled => {
-                Verdict { retryable: Retryable::Never, ..Verdict::new(Outcome::Interrupted, Pipeline::Stops) }
+                Verdict { retryable: Retryable::Never, ..Verdict::new(Outcome::Interrupted, Chain::Stops) }
             }
-            Cause::Shutdown | Cause::LeaseLost => Verdict::new(Outcome::Interrupted, Pipeline::Stops),
+            Cause::Shutdown | Cause::LeaseLost => Verdict::new(Outcome::Interrupted, Chain::Stops),
             Cause::NotStarted => {
                 let retryable = match exit.start_failure {
                     Some(StartFailure::OutOfResources | StartFailure::Other) | None => Retryable::ByPolicy,
                     Some(_) => Retryable::Never,
                 };
-                Verdict { retryable, ..Verdict::new(Outcome::Failed, Pipeline::Stops) }
+                Verdict { retryable, ..Verdict::new(Outcome::Failed, Chain::Stops) }
             }
             Cause::Exit => {
-                exit.code.map_or(Verdict::new(Outcome::Failed, Pipeline::Stops), |code| self.of_code(code))
+                exit.code.map_or(Verdict::new(Outcome::Failed, Chain::Stops), |code| self.of_code(code))
             }
             Cause::Signal => self
                 .signals
                 .iter()
                 .rev()
                 .find(|(signal, _)| exit.signal == Some(*signal))
-                .map_or(Verdict::new(Outcome::Failed, Pipeline::Stops), |(_, verdict)| *verdict),
+                .map_or(Verdict::new(Outcome::Failed, Chain::Stops), |(_, verdict)| *verdict),
         }
     }
 }
@@ -332,8 +330,7 @@ impl ExitClassification for ExitTable {
 #[cfg(test)]
 mod tests {
     use super::{
-        Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure,
-        Verdict,
+        Cause, Chain, Escapes, Exit, ExitClassification, ExitTable, Outcome, Retryable, StartFailure, Verdict,
     };
 
     #[test]
@@ -341,23 +338,19 @@ mod tests {
         let table = ExitTable::default();
         for code in 0..=255 {
             let expected = match code {
-                0 => (Outcome::Succeeded, Pipeline::Continues),
-                42 => (Outcome::Escaped, Pipeline::Continues),
-                124 => (Outcome::TimedOut, Pipeline::Continues),
-                130 => (Outcome::Interrupted, Pipeline::Continues),
-                _ => (Outcome::Failed, Pipeline::Stops),
+                0 => (Outcome::Succeeded, Chain::Continues),
+                42 => (Outcome::Escaped, Chain::Continues),
+                124 => (Outcome::TimedOut, Chain::Continues),
+                130 => (Outcome::Interrupted, Chain::Continues),
+                _ => (Outcome::Failed, Chain::Stops),
             };
             let verdict = table.classify(&Exit::code(code));
-            assert_eq!((verdict.outcome, verdict.pipeline), expected, "code {code}");
+            assert_eq!((verdict.outcome, verdict.chain), expected, "code {code}");
             assert_eq!(Exit::code(code).shell_code(), u8::try_from(code).unwrap());
         }
         for signal in 1..=64 {
             let verdict = table.classify(&Exit::signal(signal));
-            assert_eq!(
-                (verdict.outcome, verdict.pipeline),
-                (Outcome::Failed, Pipeline::Stops),
-                "signal {signal}"
-            );
+            assert_eq!((verdict.outcome, verdict.chain), (Outcome::Failed, Chain::Stops), "signal {signal}");
             assert_eq!(i32::from(Exit::signal(signal).shell_code()), 128 + signal);
         }
     }
@@ -367,20 +360,17 @@ mod tests {
         let table = ExitTable::default();
         let of = |exit: Exit| {
             let verdict = table.classify(&exit);
-            (verdict.outcome, verdict.pipeline, verdict.retryable)
+            (verdict.outcome, verdict.chain, verdict.retryable)
         };
         let by_policy = Retryable::ByPolicy;
-        assert_eq!(
-            of(Exit::stopped(Cause::WallTimeout)),
-            (Outcome::TimedOut, Pipeline::Continues, by_policy)
-        );
+        assert_eq!(of(Exit::stopped(Cause::WallTimeout)), (Outcome::TimedOut, Chain::Continues, by_policy));
         assert_eq!(
             of(Exit::stopped(Cause::SilenceTimeout)),
-            (Outcome::TimedOut, Pipeline::Continues, by_policy)
+            (Outcome::TimedOut, Chain::Continues, by_policy)
         );
         assert_eq!(
             of(Exit::stopped(Cause::Cancelled)),
-            (Outcome::Interrupted, Pipeline::Stops, Retryable::Never)
+            (Outcome::Interrupted, Chain::Stops, Retryable::Never)
         );
         for (why, retryable, code) in [
             (StartFailure::NotFound, Retryable::Never, 127),
@@ -389,7 +379,7 @@ mod tests {
             (StartFailure::OutOfResources, by_policy, 126),
             (StartFailure::Other, by_policy, 126),
         ] {
-            assert_eq!(of(Exit::not_started(why)), (Outcome::Failed, Pipeline::Stops, retryable));
+            assert_eq!(of(Exit::not_started(why)), (Outcome::Failed, Chain::Stops, retryable));
             assert_eq!(Exit::not_started(why).shell_code(), code);
         }
         // A process that dies of our TERM at a timeout has a signal, and still timed out.
@@ -399,7 +389,7 @@ mod tests {
 
     #[test]
     fn users_fill_the_table_and_switch_escapes_off() {
-        let oom = Verdict::new(Outcome::Escaped, Pipeline::Continues);
+        let oom = Verdict::new(Outcome::Escaped, Chain::Continues);
         let table = ExitTable::new(Escapes::Disabled).with_codes(1..=2, oom).with_signal(9, oom);
         assert_eq!(table.classify(&Exit::code(42)).outcome, Outcome::Failed);
         assert_eq!(table.classify(&Exit::code(2)), oom);

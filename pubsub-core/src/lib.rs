@@ -56,6 +56,7 @@ mod search;
 mod seldom;
 mod sink;
 mod spanning;
+mod stopping;
 mod subscriber;
 mod subscription;
 mod sync;
@@ -83,7 +84,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{DEFAULT_SOURCE, Event, Headers, MAX_LINKS, Origin, Position, Role};
 pub use execution::{DEFAULT_STOP_LIMIT, Ended, Executed, Execution, Finality};
 pub use exit::{
-    Cause, Escapes, Exit, ExitClassification, ExitTable, Outcome, Pipeline, Retryable, StartFailure, Verdict,
+    Cause, Chain, Escapes, Exit, ExitClassification, ExitTable, Outcome, Retryable, StartFailure, Verdict,
 };
 pub use fanout::{
     DEFAULT_QUEUE_BYTES, DEFAULT_SINK_DELAY, FanOut, FanOutRun, FinishReport, Need, SinkAccount, SinkConfig,

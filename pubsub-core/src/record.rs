@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionId, Attempt, Cause, Counts, Digest, Error, ErrorKind, EventId, Exit, Gap, LineNumber, Outcome,
-    Pipeline, Result, RunId, Seal, Stage, Timestamp, Verdict,
+    ActionId, Attempt, Cause, Chain, Counts, Digest, Error, ErrorKind, EventId, Exit, Gap, LineNumber,
+    Outcome, Result, RunId, Seal, Stage, Timestamp, Verdict,
 };
 
 /// What a run is called: its id, and what it is an attempt at.
@@ -227,7 +227,7 @@ impl RunRecord {
         self.code = exit.code;
         self.signal = exit.signal;
         self.shell_code = Some(exit.shell_code());
-        self.continues = Some(verdict.pipeline == Pipeline::Continues);
+        self.continues = Some(verdict.chain == Chain::Continues);
         self.detail.clone_from(&exit.detail);
         self.counts = seal.counts;
         self.digest = Some(seal.digest);

@@ -259,7 +259,7 @@ async fn an_exhausted_event_reaches_dead_letters_when_its_concluder_dies() {
                 numbers.attempt,
             );
             let mut record = RunRecord::begun(key, "dead");
-            let verdict = Verdict::new(pubsub_core::Outcome::Failed, pubsub_core::Pipeline::Stops);
+            let verdict = Verdict::new(pubsub_core::Outcome::Failed, pubsub_core::Chain::Stops);
             record.complete(
                 &Exit::stopped(Cause::LeaseLost),
                 verdict,

@@ -10,10 +10,10 @@ use futures::FutureExt as _;
 
 use super::outcome::{chain_is_full, events};
 use super::{Shared, Slot};
-use crate::execution::{after_a_cut, stores_may};
+use crate::stopping::{after_a_cut, stores_may};
 use crate::{
-    Backoff, Begin, Cause, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality, LeaseState,
-    Outcome, Pipeline, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, StartFailure,
+    Backoff, Begin, Cause, Chain, Conclusion, Delivery, Error, ErrorKind, Executed, Exit, Finality,
+    LeaseState, Outcome, PublisherExt as _, Result, RunKey, RunRecord, SealBuilder, Settlement, StartFailure,
     Stop, StopState, Stopper, Try, Verdict,
 };
 
@@ -76,7 +76,7 @@ impl Shared {
             Begin::Exhausted(numbers) => {
                 let reason = format!("its worker died {} times while it ran", numbers.crashes);
                 let exit = Exit::stopped(Cause::LeaseLost).with_detail(reason);
-                let verdict = Verdict::new(Outcome::Failed, Pipeline::Stops);
+                let verdict = Verdict::new(Outcome::Failed, Chain::Stops);
                 self.without_run(delivery, numbers, &exit, verdict).await
             }
             Begin::Elsewhere => Ok(Settlement::Release { after: self.lease }),
@@ -138,7 +138,7 @@ impl Shared {
     }
 
     async fn cancelled(&self, delivery: &Delivery, numbers: Try) -> Result<Settlement> {
-        let verdict = Verdict::new(Outcome::Interrupted, Pipeline::Stops);
+        let verdict = Verdict::new(Outcome::Interrupted, Chain::Stops);
         self.without_run(delivery, numbers, &Exit::stopped(Cause::Cancelled), verdict).await
     }
 

@@ -7,11 +7,11 @@ use crate::{Backoff, Outcome, Retryable, Verdict};
 /// Which outcomes are tried again, how often, and when.
 ///
 /// ```
-/// use pubsub_core::{Outcome, Pipeline, RetryPolicy, Verdict};
+/// use pubsub_core::{Outcome, Chain, RetryPolicy, Verdict};
 /// let policy = RetryPolicy::default();
-/// let failed = Verdict::new(Outcome::Failed, Pipeline::Stops);
+/// let failed = Verdict::new(Outcome::Failed, Chain::Stops);
 /// assert!(policy.next(failed, 0).is_some() && policy.next(failed, 2).is_none(), "three attempts in all");
-/// assert!(policy.next(Verdict::new(Outcome::TimedOut, Pipeline::Continues), 0).is_none());
+/// assert!(policy.next(Verdict::new(Outcome::TimedOut, Chain::Continues), 0).is_none());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -196,7 +196,7 @@ async fn takes_over_what_was_concluded(is_stored: bool) {
         bench.store.begin(&record).await.unwrap();
     }
     let exit = Exit::code(0);
-    let verdict = crate::Verdict::new(Outcome::Succeeded, crate::Pipeline::Continues);
+    let verdict = crate::Verdict::new(Outcome::Succeeded, crate::Chain::Continues);
     record.complete(&exit, verdict, &crate::SealBuilder::new().seal());
     if is_stored {
         bench.store.finish(&record).await.unwrap();
