@@ -14,7 +14,6 @@ mod config;
 mod connect;
 mod pipeline;
 mod place;
-mod setting;
 mod store;
 
 pub use address::Address;

@@ -1,76 +1,26 @@
 //! How a pipeline is put together: in code, from JSON, from the environment.
 
-use std::env::VarError;
+mod backend;
+mod reading;
+mod setting;
+
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use pubsub_core::{Backoff, Error, Escapes, Result, RetryPolicy};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
-use serde_json::{Map, Value};
 
-use crate::place::{Place, Scheme};
-use crate::setting::{SETTINGS, Setting, schema};
+pub use backend::Backend;
+
+use crate::place::Place;
+use reading::{bucket, elasticsearch, folder, mongodb, redis};
+use setting::Setting;
 
 /// How long the policy `fixed` waits.
 const FIXED: Duration = Duration::from_secs(1);
 
 /// The folder that `file` names, unless told otherwise.
 const FOLDER: &str = ".pipeline";
-
-/// A broker or a store: by its name, and then another setting says where it is, or by a URL.
-///
-/// ```
-/// use pubsub_pipeline::Backend;
-/// assert_eq!("mongodb".parse::<Backend>()?, Backend::MongoDb);
-/// assert!(matches!("redis://127.0.0.1:6379".parse()?, Backend::At(_)));
-/// assert!("mysql".parse::<Backend>().is_err());
-/// # Ok::<(), pubsub_pipeline::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Backend {
-    /// The folder of the setting `dir`.
-    File,
-    /// The Redis of `redis_url`.
-    Redis,
-    /// The Elasticsearch or OpenSearch of `elasticsearch_url`.
-    Elasticsearch,
-    /// The MongoDB of `mongodb_url`.
-    MongoDb,
-    /// The bucket of `s3_bucket`.
-    S3,
-    /// This one.
-    At(Place),
-}
-
-impl FromStr for Backend {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Ok(match text {
-            "file" => Self::File,
-            "redis" => Self::Redis,
-            "elasticsearch" => Self::Elasticsearch,
-            "mongodb" => Self::MongoDb,
-            "s3" => Self::S3,
-            "webhook" => return Err(Error::unsupported("this version has no webhooks yet")),
-            url if url.contains(':') => Self::At(url.parse()?),
-            _ => {
-                let known =
-                    "the backends are file, redis, elasticsearch, mongodb and s3, and those that a URL names";
-                return Err(Error::invalid(known).with("backend", text));
-            }
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Backend {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        parsed(&String::deserialize(deserializer)?)
-    }
-}
 
 /// When work that failed is tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -234,86 +184,6 @@ impl PipelineConfig {
 }
 
 impl PipelineConfig {
-    /// What the environment says. A variable that is empty says nothing.
-    ///
-    /// # Errors
-    /// [`Invalid`](pubsub_core::ErrorKind::Invalid) with the variable and what it takes.
-    pub fn from_env() -> Result<Self> {
-        Self::from_variables(|name| std::env::var(name))
-    }
-
-    fn from_variables(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Self> {
-        let mut config = Self::default();
-        for setting in &SETTINGS {
-            let text = match variable(setting.variable) {
-                Ok(text) if !text.is_empty() => text,
-                Ok(_) | Err(VarError::NotPresent) => continue,
-                Err(VarError::NotUnicode(_)) => {
-                    return Err(Error::invalid(format!("{} is not UTF-8", setting.variable)));
-                }
-            };
-            config.read(setting, setting.variable, setting.value(&text))?;
-        }
-        Ok(config)
-    }
-
-    /// What this JSON says, an object as [`schema`](Self::schema) has it: the `action_config` of an action.
-    ///
-    /// # Errors
-    /// [`Invalid`](pubsub_core::ErrorKind::Invalid) with the setting and what it takes.
-    pub fn from_json(json: &str) -> Result<Self> {
-        let settings: Map<String, Value> = serde_json::from_str(json)
-            .map_err(|e| Error::invalid("the configuration is no JSON object").with_source(e))?;
-        let mut config = Self::default();
-        for (name, value) in settings {
-            let setting = Setting::named(&name).ok_or_else(|| {
-                let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
-                Error::invalid(format!("there is no setting {name}; there are {}", names.join(", ")))
-            })?;
-            config.read(setting, setting.name, value)?;
-        }
-        Ok(config)
-    }
-
-    /// The JSON schema of what [`from_json`](Self::from_json) takes.
-    #[must_use]
-    pub fn schema() -> Value {
-        schema()
-    }
-
-    /// Reads one setting, which is called by this name where it comes from.
-    fn read(&mut self, setting: &Setting, name: &str, value: Value) -> Result<()> {
-        let wrong = || Error::invalid(format!("{name} takes {}", setting.takes));
-        if value.is_null() {
-            return Err(wrong());
-        }
-        let one = Value::Object(Map::from_iter([(setting.name.to_owned(), value)]));
-        let one = Self::deserialize(one).and_then(Self::checked).map_err(|why| {
-            // What serde says of a value repeats it, and it may hold a password.
-            if why.to_string().starts_with("invalid ") { wrong() } else { wrong().with_source(why) }
-        })?;
-        *self = one.over(std::mem::take(self));
-        Ok(())
-    }
-
-    /// What numbers and lists alone do not say.
-    fn checked(self) -> Result<Self, serde_json::Error> {
-        if self.timeout == Some(0) {
-            return Err(serde_json::Error::custom("it is 0"));
-        }
-        let stores = self.datastore_backends.as_deref();
-        if stores.is_some_and(<[Backend]>::is_empty) {
-            return Err(serde_json::Error::custom("it names none"));
-        }
-        let is_twice = |(at, store): (usize, &Backend)| {
-            stores.into_iter().flatten().take(at).any(|other| other == store)
-        };
-        if stores.into_iter().flatten().enumerate().any(is_twice) {
-            return Err(serde_json::Error::custom("it names one twice"));
-        }
-        Ok(self)
-    }
-
     /// This configuration, and where it says nothing, the other one.
     #[must_use]
     pub fn over(self, other: Self) -> Self {
@@ -417,58 +287,6 @@ impl PipelineConfig {
     }
 }
 
-fn parsed<T: FromStr<Err = Error>, E: serde::de::Error>(text: &str) -> Result<T, E> {
-    // Without the context, which may repeat a password.
-    text.parse().map_err(|e: Error| E::custom(e.message()))
-}
-
-/// The place that a URL of this kind names.
-fn place_of<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    url: impl FnOnce(String) -> String,
-    is_right: impl FnOnce(&Scheme) -> bool,
-) -> Result<Option<Place>, D::Error> {
-    let place: Place = parsed(&url(String::deserialize(deserializer)?))?;
-    if is_right(place.scheme()) {
-        Ok(Some(place))
-    } else {
-        Err(D::Error::custom("it is a URL of something else"))
-    }
-}
-
-fn redis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Place>, D::Error> {
-    place_of(deserializer, |url| url, |scheme| matches!(scheme, Scheme::Redis(_)))
-}
-
-/// As others write it: with the name of the protocol alone.
-fn elasticsearch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Place>, D::Error> {
-    let url = |url: String| if url.starts_with("http") { format!("elastic+{url}") } else { url };
-    place_of(deserializer, url, |scheme| matches!(scheme, Scheme::Elastic(_)))
-}
-
-fn mongodb<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Place>, D::Error> {
-    place_of(deserializer, |url| url, |scheme| matches!(scheme, Scheme::Mongo(_)))
-}
-
-/// A bucket's name, or a URL.
-fn bucket<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Place>, D::Error> {
-    let url = |url: String| if url.contains("://") { url } else { format!("s3://{url}") };
-    place_of(
-        deserializer,
-        url,
-        |scheme| matches!(scheme, Scheme::Bucket(address) if !address.with_secrets().ends_with("://")),
-    )
-}
-
-fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let path = String::deserialize(deserializer)?;
-    if path.is_empty() || path.contains('\0') {
-        Err(D::Error::custom("it is none"))
-    } else {
-        Ok(Some(path.into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -478,8 +296,8 @@ mod tests {
     use pubsub_core::{Chain, Error, Escapes, Outcome, Verdict};
     use serde_json::Value;
 
+    use super::setting::SETTINGS;
     use super::{Backend, PipelineConfig, Retry};
-    use crate::setting::SETTINGS;
 
     fn of_environment(variables: &[(&str, &str)]) -> Result<PipelineConfig, Error> {
         let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();

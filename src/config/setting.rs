@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 /// How the environment, which has texts alone, writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(super) enum Kind {
     /// A whole number, from this one up.
     Number(u64),
     /// `true` or `false`.
@@ -17,20 +17,20 @@ pub(crate) enum Kind {
 
 /// One setting.
 #[derive(Debug)]
-pub(crate) struct Setting {
+pub(super) struct Setting {
     /// In JSON.
-    pub(crate) name: &'static str,
+    pub(super) name: &'static str,
     /// In the environment.
-    pub(crate) variable: &'static str,
-    pub(crate) kind: Kind,
+    pub(super) variable: &'static str,
+    pub(super) kind: Kind,
     /// What it takes, as part of a sentence.
-    pub(crate) takes: &'static str,
+    pub(super) takes: &'static str,
     /// What it says.
-    pub(crate) says: &'static str,
+    pub(super) says: &'static str,
 }
 
 /// All of them.
-pub(crate) const SETTINGS: [Setting; 13] = [
+pub(super) const SETTINGS: [Setting; 13] = [
     Setting {
         name: "timeout",
         variable: "PIPELINE_TIMEOUT",
@@ -129,12 +129,12 @@ pub(crate) const SETTINGS: [Setting; 13] = [
 
 impl Setting {
     /// The one of this name in JSON.
-    pub(crate) fn named(name: &str) -> Option<&'static Self> {
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.name == name)
     }
 
     /// What a text of the environment is in JSON; the text itself where it is none of its kind, which is refused then.
-    pub(crate) fn value(&self, text: &str) -> Value {
+    pub(super) fn value(&self, text: &str) -> Value {
         match self.kind {
             Kind::Number(_) => {
                 text.trim().parse::<u64>().map_or_else(|_| json!(text), |number| json!(number))
@@ -170,7 +170,7 @@ impl Setting {
 }
 
 /// The JSON schema of all of them.
-pub(crate) fn schema() -> Value {
+pub(super) fn schema() -> Value {
     let properties: Map<String, Value> =
         SETTINGS.iter().map(|setting| (setting.name.to_owned(), setting.schema())).collect();
     json!({
