@@ -36,7 +36,8 @@ cargo xtask <task>
                            those for Redis on Redis 8.2 and Valkey 9 too, those for
                            OpenSearch on four more engines, 1,000 rounds of `crash`, and 10 minutes of
                            `chaos`
-  test redis               those that need Redis alone
+  test redis [8.2|valkey-9]
+                           those that need Redis alone, on the one that is installed or on this one
   test opensearch          those that need OpenSearch alone, on the engine that PIPELINE_SEARCH_ENGINE names
   test mongo               those that need MongoDB alone
   test s3                  those that need S3 alone
@@ -61,6 +62,8 @@ fn main() -> ExitCode {
         ["test"] => run::test(run::Form::Quick),
         ["test", "--long"] => run::test(run::Form::Long),
         ["test", "redis"] => run::redis(RedisVersion::Installed),
+        ["test", "redis", "8.2"] => run::redis(RedisVersion::Redis82),
+        ["test", "redis", "valkey-9"] => run::redis(RedisVersion::Valkey9),
         ["test", "opensearch"] => opensearch::of_environment(),
         ["test", "mongo"] => run::mongo(),
         ["test", "s3"] => run::s3(),

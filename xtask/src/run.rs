@@ -106,7 +106,8 @@ pub(crate) fn s3() -> Done {
 pub(crate) fn all_stores() -> Done {
     let engine = SearchEngine::of_environment().map_err(|e| e.to_string())?;
     let package = ["test", "--locked", "-p", "pubsub-pipeline-examples", "--no-fail-fast"];
-    let chosen = ["--test", "all_stores", "--test", "complete", "--", "--ignored", "--skip", "long::"];
+    let tests = ["--test", "all_stores", "--test", "complete", "--test", "whole_chaos"];
+    let chosen = [&tests[..], &["--", "--ignored", "--skip", "long::"]].concat();
     cargo(&["build", "--locked", "-p", "pubsub-pipeline-examples", "--examples"], &[])?;
     with_all(engine, |servers| cargo(&[&package[..], &chosen[..]].concat(), servers))
 }
