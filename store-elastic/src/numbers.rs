@@ -173,7 +173,7 @@ impl Inner {
         visible: Visible,
         wanted: u64,
     ) -> Result<LineNumber> {
-        let first = if wanted >= visible.lines {
+        let first = if wanted > visible.lines {
             1
         } else if visible.lines == visible.last {
             visible.last - wanted + 1

@@ -8,6 +8,9 @@ use pubsub_core::{Error, ErrorKind};
 /// That a document with this `_id`, or of another unique index, is there.
 pub(crate) const DUPLICATE_KEY: i32 = 11000;
 
+/// The server's name of code 18.
+const AUTHENTICATION_FAILED: &str = "\"AuthenticationFailed\"";
+
 /// What kind of failure it is for whoever called.
 pub(crate) fn kind_of(error: &Driver) -> ErrorKind {
     if let Some(code) = code_of(error) {
@@ -16,6 +19,10 @@ pub(crate) fn kind_of(error: &Driver) -> ErrorKind {
     match &*error.kind {
         DriverKind::InvalidArgument { .. } | DriverKind::InvalidTlsConfig { .. } => ErrorKind::Invalid,
         DriverKind::Authentication { .. } => ErrorKind::Refused,
+        // A server that let nobody in is none to select; why, the driver says in its text alone.
+        DriverKind::ServerSelection { message, .. } if message.contains(AUTHENTICATION_FAILED) => {
+            ErrorKind::Refused
+        }
         DriverKind::Bson(_) | DriverKind::BsonDeserialization(_) => ErrorKind::Corrupt,
         DriverKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut => ErrorKind::TimedOut,
         DriverKind::Io(_)

@@ -3,6 +3,8 @@
 
 mod server;
 
+use std::time::Duration;
+
 use mongodb::bson::doc;
 use pubsub_core::conformance::store::{SampleRun, lines, read_lines};
 use pubsub_core::{ErrorKind, Lines, OutputReader as _, OutputSink as _, RunQuery};
@@ -56,7 +58,7 @@ async fn who_has_the_right_password_is_let_in_and_nobody_else_and_it_is_shown_no
         MongoStoreConfig::new(mongo.url()).with_database("test"),
     ];
     for config in wrong {
-        let store = connect(&config).await;
+        let store = connect(&config.with_connect_limit(Duration::from_secs(2))).await;
         let run = SampleRun::new();
         let errors = [
             store.begin(&run.record).await.unwrap_err(),

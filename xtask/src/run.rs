@@ -124,9 +124,11 @@ fn with_all(engine: SearchEngine, run: impl FnOnce(&[(&str, &str)]) -> Done) -> 
 /// The tests of a backend that need its server, those of its example, and those of the server itself. Long ones among
 /// them are in modules `long`.
 pub(crate) fn of_server(package: &str, name: &str, left_out: &[&str], servers: &[(&str, &str)]) -> Done {
+    let left_out: Vec<&str> = left_out.iter().flat_map(|part| ["--skip", part]).collect();
     let mut chosen = vec!["--no-fail-fast", "--lib", "--tests", "--", "--ignored", "--skip", "long::"];
-    chosen.extend(left_out.iter().flat_map(|part| ["--skip", part]));
+    chosen.extend(&left_out);
     let of_services = ["test", "--locked", "-p", "services", "--test", name, "--", "--ignored"];
+    let of_services = [&of_services[..], &left_out].concat();
     let of_examples = ["--locked", "-p", "pubsub-pipeline-examples"];
     let tests = cargo(&[&["test", "--locked", "-p", package], &chosen[..]].concat(), servers);
     cargo(&[&["build"], &of_examples[..], &["--examples"]].concat(), &[])?;

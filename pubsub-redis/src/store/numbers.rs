@@ -40,7 +40,7 @@ impl Inner {
     /// The number with which the last so many lines begin.
     pub(super) async fn first_of_last(&self, stored: &Stored, wanted: u64) -> Result<LineNumber> {
         let length = count(self.ask(DOING, Request::new("XLEN").arg(&stored.keys.lines)).await?)?;
-        if wanted >= length.saturating_add(stored.late) {
+        if wanted > length.saturating_add(stored.late) {
             return Ok(LineNumber::FIRST);
         }
         let first_kept = stored.dropped.through.saturating_add(1);

@@ -170,6 +170,16 @@ pub async fn the_last_n_lines_reach_across_gaps(fixture: &dyn StoreFixture, _: S
     run.finish(&*store).await;
     let items = read(&*store, run.id(), Lines::Last(2)).await;
     assert_eq!(shape_without_reasons(&items), "4-5 gap 6-9");
+    // What lacks its beginning: that is told where more is asked for than there is.
+    let mut run = SampleRun::new();
+    run.begin(&*store).await;
+    run.print(&numbered(1, 3));
+    run.append(&*store, &numbered(4, 9)).await;
+    run.finish(&*store).await;
+    for (count, expected) in [(5, "5-9"), (6, "4-9"), (7, "gap 1-3; 4-9")] {
+        let items = read(&*store, run.id(), Lines::Last(count)).await;
+        assert_eq!(shape_without_reasons(&items), expected, "last {count}");
+    }
 }
 
 /// §4.7: the answer about a running run says up to which line it is complete.
