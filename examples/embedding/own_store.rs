@@ -172,8 +172,8 @@ impl Retention for MapStore {
             if !keep.is_exceeded(record.started_at, left.0, left.1) {
                 break;
             }
-            if record.judge(Timestamp::now()) != Judgement::Running && self.remove(&record.key.run_id).await?
-            {
+            let running = record.judge(Timestamp::now()) == Judgement::Running;
+            if !running && self.remove(&record.key.run_id).await? {
                 left = (left.0 - 1, left.1 - bytes);
                 removed += 1;
             }
