@@ -6,13 +6,13 @@ mod error_count;
 #[path = "../embedding/own_store.rs"]
 mod own_store;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crash::{Place, example, signal};
+use crash::{Place, example, nobody_is_left};
 use serde_json::Value;
 
 /// The example, asked by nothing but what is named.
@@ -85,12 +85,9 @@ fn asked(address: &str, method: &str, path: &str) -> (u16, String) {
 
 #[test]
 fn a_web_service_has_its_worker_with_it_and_ends_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut service = embedding("axum-service");
-    service.env("PIPELINE_DIR", folder.path()).env("PATH", std::env::var_os("PATH").unwrap());
-    let mut service = service.stdout(Stdio::piped()).spawn().unwrap();
-    let mut told = String::new();
-    BufReader::new(service.stdout.take().unwrap()).read_line(&mut told).unwrap();
+    let place = Place::of(example("axum-service"));
+    let mut service = place.start(&[]);
+    let told = service.line();
     let address = told.trim().strip_prefix("listening on ").expect(&told).to_owned();
 
     assert_eq!(asked(&address, "GET", "/build/action-1"), (200, "[]".to_owned()));
@@ -101,7 +98,7 @@ fn a_web_service_has_its_worker_with_it_and_ends_with_it() {
         assert_eq!(code, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     };
-    let is_final = |runs: &[Value]| runs.iter().any(|run| run["is_final"] == true);
+    let is_final = |runs: &[Value]| runs.iter().any(|run| run["final"] == true);
     let limit = std::time::Instant::now() + crash::LIMIT;
     let mut found = runs();
     while !is_final(&found) {
@@ -109,13 +106,11 @@ fn a_web_service_has_its_worker_with_it_and_ends_with_it() {
         std::thread::sleep(std::time::Duration::from_millis(20));
         found = runs();
     }
-    assert_eq!(
-        (found.len(), &found[0]["outcome"], &found[0]["counts"]["lines"]),
-        (1, &"succeeded".into(), &1.into())
-    );
+    assert_eq!((found.len(), &found[0]["outcome"], &found[0]["lines"]), (1, &"succeeded".into(), &1.into()));
 
-    signal(&service, "INT");
-    assert_eq!(crash::end_of(service, &["axum-service"]), Some(0));
+    service.signal("INT");
+    assert_eq!(service.ended().code, 0);
+    nobody_is_left(&place);
 }
 
 /// What the guide shows is what the suite runs on.

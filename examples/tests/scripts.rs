@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crash::{end_of, example, nobody_is_left, signal};
+use crash::{example, nobody_is_left, signal};
 use tempfile::TempDir;
 
 /// A folder with `pipeline` on the path and all it keeps.
@@ -38,9 +38,31 @@ impl Shell {
         (out, err)
     }
 
-    fn start(&self, script: &str, words: &[&str]) -> Child {
-        let mut command = self.command(script, words);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    fn start(&self, script: &str, words: &[&str]) -> Worker {
+        Worker::start(&mut self.command(script, words))
+    }
+}
+
+/// A worker, which is ended with its test.
+struct Worker(Child);
+
+impl Worker {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Stops it by a signal, and gives its code: 128 and the signal's number where all went well.
+    fn stopped(mut self) -> Option<i32> {
+        signal(&self.0, "TERM");
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It has ended already, or its test has failed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -67,8 +89,7 @@ fn an_event_is_published_and_a_subscriber_builds_and_anyone_asks() {
     let (listed, _) = shell.run(0, query, &["list"]);
     assert!(listed.contains("action-1"), "{listed}");
 
-    signal(&builder, "TERM");
-    assert_eq!(end_of(builder, &["build-subscriber.sh"]), Some(143), "128 and the signal's number");
+    assert_eq!(builder.stopped(), Some(143));
     nobody_is_left(&shell.0);
 }
 
@@ -78,12 +99,11 @@ fn a_build_that_goes_on_starts_the_next_stage() {
     let builder = shell.start("build-subscriber.sh", &["*", "true"]);
     shell.run(0, "publisher.sh", &["action-2", "build-requested"]);
     let words = ["work", "--on", "build-done:*", "--stage", "test", "--", "echo", "tested"];
-    let tester = shell.0.command(&words).env("PIPELINE_DIR", shell.0.path().join("kept")).spawn().unwrap();
+    let tester = Worker::start(shell.0.command(&words).env("PIPELINE_DIR", shell.0.path().join("kept")));
     let (seen, _) = shell.run(0, "output-query-api.sh", &["stream-logs", "action-2", "test"]);
     assert_eq!(seen, "tested\n");
     for worker in [builder, tester] {
-        signal(&worker, "TERM");
-        assert_eq!(end_of(worker, &["work"]), Some(143));
+        assert_eq!(worker.stopped(), Some(143));
     }
     nobody_is_left(&shell.0);
 }
