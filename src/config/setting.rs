@@ -212,7 +212,17 @@ fn is_name(part: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::listed;
+    use super::{SETTINGS, listed};
+
+    #[test]
+    fn each_setting_stands_in_the_readme_and_in_the_docs_of_the_configuration() {
+        for text in [include_str!("../../README.md"), include_str!("mod.rs")] {
+            for setting in &SETTINGS {
+                let row = format!("| `{}` | `{}` | ", setting.name, setting.variable);
+                assert_eq!(text.matches(&row).count(), 1, "{row}");
+            }
+        }
+    }
 
     #[test]
     fn a_list_has_commas_or_spaces_and_urls_keep_their_own_commas() {
