@@ -1,5 +1,5 @@
 //! The small programs that embed the library, and the parts of their own that they bring: each passes the whole suite.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 #[path = "../embedding/error_count.rs"]
 mod error_count;

@@ -1,6 +1,6 @@
 //! The scripts that call the program, with the program on their path and a folder of their own.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
