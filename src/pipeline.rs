@@ -27,8 +27,7 @@ use crate::store::PipelineStore;
 /// pipeline.publish(Event::new(EventType::new("build-requested")?, ActionId::new("action-123")?)).await?;
 /// let build = Command::shell("echo building");
 /// let worker = pipeline.worker(Stage::new("build")?, ["build-requested:*".parse()?], build)?;
-/// let (_stopper, stop) = Stop::pair();
-/// worker.until_idle().run(stop).await?;
+/// worker.until_idle().run(Stop::never()).await?;
 /// assert_eq!(pipeline.reader().runs(&RunQuery::all()).await?.len(), 1);
 /// # Ok::<(), pubsub_pipeline::Error>(())
 /// # }).unwrap();
@@ -82,12 +81,21 @@ impl Pipeline {
             let store = PipelineStore::connect(place, required, config.spool(), &refused).await?;
             connected.push(if config.is_streaming() { store } else { store.gathering() });
         }
-        if !connected.iter().any(|store| store.required) {
-            let told = "datastore_backends takes at least one store that is to have all output: required=false is not for all";
+        Self::new(config, connect_broker(&place).await?, connected)
+    }
+
+    /// Wires a broker and stores that are there already, of your own for example; of the configuration, what it says of
+    /// neither counts.
+    ///
+    /// # Errors
+    /// [`Invalid`](pubsub_core::ErrorKind::Invalid) where none of the stores is required.
+    pub fn new(config: PipelineConfig, broker: Arc<dyn Broker>, stores: Vec<PipelineStore>) -> Result<Self> {
+        if !stores.iter().any(|store| store.required) {
+            let told = "a pipeline takes at least one store that is to have all output: required=false is not for all";
             return Err(Error::invalid(told));
         }
-        let asked = Arc::new(asked(&connected)?);
-        Ok(Self { broker: connect_broker(&place).await?, stores: connected, asked, config })
+        let asked = Arc::new(asked(&stores)?);
+        Ok(Self { config, broker, stores, asked })
     }
 
     /// What it was wired by.
@@ -178,6 +186,45 @@ fn asked(stores: &[PipelineStore]) -> Result<Spanning> {
     };
     let mut stores = stores.iter().map(reader);
     let (name, nearest) =
-        stores.next().ok_or_else(|| Error::invalid("datastore_backends takes at least one store"))?;
+        stores.next().ok_or_else(|| Error::invalid("a pipeline takes at least one store"))?;
     Ok(stores.fold(Spanning::new(name, nearest), |all, (name, reader)| all.with(name, reader)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pubsub_core::{
+        ActionId, Event, EventType, Exit, Lines, MEMORY_STORE, MemoryBroker, MemoryStore, Outcome,
+        OutputReader as _, RunContext, RunQuery, Stage, Stop, handler_fn,
+    };
+
+    use super::Pipeline;
+    use crate::{PipelineConfig, PipelineStore};
+
+    #[tokio::test]
+    async fn a_broker_and_stores_of_ones_own_are_wired_as_well() {
+        let store = MemoryStore::new();
+        let of = |required| PipelineStore::of("mine", Arc::new(store.clone()), MEMORY_STORE, required);
+        let broker = Arc::new(MemoryBroker::new());
+        let config = || PipelineConfig::default().with_escapes(false);
+        for stores in [vec![], vec![of(false)]] {
+            let refused = Pipeline::new(config(), broker.clone(), stores).unwrap_err();
+            assert!(refused.to_string().contains("at least one store"), "{refused}");
+        }
+        let pipeline = Pipeline::new(config(), broker, vec![of(true)]).unwrap();
+        let event = Event::new(EventType::new("t").unwrap(), ActionId::new("a").unwrap());
+        pipeline.publish(event).await.unwrap();
+        let handler = handler_fn(|context: RunContext| async move {
+            let _ = context.output.line("printed").await;
+            Exit::code(42).into()
+        });
+        let worker = pipeline.worker(Stage::new("s").unwrap(), ["t:*".parse().unwrap()], handler).unwrap();
+        let worker = worker.with_retry(pubsub_core::RetryPolicy::none());
+        worker.until_idle().run(Stop::never()).await.unwrap();
+        let run = pipeline.reader().runs(&RunQuery::all()).await.unwrap().remove(0);
+        assert_eq!((run.outcome, run.counts.lines), (Some(Outcome::Failed), 1), "escapes are none");
+        assert!(store.lines(&run.key.run_id, Lines::ALL).await.is_ok());
+        pipeline.close(std::time::Duration::ZERO).await.unwrap();
+    }
 }

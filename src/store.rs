@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pubsub_core::{Result, SinkConfig, Store, StoreCapabilities};
+use pubsub_core::{DEFAULT_SINK_DELAY, Result, SinkConfig, Store, StoreCapabilities};
 
 use crate::connect::{ConnectedStore, connect_store};
 use crate::place::Place;
@@ -12,7 +12,7 @@ use crate::place::Place;
 #[cfg(feature = "file")]
 use {
     crate::place::Scheme,
-    pubsub_core::{DEFAULT_SINK_DELAY, Error, RefusedLines, name},
+    pubsub_core::{Error, RefusedLines, name},
     pubsub_file::{FileRefusedLines, SpoolConfig, Spooled},
     std::path::PathBuf,
 };
@@ -36,7 +36,7 @@ pub struct PipelineStore {
     #[cfg(feature = "file")]
     spool: Option<Arc<Spooled<Arc<dyn Store>>>>,
     #[cfg(feature = "file")]
-    refused: Arc<dyn RefusedLines>,
+    refused: Option<Arc<dyn RefusedLines>>,
 }
 
 impl std::fmt::Debug for PipelineStore {
@@ -65,6 +65,27 @@ impl PipelineStore {
         Self::with(place.to_string(), connected, required, spool.map(|dir| (dir, place)), refused).await
     }
 
+    /// One that is there already, of your own for example, without a spool; what it refuses for good is dropped, and told as
+    /// holes.
+    pub fn of(
+        name: impl Into<String>,
+        store: Arc<dyn Store>,
+        capabilities: StoreCapabilities,
+        required: bool,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            store,
+            capabilities,
+            required,
+            delay: DEFAULT_SINK_DELAY,
+            #[cfg(feature = "file")]
+            spool: None,
+            #[cfg(feature = "file")]
+            refused: None,
+        }
+    }
+
     #[cfg(feature = "file")]
     async fn with(
         name: String,
@@ -76,7 +97,15 @@ impl PipelineStore {
         let refused: Arc<dyn RefusedLines> = Arc::new(FileRefusedLines::new(refused));
         let ConnectedStore { store, capabilities, delay } = connected;
         let Some((dir, place)) = spool else {
-            return Ok(Self { name, store, capabilities, required, delay, spool: None, refused });
+            return Ok(Self {
+                name,
+                store,
+                capabilities,
+                required,
+                delay,
+                spool: None,
+                refused: Some(refused),
+            });
         };
         let config = SpoolConfig::new(dir.join(spool_name(place)?));
         // The fan-out gathers before it, and it takes lines at once, whatever its store wants.
@@ -91,7 +120,7 @@ impl PipelineStore {
             required,
             delay: DEFAULT_SINK_DELAY,
             spool: Some(spool),
-            refused,
+            refused: Some(refused),
         })
     }
 
@@ -130,7 +159,9 @@ impl PipelineStore {
         };
         let sink = sink.with_delay(self.delay);
         #[cfg(feature = "file")]
-        let sink = sink.with_refused_lines(Arc::clone(&self.refused));
+        if let Some(refused) = &self.refused {
+            return sink.with_refused_lines(Arc::clone(refused));
+        }
         sink
     }
 

@@ -68,7 +68,7 @@ async fn main() -> Result<()> {
     let actions: Vec<ActionId> =
         ACTIONS.iter().map(|name| ActionId::new(format!("{name}-{own}"))).collect::<Result<_>>()?;
 
-    let (stopper, workers) = start(&pipeline, &own.to_string())?;
+    let (stopper, workers) = start(&pipeline, own.as_str())?;
     for action in &actions {
         pipeline.publish(Event::new(EventType::new("build-requested")?, action.clone())).await?;
     }

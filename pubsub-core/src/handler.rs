@@ -180,6 +180,12 @@ impl Stop {
         (Stopper(sender), Self(receiver))
     }
 
+    /// One that nobody asks for: for work that ends by itself.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::pair().1
+    }
+
     /// How far it is asked to stop now.
     #[must_use]
     pub fn state(&self) -> StopState {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub use backend::Backend;
 
 use crate::place::Place;
-use reading::{bucket, elasticsearch, folder, mongodb, redis};
+use reading::{bucket, elasticsearch, folder, mongodb, redis, seconds};
 use setting::Setting;
 
 /// How long the policy `fixed` waits.
@@ -68,7 +68,8 @@ pub enum Retry {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct PipelineConfig {
-    timeout: Option<u64>,
+    #[serde(deserialize_with = "seconds")]
+    timeout: Option<Duration>,
     message_broker: Option<Backend>,
     retry_policy: Option<Retry>,
     retry_attempts: Option<u32>,
@@ -91,10 +92,10 @@ pub struct PipelineConfig {
 
 /// Setters: each takes the place of what was said before.
 impl PipelineConfig {
-    /// With a longest time for the work at an event, in whole seconds, at least one.
+    /// With a longest time for the work at an event.
     #[must_use]
-    pub fn with_timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit.as_secs().max(1));
+    pub const fn with_timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
         self
     }
 
@@ -209,8 +210,8 @@ impl PipelineConfig {
 impl PipelineConfig {
     /// Longest time that the work at an event may take.
     #[must_use]
-    pub fn timeout(&self) -> Option<Duration> {
-        self.timeout.map(Duration::from_secs)
+    pub const fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// Where events go.

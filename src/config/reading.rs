@@ -3,6 +3,7 @@
 use std::env::VarError;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use pubsub_core::{Error, Result};
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -77,9 +78,6 @@ impl PipelineConfig {
 
     /// What numbers and lists alone do not say.
     fn checked(self) -> Result<Self, serde_json::Error> {
-        if self.timeout == Some(0) {
-            return Err(serde_json::Error::custom("it is 0"));
-        }
         let stores = self.datastore_backends.as_deref();
         if stores.is_some_and(<[Backend]>::is_empty) {
             return Err(serde_json::Error::custom("it names none"));
@@ -135,6 +133,13 @@ pub(super) fn bucket<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
         url,
         |scheme| matches!(scheme, Scheme::Bucket(address) if !address.with_secrets().ends_with("://")),
     )
+}
+
+pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match u64::deserialize(deserializer)? {
+        0 => Err(D::Error::custom("it is 0")),
+        seconds => Ok(Some(Duration::from_secs(seconds))),
+    }
 }
 
 pub(super) fn folder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {

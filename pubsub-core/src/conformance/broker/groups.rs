@@ -175,12 +175,18 @@ pub async fn what_is_taken_is_at_most_the_prefetch(fixture: &dyn BrokerFixture, 
     let mut first = Member::join(&*broker, on("s", &["t:a"]).with_prefetch(4)).await;
     let mut second = Member::join(&*broker, on("s", &["t:a"])).await;
     let one = first.next().await;
-    assert_eq!(depth(&*broker, &Scope::default()).await, (6, 0, 4));
-    let taken = second.take_many(6).await;
-    assert_eq!(taken, ids(4..10));
+    // Where much of others lies between, one look may bring less.
+    let (waiting, delayed, leased) = depth(&*broker, &Scope::default()).await;
+    assert!(
+        (1..=4).contains(&leased) && (waiting + leased, delayed) == (10, 0),
+        "{waiting} {delayed} {leased}"
+    );
+    let leased = u32::try_from(leased).unwrap();
+    let taken = second.take_many(10 - leased as usize).await;
+    assert_eq!(taken, ids(leased..10));
     second.nothing().await;
     first.ack(&one).await;
-    assert_eq!(first.take_many(3).await, ids(1..4));
+    assert_eq!(first.take_many(leased as usize - 1).await, ids(1..leased));
 }
 
 /// §4.2: the usual group is for one action among many: it gets that action's events, old and new, and only those.
