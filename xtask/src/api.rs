@@ -64,8 +64,8 @@ fn listed(package: &Published) -> Result<String, String> {
     let mut command = tool("cargo");
     command.args(["+nightly", "public-api", "--color", "never", "--no-default-features", "--omit", OMITTED]);
     command.args(["-p", package.name, "--features", &package.features.join(",")]);
-    // Beside everything else, so that what was built stays.
-    let told = command.env("CARGO_TARGET_DIR", target_folder().join("api")).output();
+    // Beside everything else, so that what was built stays, also for `minimal`.
+    let told = command.env("CARGO_TARGET_DIR", target_folder().join("nightly")).output();
     let told = told.map_err(|e| format!("cargo public-api: {e}"))?;
     if !told.status.success() {
         return Err(format!("cargo public-api: {}", String::from_utf8_lossy(&told.stderr)));

@@ -11,7 +11,7 @@ pub(crate) fn minimal() -> Done {
     if !answers(&["rustc", "+nightly", "--version"]) {
         return Err("minimal versions need a nightly compiler: rustup toolchain install nightly".to_owned());
     }
-    let place = target_folder().join("minimal");
+    let place = target_folder().join("nightly");
     // The lock of the workspace stays as it is: this is another one.
     let lock = place.join("Cargo.lock");
     let config = format!("resolver.lockfile-path={:?}", lock.display().to_string());
