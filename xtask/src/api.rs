@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::dependencies::CORE;
 use crate::published::{PUBLISHED, Published};
 use crate::run::{Done, answers, root, target_folder, tool};
 
@@ -70,7 +71,22 @@ fn listed(package: &Published) -> Result<String, String> {
     if !told.status.success() {
         return Err(format!("cargo public-api: {}", String::from_utf8_lossy(&told.stderr)));
     }
-    String::from_utf8(told.stdout).map_err(|e| e.to_string())
+    let text = String::from_utf8(told.stdout).map_err(|e| e.to_string())?;
+    Ok(if package.name == CORE { text } else { without_private_modules(&text) })
+}
+
+/// Names of core as its users write them: where core keeps a type is nobody's business.
+fn without_private_modules(text: &str) -> String {
+    let mut parts = text.split("pubsub_core::");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |done, mut rest| {
+        while let Some((module, inner)) = rest.split_once("::")
+            && module.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            rest = inner;
+        }
+        done + "pubsub_core::" + rest
+    })
 }
 
 /// The lines that one of both has more often, each with `-` for the committed ones and `+` for those of now.
@@ -87,7 +103,14 @@ fn differences(committed: &str, now: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::differences;
+    use super::{differences, without_private_modules};
+
+    #[test]
+    fn names_of_core_are_told_without_its_private_modules() {
+        let told = "fn f(pubsub_core::a::b_c::D) -> pubsub_core::error::Result<pubsub_core::E::x, x::y::Z>";
+        let wanted = "fn f(pubsub_core::D) -> pubsub_core::Result<pubsub_core::E::x, x::y::Z>";
+        assert_eq!(without_private_modules(told), wanted);
+    }
 
     #[test]
     fn a_line_that_is_gone_and_one_that_is_new_are_told_and_order_is_nothing() {
