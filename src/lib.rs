@@ -8,6 +8,7 @@
 //! assert!(pattern.matches(&EventType::new("build-requested")?, &ActionId::new("action-123")?));
 //! # Ok::<(), pubsub_pipeline::Error>(())
 //! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
 mod config;

@@ -1,7 +1,5 @@
-//! The model, the traits and the worker of `pubsub-pipeline`, with a broker and a store in memory.
-//!
-//! A publisher sends events; a worker takes them under a lease, runs a command or Rust code, streams its output line by
-//! line into stores, and concludes at the broker; anyone asks the stores.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc = include_str!("../README.md")]
 
 #[cfg(not(unix))]
 compile_error!("pubsub-core runs commands in Unix process groups: Linux and macOS are supported");

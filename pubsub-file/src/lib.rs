@@ -1,15 +1,4 @@
-//! The embedded default of `pubsub-pipeline`: a broker and an output store in a folder, no server.
-//!
-//! ```
-//! use pubsub_core::{OutputReader, RunQuery};
-//! use pubsub_file::{FileStore, FileStoreConfig};
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-//! let folder = tempfile::tempdir().unwrap();
-//! let store = FileStore::connect(FileStoreConfig::new(folder.path())).await?;
-//! assert!(store.runs(&RunQuery::all()).await?.is_empty());
-//! # Ok::<(), pubsub_core::Error>(())
-//! # }).unwrap();
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod broker;
 mod error;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::run::{Done, cargo_output};
 
-const CORE: &str = "pubsub-core";
-const FACADE: &str = "pubsub-pipeline";
+pub(crate) const CORE: &str = "pubsub-core";
+pub(crate) const FACADE: &str = "pubsub-pipeline";
 const BACKENDS: [&str; 5] = ["pubsub-file", "pubsub-redis", "store-elastic", "store-mongo", "store-s3"];
 
 /// Most crates in the normal dependencies of all levels, the package itself not counted.
@@ -32,7 +32,7 @@ pub(crate) fn check() -> Done {
 }
 
 /// The names and versions of the crates below a package.
-fn tree(package: &str) -> Result<BTreeSet<String>, String> {
+pub(crate) fn tree(package: &str) -> Result<BTreeSet<String>, String> {
     let words =
         ["tree", "--locked", "-p", package, "-e", "normal", "--prefix", "none", "--no-dedupe", "-f", "{p}"];
     let crates: BTreeSet<String> = cargo_output(&words)?

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::fuzz_seeds;
-use crate::run::{Done, Form, root, target_folder};
+use crate::run::{Done, Form, answers, root, target_folder, tool};
 
 const TARGETS: [&str; 9] =
     ["capture", "config", "event", "frame", "ids", "index", "pattern", "record", "spool"];
@@ -101,28 +101,13 @@ fn table(done: &[Ran]) -> Done {
 
 /// Says how to get what is missing; nothing is downloaded here.
 fn is_there() -> Done {
-    let answers = |words: &[&str]| {
-        let (program, words) = words.split_first()?;
-        let told = tool(program).args(words).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        told.ok().filter(std::process::ExitStatus::success)
-    };
-    if answers(&["rustc", "+nightly", "--version"]).is_none() {
+    if !answers(&["rustc", "+nightly", "--version"]) {
         return Err("fuzzing needs a nightly compiler: rustup toolchain install nightly".to_owned());
     }
-    if answers(&["cargo-fuzz", "--version"]).is_none() {
+    if !answers(&["cargo-fuzz", "--version"]) {
         return Err("fuzzing needs cargo-fuzz: cargo install cargo-fuzz, or as .ci/run does it".to_owned());
     }
     Ok(())
-}
-
-/// A program that picks its compiler anew: what cargo told this one about its own is left out.
-fn tool(program: &str) -> Command {
-    let mut command = Command::new(program);
-    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
-        command.env_remove(name);
-    }
-    command.current_dir(root());
-    command
 }
 
 fn build(place: &Path) -> Done {

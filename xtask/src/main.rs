@@ -5,21 +5,26 @@
     reason = "a program of the workspace talks to its terminal"
 )]
 
+mod api;
 mod bench;
+mod build_time;
 mod chaos;
 mod check;
 mod crash;
 mod curves;
 mod dependencies;
 mod facade;
+mod features;
 mod fuzz;
 mod fuzz_seeds;
 mod opensearch;
+mod published;
 mod readme;
 mod run;
 mod services;
 mod style;
 mod support_table;
+mod versions;
 
 use std::process::ExitCode;
 
@@ -42,7 +47,15 @@ cargo xtask <task>
   test mongo               those that need MongoDB alone
   test s3                  those that need S3 alone
   test all-stores          those of all stores together, with the servers of all
-  check                    format, lints, docs, each feature alone, dependency guards, style, support table
+  check [--long]           format, lints, docs, each feature alone, dependency guards, style, support table, packages;
+                           with --long also `package`, `msrv`, `minimal` and `features`
+  package                  packs the published crates and compiles what was packed
+  msrv                     checks them with exactly the Rust that `rust-version` names
+  minimal                  checks them with the oldest versions that Cargo.toml allows; needs a nightly compiler
+  features                 checks every set of their features
+  api [--check]            writes what is public in them into api/, or compares it; needs a nightly compiler and
+                           cargo-public-api
+  build-time               how long a clean release build of core and of the facade takes, and of how many crates
   crash [--rounds N] [--seed S] [--long]
                            scenes of a machine that fails, then 40 rounds of kills, at random and at fault points
                            (1,000 with --long); with --seed the rounds alone
@@ -72,7 +85,15 @@ fn main() -> ExitCode {
             Some(asked) => bench::bench(&asked),
             None => return usage(),
         },
-        ["check"] => check::all(),
+        ["check"] => check::all(run::Form::Quick),
+        ["check", "--long"] => check::all(run::Form::Long),
+        ["package"] => published::package(),
+        ["api"] => api::write(),
+        ["api", "--check"] => api::check(),
+        ["minimal"] => versions::minimal(),
+        ["msrv"] => versions::rust(),
+        ["features"] => features::powerset(),
+        ["build-time"] => build_time::measure(),
         ["crash", words @ ..] => match crash::Crash::parse(words) {
             Some(crash) => crash::run(crash),
             None => return usage(),

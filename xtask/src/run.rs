@@ -1,7 +1,7 @@
 //! Runs cargo, and with it the tests.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use services::{RedisVersion, SearchEngine};
 
@@ -33,14 +33,7 @@ pub(crate) fn target_folder() -> PathBuf {
 
 /// Runs cargo in the workspace's folder and fails where it fails.
 pub(crate) fn cargo(words: &[&str], variables: &[(&str, &str)]) -> Done {
-    println!("$ cargo {}", words.join(" "));
-    let status = Command::new(env!("CARGO"))
-        .args(words)
-        .envs(variables.iter().copied())
-        .current_dir(root())
-        .status()
-        .map_err(|e| format!("cargo {}: {e}", words.join(" ")))?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {} failed", words.join(" "))) }
+    run(Command::new(env!("CARGO")).args(words).envs(variables.iter().copied()).current_dir(root()))
 }
 
 /// What cargo prints.
@@ -55,6 +48,34 @@ pub(crate) fn cargo_output(words: &[&str]) -> Result<String, String> {
         return Err(format!("cargo {}: {out}{err}", words.join(" ")));
     }
     String::from_utf8(output.stdout).map_err(|e| e.to_string())
+}
+
+/// A program that picks its compiler anew: what cargo told this one about its own is left out.
+pub(crate) fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+        command.env_remove(name);
+    }
+    command.current_dir(root());
+    command
+}
+
+/// Whether a program is there and says so.
+pub(crate) fn answers(words: &[&str]) -> bool {
+    let Some((program, words)) = words.split_first() else { return false };
+    let told = tool(program).args(words).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    told.is_ok_and(|status| status.success())
+}
+
+/// Runs a program and fails where it fails.
+pub(crate) fn run(command: &mut Command) -> Done {
+    // What cargo calls itself is a path.
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    let words = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    println!("$ {words}");
+    let status = command.status().map_err(|e| format!("{words}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{words} failed")) }
 }
 
 /// Every test, with the servers that they need.

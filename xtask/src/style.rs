@@ -3,25 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::published::PUBLISHED;
 use crate::run::{Done, root};
 
 /// Most lines of a file, its tests not counted.
 const MAX_LINES: usize = 400;
 
-const LIBRARIES: [&str; 7] = [
-    "src",
-    "pubsub-core/src",
-    "pubsub-file/src",
-    "pubsub-redis/src",
-    "store-elastic/src",
-    "store-mongo/src",
-    "store-s3/src",
-];
-
 pub(crate) fn check() -> Done {
     let mut wrong = Vec::new();
-    for library in LIBRARIES {
-        for file in sources(&root().join(library))? {
+    for library in &PUBLISHED {
+        for file in sources(&root().join(library.folder).join("src"))? {
             let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
             let name = file.strip_prefix(root()).unwrap_or(&file).display().to_string();
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
