@@ -77,7 +77,11 @@ async fn of_a_bulk_each_item_is_judged_by_itself_and_only_what_failed_is_repeate
     {
         let asked = asked.lock().unwrap();
         let (again, first) = asked.split_last().unwrap();
-        assert_eq!((first.iter().sum::<usize>(), *again), (1_000, 1), "line 3 alone is sent again: {asked:?}");
+        assert_eq!(
+            (first.iter().sum::<usize>(), *again),
+            (1_000, 1),
+            "line 3 alone is sent again: {asked:?}"
+        );
     }
     assert_eq!(answer.refused.len(), 1);
     assert_eq!(answer.refused[0].reason, "mapper_parsing_exception: no such field");

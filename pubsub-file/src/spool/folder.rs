@@ -141,8 +141,18 @@ pub(super) fn is_removed(folder: &Path) -> bool {
     folder.join(REMOVED).exists()
 }
 
-/// Deletes what a killed process had taken out of sight.
+/// How long a file under a name of the moment may lie: nobody needs so long to write one.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Deletes what a killed process had taken out of sight, and what it left half written.
 pub(super) fn empty_trash(dir: &Path) {
+    for path in fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let is_left = path.extension().is_some_and(|extension| extension == "tmp")
+            && unchanged_for(&path) >= WRITTEN_WITHIN;
+        if is_left && let Err(error) = fs::remove_file(&path) {
+            tracing::debug!(%error, "a file that was never finished is still in a spool");
+        }
+    }
     for folder in files::below(dir, None).unwrap_or_default() {
         let is_trash =
             folder.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(TRASH));
@@ -166,8 +176,33 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// How long nothing in a folder was made or removed.
+/// How long nothing in a folder was made or removed, or a file was not written.
 pub(super) fn unchanged_for(folder: &Path) -> Duration {
     let changed = fs::metadata(folder).and_then(|meta| meta.modified()).ok();
     changed.and_then(|changed| changed.elapsed().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::time::{Duration, SystemTime};
+
+    use super::empty_trash;
+
+    #[test]
+    fn what_a_killed_process_left_half_written_goes_and_what_is_just_written_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, age: u64| {
+            let file = File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        };
+        file("format.1-a.tmp", 60);
+        file("format.2-b.tmp", 0);
+        file("format.json", 60);
+        empty_trash(dir.path());
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["format.2-b.tmp", "format.json"]);
+    }
 }
